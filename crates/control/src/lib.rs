@@ -1,0 +1,1 @@
+//! gRPC between the agents (mutual TLS in the tunnel) and for agentctl (unix socket).

@@ -1,0 +1,1 @@
+//! The process shell of a daemon: configuration, logs, metrics, signals, shutdown.

@@ -1,0 +1,1 @@
+//! Makes links, addresses and routes match a wanted state.

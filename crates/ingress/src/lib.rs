@@ -1,0 +1,1 @@
+//! Caddy configuration from services, loading it, and proving that public names serve.

@@ -1,0 +1,37 @@
+//! What the agents tell each other to want: the edge's configuration for home, home's services for the edge.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Generation, Health, Hostname, ServiceName};
+
+/// The closed list of what an edge may tell home. It holds nothing that chooses an image, a mount, an
+/// environment variable or a command at home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredConfig {
+    /// Which version this is.
+    pub generation: Generation,
+    /// The domain under which services get their names.
+    pub domain: Hostname,
+    /// The edge's address in the tunnel: where requests come from.
+    pub edge_address: Ipv4Addr,
+    /// Full public names of home's services, by service.
+    pub hostnames: BTreeMap<ServiceName, Hostname>,
+}
+
+/// A service as its host offers it to the ingress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceAnnouncement {
+    /// The service.
+    pub name: ServiceName,
+    /// The host part of its public name under the edge's domain (`cloud`), or a whole name (`cloud.example.com`).
+    pub hostname: String,
+    /// Where it answers plain HTTP; a tunnel address.
+    pub upstream: SocketAddr,
+    /// The path that answers 200 when it is well, for example `/status.php`.
+    pub health_path: String,
+    /// How it is now.
+    pub health: Health,
+}

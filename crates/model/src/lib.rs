@@ -1,0 +1,16 @@
+//! Shared vocabulary: ids, specs and statuses. No I/O and no behaviour beyond checking a value when
+//! it is made, so that whoever holds one of these types holds a valid one.
+#![forbid(unsafe_code)]
+
+mod container;
+mod desired;
+mod id;
+mod status;
+
+pub use container::{ContainerSpec, Mount, MountSource, Network, PortBinding, SecretFile};
+pub use desired::{DesiredConfig, ServiceAnnouncement};
+pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
+pub use status::{
+    ContainerState, ContainerStatus, ControlStatus, Health, HostStatus, ServiceStatus, Serving, TunnelState,
+    TunnelStatus,
+};

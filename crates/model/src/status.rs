@@ -1,0 +1,211 @@
+//! What is: the statuses that agents publish, exchange and show.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Generation, HostId, Hostname, Role, ServiceName};
+
+/// How a container or service is, as a check has shown.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum Health {
+    /// Not checked yet.
+    #[default]
+    Unknown,
+    /// Coming up; not a fault yet.
+    Starting {
+        /// What it waits for.
+        reason: String,
+    },
+    /// The last check passed.
+    Healthy,
+    /// Works in part, or failed lately.
+    Degraded {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Does not work.
+    Unhealthy {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Health {
+    /// Whether traffic may be sent to it.
+    #[must_use]
+    pub fn accepts_traffic(&self) -> bool {
+        match self {
+            Self::Healthy | Self::Degraded { .. } => true,
+            Self::Unknown | Self::Starting { .. } | Self::Unhealthy { .. } => false,
+        }
+    }
+
+    /// One word for tables.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Starting { .. } => "starting",
+            Self::Healthy => "healthy",
+            Self::Degraded { .. } => "degraded",
+            Self::Unhealthy { .. } => "unhealthy",
+        }
+    }
+
+    /// Why it is not healthy, if there is more to say.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Unknown | Self::Healthy => None,
+            Self::Starting { reason } | Self::Degraded { reason } | Self::Unhealthy { reason } => Some(reason),
+        }
+    }
+}
+
+/// Everything an agent says about its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Which host.
+    pub host: HostId,
+    /// What it is.
+    pub role: Role,
+    /// The agent's version.
+    pub version: String,
+    /// New at every start of the agent.
+    pub boot_id: String,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// The generation of the edge's configuration in force; 0 before the first.
+    pub generation: Generation,
+    /// The tunnel.
+    pub tunnel: TunnelStatus,
+    /// The control channel.
+    pub control: ControlStatus,
+    /// Managed containers.
+    pub containers: Vec<ContainerStatus>,
+    /// Services of this host; on the edge also those it publishes for home.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// The tunnel's state as one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelState {
+    /// Not running.
+    #[default]
+    Down,
+    /// Listening; no peer is connected.
+    Listening,
+    /// Dialing or in a handshake.
+    Connecting,
+    /// At least one authenticated peer whose keys are in use.
+    Connected,
+}
+
+/// The tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    /// Its state.
+    pub state: TunnelState,
+    /// Why it is not connected, when that is known.
+    pub reason: Option<String>,
+    /// Our address inside.
+    pub address: Option<Ipv4Addr>,
+    /// The peer's address inside, when it is the opposite agent.
+    pub peer_address: Option<Ipv4Addr>,
+    /// The peer's address on the underlay.
+    pub remote: Option<SocketAddr>,
+    /// The data-channel cipher.
+    pub cipher: Option<String>,
+    /// Bytes of inner packets received since start.
+    pub received_bytes: u64,
+    /// Bytes of inner packets sent since start.
+    pub sent_bytes: u64,
+    /// Connected peers.
+    pub peers: u32,
+    /// Handshakes that failed since start (certificate refused, no answer, wrong message).
+    pub handshakes_failed: u64,
+    /// Datagrams dropped since start before or at authentication (wrong tls-crypt key, forged, replayed).
+    pub packets_dropped: u64,
+}
+
+/// The control channel.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ControlStatus {
+    /// Whether the stream to the opposite agent is live.
+    pub connected: bool,
+    /// The opposite host, once it has said hello.
+    pub peer: Option<HostId>,
+    /// Why it is not connected, when that is known.
+    pub reason: Option<String>,
+    /// Seconds since the last message from the peer.
+    pub last_heard_seconds: Option<u64>,
+}
+
+/// A managed container's state in the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerState {
+    /// Not there yet.
+    Absent,
+    /// Made, not started.
+    Created,
+    /// Running.
+    Running,
+    /// Ended.
+    Exited,
+}
+
+/// A managed container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// Its name, without our prefix.
+    pub name: String,
+    /// The service it belongs to.
+    pub service: ServiceName,
+    /// The image as configured.
+    pub image: String,
+    /// The engine's id, shortened to 12 characters; empty while absent.
+    pub id: String,
+    /// Its state.
+    pub state: ContainerState,
+    /// Unix time of its last start, in seconds; 0 when never started.
+    pub started_at: i64,
+    /// What stands in the way, if anything.
+    pub reason: Option<String>,
+}
+
+/// Whether a public name serves, proven by a request through it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum Serving {
+    /// Not probed yet.
+    #[default]
+    Unknown,
+    /// The last probe passed.
+    Yes,
+    /// The last probe failed.
+    No {
+        /// What it saw.
+        reason: String,
+    },
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: ServiceName,
+    /// The host it runs on.
+    pub host: HostId,
+    /// Its public name, once known.
+    pub hostname: Option<Hostname>,
+    /// Where it answers inside.
+    pub upstream: Option<SocketAddr>,
+    /// Its health as its host checks it.
+    pub health: Health,
+    /// Whether the public name serves, as the edge has proven.
+    pub serving: Serving,
+}

@@ -1,0 +1,1 @@
+//! The OpenVPN protocol without I/O: bytes, time and randomness in, bytes and events out.

@@ -1,0 +1,1 @@
+//! Identities: the private CA, host and device certificates, tls-crypt keys.

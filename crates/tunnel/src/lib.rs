@@ -1,0 +1,1 @@
+//! Drives ovpn over TUN and UDP, with TLS by OpenSSL over the reliability layer.

@@ -1,0 +1,1 @@
+//! The daemon at home: the tunnel's end and the services.

@@ -1,0 +1,1 @@
+//! The protobuf control channel: generated types and their checked conversion to model.

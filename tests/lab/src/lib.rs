@@ -1,0 +1,1 @@
+//! Namespaces, NATs, engines and real peers as a library.
