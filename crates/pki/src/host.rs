@@ -1,0 +1,149 @@
+//! A host's identity as it lies on disk.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rcgen::{KeyPair, PublicKeyData};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::ca::Identity;
+use crate::certificate::{CertificateError, CertificateInfo, check_belongs};
+use crate::directory::{self, DirectoryError, File};
+use crate::static_key::{StaticKeyError, check_static_key};
+
+/// The names of the files in an identity's or an authority's directory.
+pub mod file {
+    /// The CA's certificate.
+    pub const CA_CERT: &str = "ca.crt";
+    /// The CA's key, in the authority's directory only.
+    pub const CA_KEY: &str = "ca.key";
+    /// The host's certificate.
+    pub const HOST_CERT: &str = "host.crt";
+    /// The host's key.
+    pub const HOST_KEY: &str = "host.key";
+    /// The tunnel's static key.
+    pub const TLS_CRYPT: &str = "tls-crypt.key";
+}
+
+/// Why an identity or authority could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {}", .path.display(), hint(.source))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A certificate cannot be used.
+    #[error("the certificate {} cannot be used", .path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: CertificateError,
+    },
+    /// A private key cannot be used.
+    #[error("{} holds no private key that can be used: put back the key it was made with, or a new identity", .path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rcgen::Error,
+    },
+    /// A CA's certificate cannot be issued with.
+    #[error("{} cannot issue certificates", .path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rcgen::Error,
+    },
+    /// The static key cannot be used.
+    #[error("{} holds no OpenVPN static key: copy it again from the host it came from", .path.display())]
+    StaticKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: StaticKeyError,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "it is missing; a host gets its identity when it is set up or joins",
+        io::ErrorKind::PermissionDenied => "permission denied; the agent's user must own it",
+        _ => "look at the disk and at what lies there",
+    }
+}
+
+pub(crate) fn read(dir: &Path, name: &str) -> Result<(PathBuf, String), LoadError> {
+    let path = dir.join(name);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok((path, text)),
+        Err(source) => Err(LoadError::Read { path, source }),
+    }
+}
+
+/// Everything a host needs to prove who it is and to check the others.
+#[derive(Debug, Clone)]
+pub struct HostIdentity {
+    /// The CA's certificate.
+    pub ca_pem: String,
+    /// The host's own certificate and key.
+    pub identity: Identity,
+    /// The tunnel's static key, the whole file's text.
+    pub tls_crypt: SecretString,
+}
+
+impl HostIdentity {
+    /// Writes the directory, replacing an earlier identity in one step.
+    ///
+    /// # Errors
+    /// When the directory holds anything else, or cannot be written; the old content then stays.
+    pub fn save(&self, dir: &Path) -> Result<(), DirectoryError> {
+        directory::replace(
+            dir,
+            &[
+                File { name: file::CA_CERT, content: self.ca_pem.as_bytes(), secret: false },
+                File { name: file::HOST_CERT, content: self.identity.cert_pem.as_bytes(), secret: false },
+                File { name: file::HOST_KEY, content: self.identity.key_pem.expose_secret().as_bytes(), secret: true },
+                File { name: file::TLS_CRYPT, content: self.tls_crypt.expose_secret().as_bytes(), secret: true },
+            ],
+        )
+    }
+
+    /// Reads a directory and checks that its files belong together. Whether the certificate is valid now is another
+    /// question: see [`HostIdentity::info`].
+    ///
+    /// # Errors
+    /// Naming the file, what is wrong with it and what to do.
+    pub fn load(dir: &Path) -> Result<Self, LoadError> {
+        let (_, ca_pem) = read(dir, file::CA_CERT)?;
+        let (cert_path, cert_pem) = read(dir, file::HOST_CERT)?;
+        let (key_path, key_pem) = read(dir, file::HOST_KEY)?;
+        let (tls_crypt_path, tls_crypt) = read(dir, file::TLS_CRYPT)?;
+
+        let key = KeyPair::from_pem(&key_pem).map_err(|source| LoadError::Key { path: key_path, source })?;
+        CertificateInfo::from_pem(&cert_pem)
+            .and_then(|_| check_belongs(&cert_pem, &ca_pem, &key.subject_public_key_info()))
+            .map_err(|source| LoadError::Certificate { path: cert_path, source })?;
+        check_static_key(&tls_crypt).map_err(|source| LoadError::StaticKey { path: tls_crypt_path, source })?;
+        Ok(Self { ca_pem, identity: Identity { cert_pem, key_pem: key_pem.into() }, tls_crypt: tls_crypt.into() })
+    }
+
+    /// Who this host is by its certificate, and until when.
+    ///
+    /// # Errors
+    /// When the certificate is not one of ours; a loaded identity's always is.
+    pub fn info(&self) -> Result<CertificateInfo, CertificateError> {
+        CertificateInfo::from_pem(&self.identity.cert_pem)
+    }
+}
