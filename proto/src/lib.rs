@@ -1,1 +1,21 @@
-//! The protobuf control channel: generated types and their checked conversion to model.
+//! The protobuf control channel: generated types and their checked conversion to `model`.
+//!
+//! Messages from the network are only trusted after `TryFrom`: it checks names, addresses, enumerations and sizes
+//! and says which field is wrong.
+#![forbid(unsafe_code)]
+
+/// Version 1 of the control protocol, generated from `cloudathome/control/v1/control.proto`, which documents it.
+#[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("cloudathome.control.v1");
+}
+
+mod convert;
+
+pub use convert::InvalidMessage;
+
+/// The version of the protocol that this code speaks, sent in `Hello`.
+pub const PROTOCOL: u32 = 1;
+
+/// The largest message either end accepts, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;

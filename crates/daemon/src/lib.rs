@@ -1,1 +1,20 @@
-//! The process shell of a daemon: configuration, logs, metrics, signals, shutdown.
+//! The process shell of a daemon: configuration, logs, metrics, signals, readiness, shutdown. Nothing here knows
+//! what the daemon is for.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod logs;
+pub mod metrics;
+mod run;
+
+pub use run::{Args, ConfigCheck, run};
+
+/// Exit codes, stable across releases.
+pub mod exit {
+    /// Stopped as asked.
+    pub const OK: u8 = 0;
+    /// Failed while running.
+    pub const FAILED: u8 = 1;
+    /// The configuration, or a file it names, cannot be used; nothing was bound or changed (`EX_USAGE`).
+    pub const CONFIG: u8 = 64;
+}

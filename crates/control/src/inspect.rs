@@ -1,0 +1,159 @@
+//! The inspection service on the agent's unix socket, and its client.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use model::HostStatus;
+use proto::{InvalidMessage, MAX_MESSAGE_BYTES, v1};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint, Server, Uri};
+use tonic::{Request, Response, Status};
+
+/// How long `agentctl` waits for the agent next to it.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What an agent knows: itself and the last report of its peer.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// This host.
+    pub local: HostStatus,
+    /// The opposite host, and when it reported.
+    pub peer: Option<(HostStatus, Instant)>,
+}
+
+/// Why the inspection service could not start, or an agent could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectorError {
+    /// The socket could not be made.
+    #[error("the agent's socket {path} cannot be made")]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The server ended.
+    #[error("the inspection service failed")]
+    Serve(#[source] tonic::transport::Error),
+    /// Nobody answers on the socket.
+    #[error("no agent answers on {path}")]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The agent answered with an error.
+    #[error("the agent refused the request")]
+    Call(#[source] Box<Status>),
+    /// The agent's answer makes no sense.
+    #[error("the agent's answer cannot be read: bring agent and agentctl to the same release")]
+    Answer(#[from] InvalidMessage),
+    /// The agent's answer lacks its own status.
+    #[error("the agent's answer lacks its own status")]
+    Empty,
+}
+
+/// Serves `state` on a unix socket at `path` (mode 0600, in place of one that a dead agent left) until stopped.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub async fn serve_inspection(
+    path: &Path,
+    state: watch::Receiver<Snapshot>,
+    stop: CancellationToken,
+) -> Result<(), InspectorError> {
+    let listener = bind(path).map_err(|source| InspectorError::Bind { path: path.to_owned(), source })?;
+    let service =
+        v1::inspection_server::InspectionServer::new(Service { state }).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let served = Server::builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
+        .await;
+    drop(fs::remove_file(path));
+    served.map_err(InspectorError::Serve)
+}
+
+/// The socket appears under its name only once its mode is right.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let fresh = path.with_extension("new");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
+    fs::rename(&fresh, path)?;
+    Ok(listener)
+}
+
+struct Service {
+    state: watch::Receiver<Snapshot>,
+}
+
+#[tonic::async_trait]
+impl v1::inspection_server::Inspection for Service {
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let snapshot = self.state.borrow().clone();
+        let (peer, age) = match snapshot.peer {
+            Some((peer, at)) => (Some(peer.into()), Some(at.elapsed().as_secs())),
+            None => (None, None),
+        };
+        Ok(Response::new(v1::StatusResponse { local: Some(snapshot.local.into()), peer, peer_age_seconds: age }))
+    }
+}
+
+/// A client of an agent's inspection service.
+#[derive(Debug)]
+pub struct Inspector {
+    client: v1::inspection_client::InspectionClient<Channel>,
+}
+
+impl Inspector {
+    /// Connects to the agent whose socket is at `path`.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub async fn connect(path: &Path) -> Result<Self, InspectorError> {
+        let socket = path.to_owned();
+        let connector = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://agent.cloudathome.internal")
+            .connect_timeout(DEADLINE)
+            .timeout(DEADLINE)
+            .connect_with_connector(connector)
+            .await
+            .map_err(|source| InspectorError::Connect { path: path.to_owned(), source })?;
+        let client =
+            v1::inspection_client::InspectionClient::new(channel).max_decoding_message_size(2 * MAX_MESSAGE_BYTES);
+        Ok(Self { client })
+    }
+
+    /// Asks for the status of both hosts: the agent's own, and its peer's with its age.
+    ///
+    /// # Errors
+    /// When the agent does not answer within five seconds or its answer cannot be read.
+    pub async fn status(&mut self) -> Result<(HostStatus, Option<(HostStatus, Duration)>), InspectorError> {
+        let answer =
+            self.client.status(v1::StatusRequest {}).await.map_err(|status| InspectorError::Call(Box::new(status)))?;
+        let answer = answer.into_inner();
+        let local = answer.local.ok_or(InspectorError::Empty)?.try_into()?;
+        let age = Duration::from_secs(answer.peer_age_seconds.unwrap_or_default());
+        let peer = answer.peer.map(HostStatus::try_from).transpose()?.map(|peer| (peer, age));
+        Ok((local, peer))
+    }
+}

@@ -1,0 +1,437 @@
+//! The session between home and edge: home opens it, both say hello, then each sends its latest state.
+
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use model::{DesiredConfig, Generation, HostId, HostStatus, Role, RoleUri, ServiceAnnouncement};
+use proto::{MAX_MESSAGE_BYTES, PROTOCOL, v1};
+use tokio::net::TcpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info, warn};
+
+use crate::exchange::{Ended, exchange, first};
+use crate::{CONNECT_DEADLINE, ControlTls, HEARTBEAT};
+
+/// Messages waiting to be written to a stream; more than this waits for the peer to read.
+const OUTBOUND_MESSAGES: usize = 4;
+/// First wait before home connects again; doubled up to [`RETRY_MAX`], with jitter.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+/// Longest wait before home connects again.
+const RETRY_MAX: Duration = Duration::from_secs(4);
+
+/// What an agent says of itself when a session opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introduction {
+    /// Its host.
+    pub host: HostId,
+    /// Its role.
+    pub role: Role,
+    /// Its version, for people.
+    pub agent_version: String,
+    /// New at every start.
+    pub boot_id: String,
+}
+
+impl From<Introduction> for v1::Hello {
+    fn from(us: Introduction) -> Self {
+        Self {
+            protocol: PROTOCOL,
+            host: us.host.into(),
+            role: us.role.to_string(),
+            agent_version: us.agent_version,
+            boot_id: us.boot_id,
+        }
+    }
+}
+
+/// Holds the peer's hello against the certificate it came with.
+fn introduced(hello: v1::Hello, peer: &RoleUri) -> Result<Introduction, Ended> {
+    if hello.protocol != PROTOCOL {
+        return Err(Ended::Refused(format!(
+            "the peer speaks version {} of the control protocol, this agent {PROTOCOL}: bring both agents to the same release",
+            hello.protocol
+        )));
+    }
+    if hello.host != peer.name.as_str() || hello.role != peer.role.as_str() {
+        return Err(Ended::Refused(format!("the peer's hello does not match its certificate ({peer})")));
+    }
+    let short = |text: String| text.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+    Ok(Introduction {
+        host: peer.name.clone(),
+        role: peer.role,
+        agent_version: short(hello.agent_version),
+        boot_id: short(hello.boot_id),
+    })
+}
+
+/// Tells one session from the one that replaced it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId(u64);
+
+/// What the edge tells its agent.
+#[derive(Debug)]
+pub enum EdgeEvent {
+    /// A home opened a session.
+    Opened {
+        /// Which session.
+        session: SessionId,
+        /// Who.
+        peer: Introduction,
+    },
+    /// Home answered a configuration.
+    Result {
+        /// Which session.
+        session: SessionId,
+        /// The answer.
+        result: ConfigResult,
+    },
+    /// Home reported.
+    Report {
+        /// Which session.
+        session: SessionId,
+        /// Home's state.
+        status: Box<HostStatus>,
+        /// What it wants published.
+        services: Vec<ServiceAnnouncement>,
+    },
+    /// The session ended.
+    Closed {
+        /// Which session.
+        session: SessionId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What became of a desired configuration at home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigResult {
+    /// Which configuration.
+    pub generation: Generation,
+    /// In force, or the reason why not.
+    pub outcome: Result<(), String>,
+}
+
+/// The edge's latest state, as sessions send it.
+#[derive(Debug, Clone, Default)]
+pub struct EdgeOutput {
+    /// What home is to apply; sent once a session and again when its generation changes.
+    pub desired: Option<DesiredConfig>,
+    /// The edge's status.
+    pub status: Option<HostStatus>,
+}
+
+/// Home's latest state, as the session sends it.
+#[derive(Debug, Clone, Default)]
+pub struct HomeOutput {
+    /// The answer to the last desired configuration.
+    pub result: Option<ConfigResult>,
+    /// Home's status; nothing is reported before there is one.
+    pub status: Option<HostStatus>,
+    /// What home wants published.
+    pub services: Vec<ServiceAnnouncement>,
+}
+
+/// The edge's side: the gRPC service that homes open sessions with.
+#[derive(Debug, Clone)]
+pub struct EdgeService {
+    us: Introduction,
+    state: watch::Receiver<EdgeOutput>,
+    events: mpsc::Sender<EdgeEvent>,
+    stop: CancellationToken,
+    next_session: Arc<AtomicU64>,
+}
+
+impl EdgeService {
+    /// A service that introduces itself as `us`, sends `state` and reports to `events`.
+    #[must_use]
+    pub fn new(
+        us: Introduction,
+        state: watch::Receiver<EdgeOutput>,
+        events: mpsc::Sender<EdgeEvent>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { us, state, events, stop, next_session: Arc::default() }
+    }
+
+    async fn run(
+        self,
+        peer: RoleUri,
+        mut inbound: Streaming<v1::HomeMessage>,
+        outbound: mpsc::Sender<Result<v1::EdgeMessage, Status>>,
+    ) {
+        use v1::edge_message::Message as Out;
+        use v1::home_message::Message as In;
+        let wrap = |message| Ok(v1::EdgeMessage { message: Some(message) });
+        let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
+
+        let hello = match first(&mut inbound).await {
+            Ok(v1::HomeMessage { message: Some(In::Hello(hello)) }) => introduced(hello, &peer),
+            Ok(_) => Err(Ended::Refused("the first message was not a hello".to_owned())),
+            Err(ended) => Err(ended),
+        };
+        let introduction = match hello {
+            Ok(introduction) => introduction,
+            Err(ended) => {
+                warn!(%peer, reason = %ended, "control session refused");
+                // The peer learns why, if it still listens.
+                drop(outbound.try_send(Err(Status::failed_precondition(ended.to_string()))));
+                return;
+            }
+        };
+        if outbound.send(wrap(Out::Hello(self.us.clone().into()))).await.is_err() {
+            return;
+        }
+        info!(%peer, version = introduction.agent_version, "control session open");
+        if self.events.send(EdgeEvent::Opened { session, peer: introduction }).await.is_err() {
+            return;
+        }
+
+        let mut sent = None;
+        let encode = |state: &EdgeOutput| {
+            let mut due = Vec::new();
+            if let Some(desired) = &state.desired
+                && sent != Some(desired.generation)
+            {
+                sent = Some(desired.generation);
+                due.push(wrap(Out::Desired(desired.clone().into())));
+            }
+            if let Some(status) = &state.status {
+                due.push(wrap(Out::Report(status.clone().into())));
+            }
+            due
+        };
+        let handle = |message: v1::HomeMessage| {
+            Ok(match message.message {
+                Some(In::Report(report)) => {
+                    let report = report.status.map(HostStatus::try_from).zip(Some(report.services));
+                    let Some((status, services)) = report else {
+                        return Err(Ended::Refused("a report without a status".to_owned()));
+                    };
+                    let services = services.into_iter().map(ServiceAnnouncement::try_from).collect::<Result<_, _>>();
+                    match (status, services) {
+                        (Ok(status), Ok(services)) => {
+                            Some(EdgeEvent::Report { session, status: Box::new(status), services })
+                        }
+                        (Err(error), _) | (_, Err(error)) => return Err(Ended::Refused(error.to_string())),
+                    }
+                }
+                Some(In::ConfigResult(result)) => Some(EdgeEvent::Result {
+                    session,
+                    result: ConfigResult {
+                        generation: Generation(result.generation),
+                        outcome: if result.accepted { Ok(()) } else { Err(result.reason) },
+                    },
+                }),
+                // A second hello says nothing new, and kinds of a later release are ignored.
+                Some(In::Hello(_)) | None => None,
+            })
+        };
+        let ended =
+            exchange(inbound, outbound, self.state.clone(), self.stop.clone(), encode, &self.events, handle).await;
+        info!(%peer, reason = %ended, "control session closed");
+        drop(self.events.send(EdgeEvent::Closed { session, reason: ended.to_string() }).await);
+    }
+}
+
+#[tonic::async_trait]
+impl v1::control_server::Control for EdgeService {
+    type SessionStream = ReceiverStream<Result<v1::EdgeMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::HomeMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let peer = request.extensions().get::<RoleUri>().cloned();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("no certificate"))?;
+        let (outbound, stream) = mpsc::channel(OUTBOUND_MESSAGES);
+        tokio::spawn(self.clone().run(peer, request.into_inner(), outbound));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// What home's link tells its agent.
+#[derive(Debug)]
+pub enum HomeEvent {
+    /// The session is open.
+    Opened {
+        /// The edge.
+        peer: Introduction,
+    },
+    /// The edge wants this applied. A message that makes no sense arrives as the reason with its generation.
+    Desired(Result<DesiredConfig, ConfigResult>),
+    /// The edge reported.
+    Report {
+        /// The edge's state.
+        status: Box<HostStatus>,
+    },
+    /// The session ended or could not be opened.
+    Closed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Home's side: keeps one session to the edge open while the tunnel is up.
+#[derive(Debug)]
+pub struct HomeLink {
+    /// Who we are.
+    pub us: Introduction,
+    /// The edge's control address in the tunnel.
+    pub edge: SocketAddrV4,
+    /// The tunnel's link: connections never leave by another.
+    pub device: String,
+    /// Our TLS.
+    pub tls: ControlTls,
+    /// The latest state to send.
+    pub state: watch::Receiver<HomeOutput>,
+    /// Whether the tunnel is up: home connects only then, and at once when it comes up.
+    pub tunnel_up: watch::Receiver<bool>,
+    /// Where events go.
+    pub events: mpsc::Sender<HomeEvent>,
+    /// Ends it.
+    pub stop: CancellationToken,
+}
+
+impl HomeLink {
+    /// Runs until stopped.
+    pub async fn run(mut self) {
+        let stop = self.stop.clone();
+        let mut wait = RETRY_MIN;
+        loop {
+            let session = async {
+                self.tunnel_up.wait_for(|up| *up).await.map_err(|_| Ended::Stopped)?;
+                self.session(&mut wait).await
+            };
+            let ended = tokio::select! {
+                () = stop.cancelled() => return,
+                ended = session => match ended {
+                    Ok(ended) | Err(ended) => ended,
+                },
+            };
+            if matches!(ended, Ended::Stopped) {
+                return;
+            }
+            debug!(reason = %ended, "control session closed");
+            if self.events.send(HomeEvent::Closed { reason: ended.to_string() }).await.is_err() {
+                return;
+            }
+            let jittered = wait.mul_f64(rand::random_range(0.5..1.0));
+            wait = (wait * 2).min(RETRY_MAX);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(jittered) => {}
+            }
+        }
+    }
+
+    /// One session from connecting to its end. Resets `wait` once the edge has said hello.
+    async fn session(&mut self, wait: &mut Duration) -> Result<Ended, Ended> {
+        use v1::edge_message::Message as In;
+        use v1::home_message::Message as Out;
+        let wrap = |message| v1::HomeMessage { message: Some(message) };
+
+        let (channel, peer) = self.connect().await.map_err(Ended::Refused)?;
+        let mut client = v1::control_client::ControlClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let (outbound, stream) = mpsc::channel(OUTBOUND_MESSAGES);
+        // The channel was made for this stream and is empty: the hello always fits.
+        drop(outbound.try_send(wrap(Out::Hello(self.us.clone().into()))));
+        let response = timeout(CONNECT_DEADLINE, client.session(ReceiverStream::new(stream)))
+            .await
+            .map_err(|_| Ended::Silent)?
+            .map_err(Box::new)?;
+        let mut inbound = response.into_inner();
+        let Some(In::Hello(hello)) = first(&mut inbound).await?.message else {
+            return Err(Ended::Refused("the edge's first message was not a hello".to_owned()));
+        };
+        let peer = introduced(hello, &peer)?;
+        info!(edge = %peer.host, version = peer.agent_version, "control session open");
+        self.events.send(HomeEvent::Opened { peer }).await.map_err(|_| Ended::Stopped)?;
+        *wait = RETRY_MIN;
+
+        let mut sent = None;
+        let encode = |state: &HomeOutput| {
+            let mut due = Vec::new();
+            if state.result != sent {
+                sent = state.result.clone();
+                due.extend(state.result.clone().map(|result| {
+                    wrap(Out::ConfigResult(v1::ConfigResult {
+                        generation: result.generation.0,
+                        accepted: result.outcome.is_ok(),
+                        reason: result.outcome.err().unwrap_or_default(),
+                    }))
+                }));
+            }
+            due.extend(state.status.clone().map(|status| {
+                wrap(Out::Report(v1::HomeReport {
+                    status: Some(status.into()),
+                    services: state.services.iter().cloned().map(Into::into).collect(),
+                }))
+            }));
+            due
+        };
+        let handle = |message: v1::EdgeMessage| {
+            Ok(match message.message {
+                Some(In::Desired(desired)) => {
+                    let generation = Generation(desired.generation);
+                    Some(HomeEvent::Desired(
+                        DesiredConfig::try_from(desired)
+                            .map_err(|error| ConfigResult { generation, outcome: Err(error.to_string()) }),
+                    ))
+                }
+                Some(In::Report(status)) => match HostStatus::try_from(status) {
+                    Ok(status) => Some(HomeEvent::Report { status: Box::new(status) }),
+                    Err(error) => return Err(Ended::Refused(error.to_string())),
+                },
+                Some(In::Hello(_)) | None => None,
+            })
+        };
+        Ok(exchange(inbound, outbound, self.state.clone(), self.stop.clone(), encode, &self.events, handle).await)
+    }
+
+    /// A connection to the edge over the tunnel's link, and who answered.
+    async fn connect(&self) -> Result<(Channel, RoleUri), String> {
+        let failed = |what: &str, error: &dyn std::error::Error| {
+            let mut text = format!("{what} {}: {error}", self.edge);
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text.push_str(&format!(": {cause}"));
+                source = cause.source();
+            }
+            text
+        };
+        let socket = TcpSocket::new_v4().map_err(|error| failed("opening a socket for", &error))?;
+        socket
+            .bind_device(Some(self.device.as_bytes()))
+            .map_err(|error| failed(&format!("binding to {} for", self.device), &error))?;
+        let connecting = timeout(CONNECT_DEADLINE, socket.connect(self.edge.into()));
+        let stream = connecting
+            .await
+            .map_err(|_| format!("the edge's control address {} does not answer through the tunnel", self.edge))?
+            .map_err(|error| failed("connecting to", &error))?;
+        let (stream, peer) =
+            self.tls.connect(stream, Role::Edge).await.map_err(|error| failed("identifying", &error))?;
+
+        let mut stream = Some(TokioIo::new(stream));
+        let connector = tower::service_fn(move |_: Uri| {
+            let stream = stream.take().ok_or_else(|| std::io::Error::other("the session's connection ended"));
+            async move { stream }
+        });
+        let channel = Endpoint::from_static("http://edge.cloudathome.internal")
+            .http2_keep_alive_interval(HEARTBEAT)
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| failed("opening HTTP/2 to", &error))?;
+        Ok((channel, peer))
+    }
+}

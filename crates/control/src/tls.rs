@@ -1,0 +1,140 @@
+//! Mutual TLS of the control channel: both chains are checked against the private CA, then the role.
+
+use std::sync::Arc;
+
+use model::{Role, RoleUri};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use crate::CONNECT_DEADLINE;
+
+/// Why TLS could not be set up or a peer was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// One of our own PEM texts cannot be read.
+    #[error("the {what} of this host's identity cannot be read")]
+    Pem {
+        /// Which of them.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: rustls_pki_types::pem::Error,
+    },
+    /// Our certificate and key do not make a TLS configuration.
+    #[error("this host's identity cannot be used for TLS")]
+    Identity(#[from] rustls::Error),
+    /// The CA cannot check clients.
+    #[error("this host's CA certificate cannot be used to check peers")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// The handshake failed.
+    #[error("TLS handshake on the control channel failed")]
+    Handshake(#[source] std::io::Error),
+    /// The handshake took too long.
+    #[error("TLS handshake on the control channel not done within {} s", CONNECT_DEADLINE.as_secs())]
+    Deadline,
+    /// The certificate carries no role of ours.
+    #[error("the peer's certificate is not one of ours")]
+    Certificate(#[from] pki::CertificateError),
+    /// The certificate is ours and of the wrong role.
+    #[error("the peer is {found}; only the role {wanted} may use the control channel here")]
+    WrongRole {
+        /// What the certificate says.
+        found: RoleUri,
+        /// What it should say.
+        wanted: Role,
+    },
+    /// No certificate was presented.
+    #[error("the peer presented no certificate")]
+    NoCertificate,
+}
+
+/// The TLS configuration of one agent, for both directions.
+#[derive(Clone)]
+pub struct ControlTls {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl std::fmt::Debug for ControlTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlTls").finish_non_exhaustive()
+    }
+}
+
+impl ControlTls {
+    /// Makes the configuration from PEM texts: the private CA, this host's chain, and its key.
+    ///
+    /// # Errors
+    /// When a text is not PEM, or the key does not fit the certificate.
+    pub fn new(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self, TlsError> {
+        let pem = |what| move |source| TlsError::Pem { what, source };
+        let certificates = |what, text: &str| {
+            CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(pem(what))
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates("CA certificate", ca_pem)? {
+            roots.add(certificate)?;
+        }
+        let roots = Arc::new(roots);
+        let chain = certificates("certificate", cert_pem)?;
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(pem("key"))?;
+
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let versions = &[&rustls::version::TLS13];
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain.clone(), key.clone_key())?;
+        server.alpn_protocols = vec![b"h2".to_vec()];
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+    }
+
+    /// Takes an incoming connection of a peer that is `wanted`.
+    ///
+    /// # Errors
+    /// When the handshake fails or takes longer than [`CONNECT_DEADLINE`], or the peer is not `wanted`.
+    pub(crate) async fn accept<S>(&self, stream: S, wanted: Role) -> Result<(server::TlsStream<S>, RoleUri), TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let handshake = TlsAcceptor::from(self.server.clone()).accept(stream);
+        let stream =
+            timeout(CONNECT_DEADLINE, handshake).await.map_err(|_| TlsError::Deadline)?.map_err(TlsError::Handshake)?;
+        let peer = checked_role(stream.get_ref().1.peer_certificates(), wanted)?;
+        Ok((stream, peer))
+    }
+
+    /// Opens a connection to a peer that is `wanted`.
+    ///
+    /// # Errors
+    /// When the handshake fails or takes longer than [`CONNECT_DEADLINE`], or the peer is not `wanted`.
+    pub(crate) async fn connect<S>(&self, stream: S, wanted: Role) -> Result<(client::TlsStream<S>, RoleUri), TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        #[expect(clippy::expect_used, reason = "ROLE.cloudathome.internal is a DNS name for every role")]
+        let name = ServerName::try_from(pki::server_name(wanted)).expect("a DNS name");
+        let handshake = TlsConnector::from(self.client.clone()).connect(name, stream);
+        let stream =
+            timeout(CONNECT_DEADLINE, handshake).await.map_err(|_| TlsError::Deadline)?.map_err(TlsError::Handshake)?;
+        let peer = checked_role(stream.get_ref().1.peer_certificates(), wanted)?;
+        Ok((stream, peer))
+    }
+}
+
+fn checked_role(certificates: Option<&[CertificateDer<'_>]>, wanted: Role) -> Result<RoleUri, TlsError> {
+    let leaf = certificates.and_then(<[_]>::first).ok_or(TlsError::NoCertificate)?;
+    let found = pki::role_of(leaf)?;
+    if found.role == wanted { Ok(found) } else { Err(TlsError::WrongRole { found, wanted }) }
+}

@@ -1,0 +1,41 @@
+//! `/metrics` for Prometheus, and `/healthz` for whoever asks whether the process answers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// The type that Prometheus asks for.
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Serves `registry` on `listen` until stopped. `listen` should be a loopback or tunnel address: nothing here asks
+/// who wants to know.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve(listen: SocketAddr, registry: Registry, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("metrics cannot listen on {listen}; choose another address in [metrics] listen"))?;
+    let registry = Arc::new(registry);
+    let app = Router::new()
+        .route("/metrics", get(move || async move { render(&registry) }))
+        .route("/healthz", get(|| async { "ok\n" }));
+    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.context("metrics server failed")
+}
+
+fn render(registry: &Registry) -> impl IntoResponse + use<> {
+    let mut text = String::new();
+    match encode(&mut text, registry) {
+        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, CONTENT_TYPE)], text),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], String::new()),
+    }
+}

@@ -1,0 +1,132 @@
+//! From the command line to the exit code.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{ConfigError, Overrides};
+use crate::{exit, logs};
+
+/// How long the daemon may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The flags of every daemon of ours.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Override one key of the configuration, as in `--set tunnel.mode=dial`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub overrides: Vec<(String, String)>,
+    /// Check the configuration and the files it names, print the verdict, and exit (0 good, 64 bad)
+    #[arg(long)]
+    pub check: bool,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// What must hold before the daemon binds or changes anything.
+pub trait ConfigCheck: Sized {
+    /// The log format and filter.
+    fn logs(&self) -> (logs::Format, &str);
+
+    /// Reads the configuration and every file it names.
+    ///
+    /// # Errors
+    /// When any of it cannot be used.
+    fn load(file: &std::path::Path, overrides: &Overrides) -> Result<Self, ConfigError>;
+}
+
+/// Runs a daemon: loads its configuration (a bad one ends it with [`exit::CONFIG`] before anything is bound),
+/// starts logging, and drives `serve` until it ends or SIGTERM or SIGINT asks it to; `serve` then has ten seconds.
+/// `serve` calls the given notifier once it is ready.
+pub fn run<C, Serve>(
+    name: &'static str,
+    file: PathBuf,
+    env_prefix: &'static str,
+    args: Args,
+    serve: impl FnOnce(C, Ready, CancellationToken) -> Serve,
+) -> ExitCode
+where
+    C: ConfigCheck,
+    Serve: Future<Output = anyhow::Result<()>>,
+{
+    let config = match C::load(&file, &Overrides { env_prefix, flags: args.overrides }) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{name}: bad configuration: {error}");
+            return exit::CONFIG.into();
+        }
+    };
+    if args.check {
+        println!("{}: good", file.display());
+        return exit::OK.into();
+    }
+    match try_run(name, config, serve) {
+        Ok(()) => exit::OK.into(),
+        Err(error) => {
+            // The log may not have started: people must see this line in any case.
+            eprintln!("{name}: {error:#}");
+            exit::FAILED.into()
+        }
+    }
+}
+
+/// Tells systemd that the daemon is ready.
+#[derive(Debug)]
+pub struct Ready(());
+
+impl Ready {
+    /// Everything that was asked for is bound and running.
+    pub fn notify(self) {
+        if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+            warn!(%error, "systemd could not be told that the daemon is ready");
+        }
+    }
+}
+
+fn try_run<C, Serve>(
+    name: &'static str,
+    config: C,
+    serve: impl FnOnce(C, Ready, CancellationToken) -> Serve,
+) -> anyhow::Result<()>
+where
+    C: ConfigCheck,
+    Serve: Future<Output = anyhow::Result<()>>,
+{
+    let (format, filter) = config.logs();
+    logs::start(format, filter)?;
+    info!(version = env!("CARGO_PKG_VERSION"), "{name} starting");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let serving = serve(config, Ready(()), stop.clone());
+        tokio::pin!(serving);
+        let signal = tokio::select! {
+            ended = &mut serving => return ended,
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal, "{name} stopping");
+        drop(sd_notify::notify(&[NotifyState::Stopping]));
+        stop.cancel();
+        match tokio::time::timeout(STOP_DEADLINE, serving).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                error!("not stopped within {} s; leaving anyway", STOP_DEADLINE.as_secs());
+                Ok(())
+            }
+        }
+    });
+    // Tasks that still wait on the outside must not hold the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
