@@ -1,0 +1,134 @@
+//! Keeps neighbours away from the tunnel addresses.
+//!
+//! Linux answers on any link for any address of the host. Whoever shares a network with this host could therefore
+//! route a tunnel address to it and reach what is published there for the tunnel only. One nftables table of ours
+//! drops such packets before anything else sees them.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::Ipv4Addr;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+const TABLE: &str = "inet cloudathome";
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// An address that may be reached from its own link and from the host itself only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guarded {
+    /// The link that carries the address.
+    pub device: String,
+    /// The address. Only itself is guarded: dropping the whole subnet would drop the containers' replies as well.
+    pub address: Ipv4Addr,
+}
+
+/// Why the guard could not be put in place or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// The device's name cannot stand in a rule.
+    #[error("{0:?} is no name for a network device: use 1 to 15 of letters, digits, '-', '_' and '.'")]
+    DeviceName(String),
+    /// The program `nft` did not run.
+    #[error("cannot run nft (install the package nftables)")]
+    Run(#[source] io::Error),
+    /// It did not come back.
+    #[error("nft gave no answer within {} s", DEADLINE.as_secs())]
+    Timeout,
+    /// It refused.
+    #[error("nft refused to {what}: {reason}")]
+    Refused {
+        /// What it was asked to do.
+        what: &'static str,
+        /// Its own words.
+        reason: String,
+    },
+}
+
+/// Puts the guard in place for exactly these addresses, in one transaction. Returns whether anything had to be
+/// changed.
+///
+/// # Errors
+/// When `nft` is missing, refuses, or hangs.
+pub async fn ensure(guarded: &[Guarded]) -> Result<bool, GuardError> {
+    let wanted = render(guarded)?;
+    let listed = nft(&["--stateless", "list", "table", "inet", "cloudathome"], "").await?;
+    // The rules are written as nft prints them. Should another version print them otherwise, they are set once more,
+    // which does no harm.
+    if listed.status.success() && words(&String::from_utf8_lossy(&listed.stdout)) == words(&wanted) {
+        return Ok(false);
+    }
+    run("set the guard of the tunnel address", &format!("table {TABLE}\ndelete table {TABLE}\n{wanted}")).await?;
+    Ok(true)
+}
+
+/// Removes the guard; nothing happens when there is none.
+///
+/// # Errors
+/// When `nft` is missing, refuses, or hangs.
+pub async fn remove() -> Result<(), GuardError> {
+    run("remove the guard of the tunnel address", &format!("table {TABLE}\ndelete table {TABLE}\n")).await
+}
+
+fn render(guarded: &[Guarded]) -> Result<String, GuardError> {
+    let mut rules = String::new();
+    for Guarded { device, address } in guarded {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if device.is_empty() || device.len() > 15 || !device.chars().all(valid) {
+            return Err(GuardError::DeviceName(device.clone()));
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(rules, "\t\tiifname != \"lo\" iifname != \"{device}\" ip daddr {address} counter drop");
+    }
+    Ok(format!(
+        "table {TABLE} {{\n\tchain prerouting {{\n\t\ttype filter hook prerouting priority raw; policy accept;\n{rules}\t}}\n}}\n"
+    ))
+}
+
+fn words(text: &str) -> Vec<&str> {
+    text.split_whitespace().collect()
+}
+
+async fn run(what: &'static str, script: &str) -> Result<(), GuardError> {
+    let output = nft(&["--file", "-"], script).await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(GuardError::Refused { what, reason })
+}
+
+async fn nft(arguments: &[&str], script: &str) -> Result<Output, GuardError> {
+    let run = async {
+        let mut child = Command::new("nft")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(script.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    match tokio::time::timeout(DEADLINE, run).await {
+        Ok(output) => output.map_err(GuardError::Run),
+        Err(_) => Err(GuardError::Timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_name_cannot_carry_a_rule() {
+        for bad in ["", "tun0\" } accept #", "a-name-far-too-long", "tun 0"] {
+            let guarded = Guarded { device: bad.to_owned(), address: Ipv4Addr::new(10, 86, 0, 2) };
+            assert!(matches!(render(&[guarded]), Err(GuardError::DeviceName(_))), "{bad}");
+        }
+    }
+}

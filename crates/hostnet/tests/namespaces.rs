@@ -1,0 +1,199 @@
+//! The kernel's own answers, each test in a network namespace of its own. Needs root.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a failed test")]
+
+use std::net::Ipv4Addr;
+use std::process::{Child, Command, Stdio};
+
+use hostnet::guard::{self, Guarded};
+use hostnet::{LinkState, Netlink, NetlinkError, Wanted};
+use ipnet::Ipv4Net;
+
+const TUNNEL_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 86, 0, 2);
+
+#[test]
+fn apply_makes_it_so_once_and_follows_changes() {
+    in_namespace(|runtime| {
+        ip("tuntap add dev cah0 mode tun");
+        ip("addr add 10.86.0.2/24 dev cah0");
+        runtime.block_on(async {
+            let netlink = Netlink::open().unwrap();
+            let connected = wanted(&["10.86.0.0/24"]);
+            assert!(!netlink.apply(&connected).await.unwrap().is_empty());
+            assert_eq!(netlink.apply(&connected).await.unwrap(), [], "a second pass changes nothing");
+
+            let link = ip("-o link show cah0");
+            assert!(link.contains("mtu 1420") && link.contains("qlen 64") && link.contains("UP"), "{link}");
+            let addresses = ip("-4 -o addr show cah0");
+            assert!(addresses.contains("10.86.0.2/32") && !addresses.contains("/24"), "{addresses}");
+            assert!(ip("route get 10.86.0.1").contains("dev cah0 src 10.86.0.2"));
+
+            // Link loss: the subnet is unreachable, not a case for a default route.
+            ip("link add up0 type veth peer name up1");
+            ip("link set up0 up");
+            ip("route add default dev up0");
+            let lost = wanted(&[]);
+            assert_eq!(netlink.apply(&lost).await.unwrap().len(), 1);
+            let refused = Command::new("ip").args(["route", "get", "10.86.0.1"]).output().unwrap();
+            assert!(!refused.status.success(), "{refused:?}");
+            assert!(ip("-4 -o addr show cah0").contains("10.86.0.2/32"), "the address stays bound");
+
+            netlink.apply(&connected).await.unwrap();
+            assert!(ip("route get 10.86.0.1").contains("dev cah0"));
+            assert!(ip("route").contains("default dev up0"), "routes of others stay");
+
+            netlink.apply(&Wanted::default()).await.unwrap();
+            assert!(!ip("route").contains("10.86"), "nothing of ours is left");
+        });
+    });
+}
+
+#[test]
+fn a_missing_device_is_named() {
+    in_namespace(|runtime| {
+        let error = runtime.block_on(async { Netlink::open().unwrap().apply(&wanted(&[])).await.unwrap_err() });
+        assert!(matches!(&error, NetlinkError::NoDevice(name) if name == "cah0"), "{error}");
+    });
+}
+
+#[test]
+fn collisions_are_found_by_address_and_by_route() {
+    in_namespace(|runtime| {
+        ip("link add lan0 type veth peer name lan1");
+        ip("link set lan0 up");
+        ip("addr add 192.168.1.10/24 dev lan0");
+        ip("route add default dev lan0");
+        ip("route add 128.0.0.0/1 dev lan0");
+        ip("route add 172.16.0.0/12 via 192.168.1.1");
+        ip("tuntap add dev cah0 mode tun");
+        runtime.block_on(async {
+            let netlink = Netlink::open().unwrap();
+            netlink.apply(&wanted(&["10.86.0.0/24"])).await.unwrap();
+            let found = async |subnet: &str| {
+                let subnet: Ipv4Net = subnet.parse().unwrap();
+                netlink.collision(subnet, "cah0").await.unwrap().map(|found| found.to_string())
+            };
+            assert_eq!(found("10.86.0.0/24").await, None, "our own link and routes do not count");
+            assert_eq!(found("192.168.0.0/16").await.unwrap(), "192.168.1.0/24 is in use on lan0");
+            assert_eq!(found("192.168.1.128/25").await.unwrap(), "192.168.1.0/24 is in use on lan0");
+            assert_eq!(found("172.20.0.0/24").await.unwrap(), "172.16.0.0/12 is in use on lan0");
+            assert_eq!(found("192.168.2.0/24").await, None, "half of a default route is no collision");
+        });
+    });
+}
+
+#[test]
+fn a_neighbour_cannot_reach_the_tunnel_address() {
+    in_namespace(|runtime| {
+        if !available("nft") || !available("ping") {
+            return skip("nft and ping are needed");
+        }
+        let neighbour = Neighbour::start();
+        ip(&format!("link add lan0 type veth peer name lan1 netns {}", neighbour.pid()));
+        ip("addr add 192.168.1.10/24 dev lan0");
+        ip("link set lan0 up");
+        ip("link set lo up");
+        neighbour.run("ip addr add 192.168.1.20/24 dev lan1");
+        neighbour.run("ip link set lan1 up");
+        neighbour.run("ip route add 10.86.0.2/32 via 192.168.1.10");
+        ip("tuntap add dev cah0 mode tun");
+        runtime.block_on(async {
+            Netlink::open().unwrap().apply(&wanted(&["10.86.0.0/24"])).await.unwrap();
+            assert!(neighbour.run("ping -c1 -W2 10.86.0.2"), "without the guard the weak host model lets it in");
+
+            let guarded = [Guarded { device: "cah0".to_owned(), address: TUNNEL_ADDRESS }];
+            assert!(guard::ensure(&guarded).await.unwrap());
+            assert!(!guard::ensure(&guarded).await.unwrap(), "a second pass changes nothing");
+            assert!(!neighbour.run("ping -c1 -W1 10.86.0.2"));
+            assert!(neighbour.run("ping -c1 -W2 192.168.1.10"), "the host's other addresses are not its business");
+            assert!(run("ping", "-c1 -W2 10.86.0.2").0, "the host itself may");
+
+            guard::remove().await.unwrap();
+            guard::remove().await.unwrap();
+            assert!(neighbour.run("ping -c1 -W2 10.86.0.2"));
+        });
+    });
+}
+
+fn wanted(routes: &[&str]) -> Wanted {
+    Wanted {
+        links: vec![LinkState {
+            device: "cah0".to_owned(),
+            address: TUNNEL_ADDRESS,
+            mtu: 1420,
+            tx_queue_len: Some(64),
+            routes: routes.iter().map(|net| net.parse().unwrap()).collect(),
+        }],
+        unreachable: vec!["10.86.0.0/24".parse().unwrap()],
+    }
+}
+
+/// Runs a test on a thread of its own, which alone enters a new network namespace; it goes with the thread.
+fn in_namespace(test: impl FnOnce(&tokio::runtime::Runtime) + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("making network namespaces needs root");
+    }
+    if !std::path::Path::new("/dev/net/tun").exists() {
+        return skip("there is no /dev/net/tun");
+    }
+    let thread = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        test(&tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+    });
+    if let Err(failure) = thread.join() {
+        std::panic::resume_unwind(failure);
+    }
+}
+
+/// Another host: a process that holds a namespace until its standard input closes, however this test ends.
+struct Neighbour(Child);
+
+impl Neighbour {
+    fn start() -> Self {
+        let mut child = Command::new("unshare")
+            .args(["--net", "sh", "-c", "echo ready; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        Self(child)
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn run(&self, command: &str) -> bool {
+        run("nsenter", &format!("--net=/proc/{}/ns/net {command}", self.pid())).0
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+fn ip(arguments: &str) -> String {
+    match run("ip", arguments) {
+        (true, output) => output,
+        (false, output) => panic!("ip {arguments}: {output}"),
+    }
+}
+
+fn run(program: &str, arguments: &str) -> (bool, String) {
+    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), text)
+}
+
+fn available(program: &str) -> bool {
+    Command::new("which").arg(program).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+fn skip(reason: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "skipped although CI=true: {reason}");
+    println!("SKIPPED: {reason}");
+}
