@@ -1,0 +1,180 @@
+//! A home and an edge talk over real TLS on loopback; everybody else is refused.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use control::{
+    ConfigResult, ControlTls, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction,
+    bind_on_device, serve_edge,
+};
+use model::{ControlStatus, DesiredConfig, Generation, Health, HostStatus, Role, ServiceAnnouncement, TunnelStatus};
+use pki::{Ca, Subject, Validity};
+use secrecy::ExposeSecret;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn ca() -> Ca {
+    Ca::generate("test", Validity::from_now(Validity::CA)).unwrap()
+}
+
+fn tls(ca: &Ca, role: Role, name: &str) -> ControlTls {
+    let validity = Validity::from_now(Validity::LEAF);
+    let identity = ca.issue(&Subject { role, name: name.parse().unwrap(), validity }).unwrap();
+    ControlTls::new(ca.cert_pem(), &identity.cert_pem, identity.key_pem.expose_secret()).unwrap()
+}
+
+fn introduction(role: Role, name: &str) -> Introduction {
+    Introduction { host: name.parse().unwrap(), role, agent_version: "0.0.0".into(), boot_id: "boot".into() }
+}
+
+fn status(role: Role, name: &str) -> HostStatus {
+    HostStatus {
+        host: name.parse().unwrap(),
+        role,
+        version: "0.0.0".into(),
+        boot_id: "boot".into(),
+        uptime_seconds: 1,
+        generation: Generation(0),
+        tunnel: TunnelStatus::default(),
+        control: ControlStatus::default(),
+        containers: vec![],
+        services: vec![],
+    }
+}
+
+struct Edge {
+    address: SocketAddrV4,
+    state: watch::Sender<EdgeOutput>,
+    events: mpsc::Receiver<EdgeEvent>,
+    stop: CancellationToken,
+}
+
+fn edge(ca: &Ca) -> Edge {
+    let stop = CancellationToken::new();
+    let (state, receiver) = watch::channel(EdgeOutput::default());
+    let (sender, events) = mpsc::channel(16);
+    let listener = bind_on_device("127.0.0.1:0".parse().unwrap(), "lo").unwrap();
+    let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("an IPv4 listener") };
+    let service = EdgeService::new(introduction(Role::Edge, "vps"), receiver, sender, stop.clone());
+    tokio::spawn(serve_edge(listener, tls(ca, Role::Edge, "vps"), service, stop.clone()));
+    Edge { address, state, events, stop }
+}
+
+struct Home {
+    state: watch::Sender<HomeOutput>,
+    events: mpsc::Receiver<HomeEvent>,
+    _up: watch::Sender<bool>,
+}
+
+fn home(edge: &Edge, tls: ControlTls) -> Home {
+    let (state, receiver) = watch::channel(HomeOutput::default());
+    let (sender, events) = mpsc::channel(16);
+    let (up, tunnel_up) = watch::channel(true);
+    let link = HomeLink {
+        us: introduction(Role::Home, "attic"),
+        edge: edge.address,
+        device: "lo".into(),
+        tls,
+        state: receiver,
+        tunnel_up,
+        events: sender,
+        stop: edge.stop.clone(),
+    };
+    tokio::spawn(link.run());
+    Home { state, events, _up: up }
+}
+
+async fn next<T>(events: &mut mpsc::Receiver<T>) -> T {
+    timeout(DEADLINE, events.recv()).await.expect("an event in time").expect("an open channel")
+}
+
+#[tokio::test]
+async fn configuration_results_and_reports_cross() {
+    let ca = ca();
+    let mut edge = edge(&ca);
+    let mut home = home(&edge, tls(&ca, Role::Home, "attic"));
+    assert!(matches!(next(&mut home.events).await, HomeEvent::Opened { peer } if peer.host.as_str() == "vps"));
+    assert!(matches!(next(&mut edge.events).await, EdgeEvent::Opened { peer, .. } if peer.host.as_str() == "attic"));
+
+    let desired = DesiredConfig {
+        generation: Generation(4),
+        domain: "example.test".parse().unwrap(),
+        edge_address: "10.86.0.1".parse().unwrap(),
+        hostnames: [("nextcloud".parse().unwrap(), "cloud.example.test".parse().unwrap())].into(),
+    };
+    edge.state.send_modify(|state| state.desired = Some(desired.clone()));
+    assert!(matches!(next(&mut home.events).await, HomeEvent::Desired(Ok(got)) if got == desired));
+
+    let result = ConfigResult { generation: Generation(4), outcome: Err("no such service".into()) };
+    home.state.send_modify(|state| state.result = Some(result.clone()));
+    assert!(matches!(next(&mut edge.events).await, EdgeEvent::Result { result: got, .. } if got == result));
+
+    let service = ServiceAnnouncement {
+        name: "nextcloud".parse().unwrap(),
+        hostname: "cloud".into(),
+        upstream: "10.86.0.2:8080".parse().unwrap(),
+        health_path: "/status.php".into(),
+        health: Health::Healthy,
+    };
+    home.state.send_modify(|state| {
+        state.status = Some(status(Role::Home, "attic"));
+        state.services = vec![service.clone()];
+    });
+    let EdgeEvent::Report { services, status: got, .. } = next(&mut edge.events).await else { panic!("no report") };
+    assert_eq!((services, *got), (vec![service], status(Role::Home, "attic")));
+
+    edge.state.send_modify(|state| state.status = Some(status(Role::Edge, "vps")));
+    assert!(matches!(next(&mut home.events).await, HomeEvent::Report { status } if status.host.as_str() == "vps"));
+    edge.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_device_another_ca_and_an_expired_home_are_refused() {
+    let ours = ca();
+    let mut edge = edge(&ours);
+    let past = std::time::SystemTime::now() - Duration::from_secs(3600);
+    let validity = Validity { not_before: past - Duration::from_secs(3600), not_after: past };
+    let expired = ours.issue(&Subject { role: Role::Home, name: "attic".parse().unwrap(), validity }).unwrap();
+    let expired = ControlTls::new(ours.cert_pem(), &expired.cert_pem, expired.key_pem.expose_secret()).unwrap();
+    for (what, tls) in [
+        ("device", tls(&ours, Role::Device, "phone")),
+        ("edge", tls(&ours, Role::Edge, "vps2")),
+        ("expired", expired),
+        ("other CA", tls(&ca(), Role::Home, "attic")),
+    ] {
+        let mut home = home(&edge, tls);
+        assert!(matches!(next(&mut home.events).await, HomeEvent::Closed { .. }), "{what} got in");
+    }
+    assert!(edge.events.try_recv().is_err(), "the agent heard of a refused peer");
+    // And a real home still gets in.
+    let mut home = home(&edge, tls(&ours, Role::Home, "attic"));
+    assert!(matches!(next(&mut home.events).await, HomeEvent::Opened { .. }));
+    assert!(matches!(next(&mut edge.events).await, EdgeEvent::Opened { .. }));
+    edge.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_hello_must_match_its_certificate() {
+    let ca = ca();
+    let mut edge = edge(&ca);
+    let mut home = home(&edge, tls(&ca, Role::Home, "cellar"));
+    let HomeEvent::Closed { reason } = next(&mut home.events).await else { panic!("it got in") };
+    assert!(reason.contains("does not match its certificate"), "{reason}");
+    assert!(edge.events.try_recv().is_err());
+    edge.stop.cancel();
+}
+
+#[tokio::test]
+async fn the_edge_notices_when_a_home_is_gone() {
+    let ca = ca();
+    let mut edge = edge(&ca);
+    let mut home = home(&edge, tls(&ca, Role::Home, "attic"));
+    assert!(matches!(next(&mut home.events).await, HomeEvent::Opened { .. }));
+    assert!(matches!(next(&mut edge.events).await, EdgeEvent::Opened { .. }));
+    drop(home);
+    assert!(matches!(next(&mut edge.events).await, EdgeEvent::Closed { .. }));
+    edge.stop.cancel();
+}
