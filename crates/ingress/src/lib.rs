@@ -1,1 +1,17 @@
 //! Caddy configuration from services, loading it, and proving that public names serve.
+//!
+//! [`resolve`] turns what the hosts announce into sites, refusing what a host may not ask for; [`render`] turns sites
+//! into Caddy's whole configuration; [`AdminClient`] loads it; [`Prober`] asks through the front door whether a name
+//! really serves. None of them decides when: that is the edge's business.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod caddy_config;
+mod http;
+mod probe;
+mod resolver;
+
+pub use admin::{AdminClient, AdminError};
+pub use caddy_config::{Acme, HOLDING_HEADER, IngressState, Listen, Site, render};
+pub use probe::{ProbeError, ProbeReport, Prober, RootsError};
+pub use resolver::{Rejected, Resolution, Source, resolve};
