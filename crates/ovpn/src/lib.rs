@@ -1,1 +1,28 @@
 //! The OpenVPN protocol without I/O: bytes, time and randomness in, bytes and events out.
+//!
+//! [`client::Client`] and [`server::Server`] are the two roles; both are driven through [`endpoint::Endpoint`], whose
+//! module tells the order of calls. TLS is a byte pipe that the driver provides. Nothing here reads a clock, opens a
+//! socket or allocates per data packet.
+//!
+//! Spoken: UDP, tls-crypt or no wrapping, key method 2 with keys from the TLS exporter or the PRF, AES-GCM and
+//! ChaCha20-Poly1305, push, ping, exit notices. Not announced, and so not used by peers: tls-auth, tls-crypt-v2, TCP,
+//! renegotiation (a peer that starts one gets no answer and keeps its key), the epoch format, CBC, compression, float.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod data;
+pub mod drops;
+pub mod endpoint;
+pub mod key_method2;
+pub mod keys;
+pub mod negotiation;
+pub mod packet;
+pub mod push;
+pub mod replay;
+pub mod server;
+pub mod static_key;
+pub mod wrap;
+
+mod channel;
+mod cookie;
+mod reliability;

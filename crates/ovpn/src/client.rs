@@ -1,0 +1,442 @@
+//! The dialing role: one session with one server.
+//!
+//! ```text
+//! Reset ──server's reset──▶ Handshake ──TLS up──▶ KeyExchange ──server's message──▶ Push ──last reply──▶ Connected
+//!   │ no answer               │ TLS fails, hand window over, refused                 │                  │ silence, goodbye
+//!   └─────────────────────────┴──────────────────────── Ended ◀──────────────────────┴──────────────────┘
+//! ```
+//!
+//! A client is used once: when it has ended, whoever drives it makes a new one with a new session id.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::channel::{ControlChannel, HAND_WINDOW, LINGER, Live, Opened, Waiting};
+use crate::data::{Cipher, DataChannel, HEADROOM, Payload};
+use crate::drops::DropReason;
+use crate::endpoint::{
+    Configured, Counters, EndReason, Endpoint, Event, Keepalive, PeerConnected, PeerStatus, Received, SessionKey,
+    TlsInput, TlsOutput, TlsSession,
+};
+use crate::key_method2::{KeyMethod2, Randoms};
+use crate::keys::{KeyBlock, KeyDerivation};
+use crate::negotiation::{self, printable};
+use crate::packet::{Header, Opcode, SessionId};
+use crate::push::{PushError, PushReply};
+use crate::static_key::StaticKey;
+use crate::wrap::{Role, WrapKeys};
+
+/// How long the first packet is repeated before giving up on the address.
+const RESET_WINDOW: Duration = Duration::from_secs(10);
+const FIRST_PUSH_REQUEST: Duration = Duration::from_secs(1);
+const PUSH_REQUEST_INTERVAL: Duration = Duration::from_secs(5);
+/// A client has one session.
+const SESSION: SessionKey = 0;
+
+/// What a client needs to know.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Key of tls-crypt, if the server uses it.
+    pub tls_crypt: Option<StaticKey>,
+    /// Data ciphers we accept, best first.
+    pub ciphers: Vec<Cipher>,
+    /// MTU when the server pushes none, bytes.
+    pub tun_mtu: u16,
+    /// Largest MTU the server may push, bytes.
+    pub max_mtu: u16,
+    /// Used as far as the server pushes nothing else.
+    pub keepalive: Keepalive,
+}
+
+enum Phase {
+    Reset,
+    Handshake,
+    KeyExchange {
+        tls: Box<TlsSession>,
+        ours: Randoms,
+    },
+    Push {
+        material: Box<Material>,
+        next_request: Instant,
+        push: PushReply,
+    },
+    Connected {
+        live: Box<Live>,
+        peer: Box<PeerConnected>,
+        cc_exit: bool,
+    },
+    /// Acknowledges and retransmits until then.
+    Ended {
+        until: Instant,
+    },
+}
+
+/// What keys are made from once the push has said how.
+struct Material {
+    tls: TlsSession,
+    ours: Randoms,
+    theirs: KeyMethod2,
+}
+
+/// See the module's documentation.
+pub struct Client {
+    config: ClientConfig,
+    remote: SocketAddr,
+    rng: Box<dyn rand::CryptoRng + Send>,
+    keys: WrapKeys,
+    channel: ControlChannel,
+    phase: Phase,
+    deadline: Instant,
+    tls: VecDeque<TlsInput>,
+    outbox: VecDeque<Waiting>,
+    events: VecDeque<Event>,
+    counters: Counters,
+}
+
+impl Client {
+    /// Starts a session with the server at `remote`. `unix_time` is the current time in seconds, which need not be
+    /// right: it only must not run backwards between uses of the same session id.
+    pub fn new(
+        config: ClientConfig,
+        remote: SocketAddr,
+        now: Instant,
+        unix_time: u32,
+        mut rng: Box<dyn rand::CryptoRng + Send>,
+    ) -> Self {
+        let mut id = [0; 8];
+        while id == [0; 8] {
+            rng.fill_bytes(&mut id);
+        }
+        let keys = WrapKeys::new(Role::Client, config.tls_crypt.as_ref());
+        Self {
+            config,
+            remote,
+            rng,
+            keys,
+            channel: ControlChannel::client(now, SessionId(id), unix_time),
+            phase: Phase::Reset,
+            deadline: now + RESET_WINDOW,
+            tls: VecDeque::new(),
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Whether the session is over and a new client should be made. Its last event says why.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended { .. })
+    }
+
+    /// Whether data flows.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        matches!(self.phase, Phase::Connected { .. })
+    }
+
+    fn handle_control(&mut self, now: Instant, header: Header, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let packet = self.keys.open(datagram)?;
+        self.channel.handle(now, header, &packet)?;
+        if let Phase::Connected { live, .. } = &mut self.phase {
+            live.note_heard(now);
+        }
+        if matches!(self.phase, Phase::Reset) {
+            self.phase = Phase::Handshake;
+            self.deadline = now + HAND_WINDOW;
+            self.tls.push_back(TlsInput::Start);
+        }
+        while let Some(bytes) = self.channel.poll_tls() {
+            self.tls.push_back(TlsInput::Ciphertext(bytes));
+        }
+        Ok(())
+    }
+
+    fn handle_data(&mut self, now: Instant, datagram: &mut [u8]) -> Result<Received, DropReason> {
+        // Data may overtake the push reply that makes its keys.
+        let Phase::Connected { live, .. } = &mut self.phase else { return Err(DropReason::UnknownPeer) };
+        match live.open(now, datagram)? {
+            Opened::Ping => Ok(Received::Consumed),
+            Opened::Packet(range) => Ok(Received::Packet(range)),
+            Opened::Exit => {
+                self.end(now, EndReason::PeerExit);
+                Ok(Received::Consumed)
+            }
+        }
+    }
+
+    fn handle_established(&mut self, tls: Box<TlsSession>) {
+        if !matches!(self.phase, Phase::Handshake) {
+            return;
+        }
+        let ours = Randoms::generate(&mut *self.rng);
+        let message = KeyMethod2 {
+            randoms: ours.clone(),
+            options: negotiation::options_string(Role::Client, self.config.tun_mtu),
+            peer_info: negotiation::client_info(&self.config.ciphers, self.config.max_mtu),
+        };
+        self.send_message(message.encode(true));
+        self.phase = Phase::KeyExchange { tls, ours };
+    }
+
+    fn handle_message(&mut self, now: Instant, message: &[u8]) -> Result<(), EndReason> {
+        match &mut self.phase {
+            Phase::KeyExchange { tls, ours } => {
+                let theirs = KeyMethod2::decode(message, false)?;
+                let material = Material { tls: (**tls).clone(), ours: ours.clone(), theirs };
+                self.phase = Phase::Push {
+                    material: Box::new(material),
+                    next_request: now + FIRST_PUSH_REQUEST,
+                    push: PushReply::default(),
+                };
+                Ok(())
+            }
+            Phase::Push { .. } | Phase::Connected { .. } => {
+                let text = String::from_utf8_lossy(message);
+                // What follows the last NUL was not terminated, and is ignored like stock peers do.
+                let mut commands: Vec<&str> = text.split('\0').collect();
+                commands.pop();
+                commands.into_iter().try_for_each(|command| self.handle_command(now, command))
+            }
+            Phase::Reset | Phase::Handshake | Phase::Ended { .. } => Ok(()),
+        }
+    }
+
+    fn handle_command(&mut self, now: Instant, command: &str) -> Result<(), EndReason> {
+        let (name, text) = command.split_once(',').unwrap_or((command, ""));
+        match name {
+            "PUSH_REPLY" => self.handle_push(now, command),
+            "AUTH_FAILED" => Err(EndReason::AuthFailed(printable(text, 200))),
+            "RESTART" | "HALT" => Err(EndReason::ServerRestart(printable(command, 200))),
+            "EXIT" => Err(EndReason::PeerExit),
+            _ => Ok(()),
+        }
+    }
+
+    fn handle_push(&mut self, now: Instant, command: &str) -> Result<(), EndReason> {
+        let Phase::Push { material, push, .. } = &mut self.phase else { return Ok(()) };
+        if !push.handle_message(command)? {
+            return Ok(());
+        }
+        let ifconfig = push.ifconfig()?;
+        let named = push.cipher.clone();
+        let named = named.or_else(|| negotiation::cipher_of_options(&material.theirs.options).map(str::to_owned));
+        let named = named.unwrap_or_else(|| "none".to_owned());
+        let cipher = named.parse().ok().filter(|cipher| self.config.ciphers.contains(cipher));
+        let cipher = cipher.ok_or_else(|| PushError::Cipher(printable(&named, 40)))?;
+        if push.peer_id.is_some_and(|id| id > 0x00ff_ffff) {
+            return Err(PushError::PeerId.into());
+        }
+        let (key_derivation, block) = if push.tls_ekm {
+            (KeyDerivation::Ekm, material.tls.exporter.clone())
+        } else {
+            let server = self.channel.remote().unwrap_or(SessionId([0; 8]));
+            let local = self.channel.local();
+            (KeyDerivation::Prf, KeyBlock::from_prf(&material.ours, &material.theirs.randoms, local, server))
+        };
+        let data =
+            DataChannel::new(Role::Client, 0, push.peer_id, cipher, &block).map_err(|_| EndReason::KeyExhausted)?;
+        let keepalive = Keepalive {
+            ping: push.ping.unwrap_or(self.config.keepalive.ping),
+            ping_restart: push.ping_restart.unwrap_or(self.config.keepalive.ping_restart),
+        };
+        let peer = PeerConnected {
+            peer: push.peer_id.unwrap_or_default(),
+            identity: material.tls.identity.clone(),
+            remote: self.remote,
+            address: push.gateway,
+            cipher,
+            key_derivation,
+            tls_version: material.tls.version.clone(),
+            software: String::new(),
+        };
+        self.events.push_back(Event::Configured(Configured {
+            ifconfig,
+            gateway: push.gateway,
+            routes: std::mem::take(&mut push.routes),
+            mtu: push.tun_mtu.unwrap_or(self.config.tun_mtu).min(self.config.max_mtu),
+            ignored: std::mem::take(&mut push.ignored),
+        }));
+        self.events.push_back(Event::Connected(peer.clone()));
+        self.counters.handshakes_completed += 1;
+        let cc_exit = push.cc_exit;
+        let live = Box::new(Live::new(now, data, keepalive));
+        self.phase = Phase::Connected { live, peer: Box::new(peer), cc_exit };
+        Ok(())
+    }
+
+    fn send_message(&mut self, message: Vec<u8>) {
+        self.channel.expect_record();
+        self.tls.push_back(TlsInput::Message(message));
+    }
+
+    fn end(&mut self, now: Instant, reason: EndReason) {
+        match std::mem::replace(&mut self.phase, Phase::Ended { until: now + LINGER }) {
+            Phase::Ended { until } => self.phase = Phase::Ended { until },
+            Phase::Connected { live, peer, .. } => {
+                self.counters.traffic.add(&live.traffic());
+                let (peer, identity) = (peer.peer, peer.identity);
+                self.events.push_back(Event::Disconnected { peer, identity, reason });
+            }
+            Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. } => {
+                self.counters.handshakes_failed += 1;
+                self.events.push_back(Event::HandshakeFailed { remote: self.remote, reason });
+            }
+        }
+    }
+}
+
+impl Endpoint for Client {
+    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<Received, DropReason> {
+        let header = datagram.first().copied().and_then(Header::decode);
+        let result = match header {
+            _ if from != self.remote => Err(DropReason::UnknownPeer),
+            None => Err(DropReason::Malformed),
+            Some(header) => match header.opcode {
+                Opcode::DataV1 | Opcode::DataV2 => self.handle_data(now, datagram),
+                Opcode::HardResetServer | Opcode::Control | Opcode::Ack | Opcode::SoftReset => {
+                    self.handle_control(now, header, datagram).map(|()| Received::Consumed)
+                }
+                Opcode::HardResetClient => Err(DropReason::Malformed),
+            },
+        };
+        result.inspect_err(|&reason| self.counters.drops.count(reason))
+    }
+
+    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(SocketAddr, Range<usize>), DropReason> {
+        let result = match &mut self.phase {
+            Phase::Connected { live, .. } if buf.get(HEADROOM).is_some_and(|byte| byte >> 4 == 4) => {
+                live.seal(now, buf).map_err(|_| EndReason::KeyExhausted)
+            }
+            Phase::Connected { .. } => {
+                self.count_drop(DropReason::NotIp);
+                return Err(DropReason::NotIp);
+            }
+            _ => {
+                self.count_drop(DropReason::NoRoute);
+                return Err(DropReason::NoRoute);
+            }
+        };
+        match result {
+            Ok(range) => Ok((self.remote, range)),
+            Err(reason) => {
+                self.end(now, reason);
+                self.count_drop(DropReason::NoRoute);
+                Err(DropReason::NoRoute)
+            }
+        }
+    }
+
+    fn handle_tls(&mut self, now: Instant, session: SessionKey, output: TlsOutput) {
+        if session != SESSION {
+            return;
+        }
+        match output {
+            TlsOutput::Ciphertext(bytes) => self.channel.send_tls(&bytes),
+            TlsOutput::Established(tls) => self.handle_established(tls),
+            TlsOutput::Message(message) => {
+                if let Err(reason) = self.handle_message(now, &message) {
+                    self.end(now, reason);
+                }
+            }
+            TlsOutput::Failed(why) => self.end(now, EndReason::Tls(why)),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Reset if now >= self.deadline => self.end(now, EndReason::NoAnswer),
+            Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. } if now >= self.deadline => {
+                self.end(now, EndReason::HandshakeTimeout);
+            }
+            Phase::Push { next_request, .. } if now >= *next_request => {
+                *next_request = now + PUSH_REQUEST_INTERVAL;
+                self.send_message(b"PUSH_REQUEST\0".to_vec());
+            }
+            Phase::Connected { live, .. } => {
+                if live.is_dead(now) {
+                    self.end(now, EndReason::PingTimeout);
+                } else if let Some(ping) = live.poll_ping(now) {
+                    match ping {
+                        Ok(datagram) => self.outbox.push_back((self.remote, datagram)),
+                        Err(_) => self.end(now, EndReason::KeyExhausted),
+                    }
+                }
+            }
+            Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. } | Phase::Ended { .. } => {}
+        }
+    }
+
+    fn poll_tls(&mut self) -> Option<(SessionKey, TlsInput)> {
+        self.tls.pop_front().map(|input| (SESSION, input))
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
+        if let Some((to, datagram)) = self.outbox.pop_front() {
+            *out = datagram;
+            return Some(to);
+        }
+        if !self.channel.poll_transmit(now, &self.keys, out) {
+            return None;
+        }
+        if let Phase::Connected { live, .. } = &mut self.phase {
+            live.note_sent(now);
+        }
+        Some(self.remote)
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let own = match &self.phase {
+            Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } => Some(self.deadline),
+            Phase::Push { next_request, .. } => Some(self.deadline.min(*next_request)),
+            Phase::Connected { live, .. } => live.poll_timeout(),
+            Phase::Ended { until } => Some(*until),
+        };
+        [own, self.channel.poll_timeout()].into_iter().flatten().min()
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        if let Phase::Connected { live, cc_exit, .. } = &mut self.phase {
+            if *cc_exit {
+                self.send_message(b"EXIT\0".to_vec());
+            } else if let Ok(datagram) = live.message(now, &Payload::exit()) {
+                self.outbox.push_back((self.remote, datagram));
+            }
+        }
+        self.end(now, EndReason::Local);
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.outbox.is_empty() && self.channel.is_settled()
+    }
+
+    fn count_drop(&mut self, reason: DropReason) {
+        self.counters.drops.count(reason);
+    }
+
+    fn counters(&self) -> Counters {
+        let mut counters = self.counters.clone();
+        if let Phase::Connected { live, .. } = &self.phase {
+            counters.traffic.add(&live.traffic());
+        }
+        counters
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        match &self.phase {
+            Phase::Connected { live, peer, .. } => vec![PeerStatus {
+                connected: (**peer).clone(),
+                since: live.since(),
+                last_heard: live.last_heard(),
+                traffic: live.traffic(),
+            }],
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! What the two roles have in common to the outside: the calls of a driver, and the values that pass through them.
+//!
+//! The driver owns sockets, clocks and TLS. In any order it calls `handle_*` with what happened and the time, and
+//! after that drains the `poll_*` until they give nothing:
+//!
+//! - [`Endpoint::poll_tls`]: work for the TLS of a session,
+//! - [`Endpoint::poll_transmit`]: datagrams to send,
+//! - [`Endpoint::poll_event`]: news for whoever started the tunnel,
+//! - [`Endpoint::poll_timeout`]: when to call [`Endpoint::handle_timeout`] if nothing else happens.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::data::Cipher;
+use crate::drops::{DropReason, Drops};
+use crate::key_method2::KeyMethodError;
+use crate::keys::{KeyBlock, KeyDerivation};
+use crate::push::{Ifconfig, PushError, PushedRoute};
+
+/// Names a session to the driver. Never reused by an endpoint.
+pub type SessionKey = u64;
+
+/// Number of a peer in data packets; for a client's only peer it is what the server pushed.
+pub type PeerId = u32;
+
+/// How often a side shows life, and how long it bears silence. Zero switches either off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Idle time after which a ping is sent.
+    pub ping: Duration,
+    /// Silence after which the session counts as dead.
+    pub ping_restart: Duration,
+}
+
+/// Who a peer is, from a certificate that was verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Common name of the subject; empty if there is none.
+    pub common_name: String,
+    /// URIs among the subject alternative names.
+    pub san_uris: Vec<String>,
+}
+
+impl Identity {
+    /// Whether `name` is one of the URIs or the common name.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        self.san_uris.iter().any(|uri| uri == name) || self.common_name == name
+    }
+}
+
+/// A TLS session that is up and whose peer was verified.
+#[derive(Clone, Debug)]
+pub struct TlsSession {
+    /// Exported under [`crate::keys::EXPORTER_LABEL`].
+    pub exporter: KeyBlock,
+    /// Who the peer is.
+    pub identity: Identity,
+    /// Version as the TLS library names it, for status and logs.
+    pub version: String,
+}
+
+/// What a session wants from its TLS.
+#[derive(Debug)]
+pub enum TlsInput {
+    /// Begin the handshake.
+    Start,
+    /// Bytes of the TLS stream, received in order.
+    Ciphertext(Vec<u8>),
+    /// Encrypt as one record.
+    Message(Vec<u8>),
+    /// The session is gone.
+    Close,
+}
+
+/// What TLS has for its session.
+#[derive(Debug)]
+pub enum TlsOutput {
+    /// Bytes of the TLS stream to deliver.
+    Ciphertext(Vec<u8>),
+    /// The handshake is done and the peer is verified.
+    Established(Box<TlsSession>),
+    /// The contents of one record.
+    Message(Vec<u8>),
+    /// It cannot go on; says why.
+    Failed(String),
+}
+
+/// What became of a datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It concerned the endpoint only.
+    Consumed,
+    /// A packet for the device stands at this range of the datagram.
+    Packet(Range<usize>),
+}
+
+/// Why a session ended or never came to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndReason {
+    /// The peer never answered.
+    #[error("no answer: the other end is down, unreachable, or has another tls-crypt key")]
+    NoAnswer,
+    /// The handshake took longer than its window.
+    #[error("the handshake did not complete in time")]
+    HandshakeTimeout,
+    /// TLS failed: wrong certificate authority, expired, wrong identity, or a protocol error.
+    #[error("TLS failed: {0}")]
+    Tls(String),
+    /// The key exchange message was refused.
+    #[error("the key exchange failed: {0}")]
+    KeyExchange(#[from] KeyMethodError),
+    /// The push could not be followed.
+    #[error("the push was refused: {0}")]
+    Push(#[from] PushError),
+    /// The server refuses us.
+    #[error("the server refused this client: {0}")]
+    AuthFailed(String),
+    /// The client shares no cipher with us.
+    #[error("no shared data cipher")]
+    NoSharedCipher,
+    /// The certificate is good, but nobody we have an address for.
+    #[error("no address is assigned to this identity")]
+    NotListed,
+    /// Every address or place is taken.
+    #[error("all addresses or places are taken")]
+    Full,
+    /// Nothing was heard for the time of ping-restart.
+    #[error("nothing heard for the time of ping-restart")]
+    PingTimeout,
+    /// The peer said goodbye.
+    #[error("the peer left")]
+    PeerExit,
+    /// The server told us to start over, or to stop.
+    #[error("the server ended the session: {0}")]
+    ServerRestart(String),
+    /// A newer session of the same identity or address took over.
+    #[error("replaced by a newer session")]
+    Replaced,
+    /// A key reached its limit of use.
+    #[error("the keys reached their limit of use")]
+    KeyExhausted,
+    /// We ended it.
+    #[error("ended here")]
+    Local,
+}
+
+/// A peer that is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConnected {
+    /// Its number.
+    pub peer: PeerId,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it is.
+    pub remote: SocketAddr,
+    /// Its address inside of the tunnel, where known: on the server what it was assigned, on the client the gateway.
+    pub address: Option<Ipv4Addr>,
+    /// The data cipher.
+    pub cipher: Cipher,
+    /// How the keys were made.
+    pub key_derivation: KeyDerivation,
+    /// TLS version.
+    pub tls_version: String,
+    /// What the peer says it runs; cleaned, untrusted.
+    pub software: String,
+}
+
+/// What the client is to set on its device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configured {
+    /// Address of the device.
+    pub ifconfig: Ifconfig,
+    /// The other end inside of the tunnel.
+    pub gateway: Option<Ipv4Addr>,
+    /// Routes the server wants.
+    pub routes: Vec<PushedRoute>,
+    /// MTU of the device, bytes.
+    pub mtu: u16,
+    /// Pushed options that were not followed, cleaned for the log.
+    pub ignored: Vec<String>,
+}
+
+/// News from an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Client: comes right before its [`Event::Connected`].
+    Configured(Configured),
+    /// Data flows.
+    Connected(PeerConnected),
+    /// A connected peer is gone.
+    Disconnected {
+        /// Its number.
+        peer: PeerId,
+        /// Who it was.
+        identity: Identity,
+        /// Why.
+        reason: EndReason,
+    },
+    /// A session ended before data flowed.
+    HandshakeFailed {
+        /// Where it came from, or went to.
+        remote: SocketAddr,
+        /// Why.
+        reason: EndReason,
+    },
+}
+
+/// Payload carried for a peer, inner packets only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets from the peer.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Packets to the peer.
+    pub sent_packets: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+}
+
+impl Traffic {
+    /// Adds all counters of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.received_packets += other.received_packets;
+        self.received_bytes += other.received_bytes;
+        self.sent_packets += other.sent_packets;
+        self.sent_bytes += other.sent_bytes;
+    }
+}
+
+/// A connected peer, as it stands now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// What was reported when it connected.
+    pub connected: PeerConnected,
+    /// When that was.
+    pub since: Instant,
+    /// When an authenticated packet of it was last received.
+    pub last_heard: Instant,
+    /// What was carried.
+    pub traffic: Traffic,
+}
+
+/// Counters of an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Sessions that ended before data flowed.
+    pub handshakes_failed: u64,
+    /// Sessions that came up.
+    pub handshakes_completed: u64,
+    /// Dropped packets.
+    pub drops: Drops,
+    /// Payload of all peers since the endpoint was made, including those that are gone.
+    pub traffic: Traffic,
+}
+
+/// A client or a server, without I/O. See the module's documentation for the order of calls.
+pub trait Endpoint {
+    /// Takes a datagram, which is opened in place. Drops are counted already.
+    ///
+    /// # Errors
+    /// Says why it was dropped.
+    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<Received, DropReason>;
+
+    /// Seals the inner packet that stands at `buf[HEADROOM..]` in place: where it goes, and where in `buf` the datagram
+    /// stands. Drops are counted already.
+    ///
+    /// # Errors
+    /// Says why it was dropped.
+    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(SocketAddr, Range<usize>), DropReason>;
+
+    /// Takes what TLS has for a session. Output for a session that is gone is ignored.
+    fn handle_tls(&mut self, now: Instant, session: SessionKey, output: TlsOutput);
+
+    /// Does what is due by `now`.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// Work for the TLS of a session.
+    fn poll_tls(&mut self) -> Option<(SessionKey, TlsInput)>;
+
+    /// The next datagram, written to `out`, and where it goes.
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr>;
+
+    /// The next event.
+    fn poll_event(&mut self) -> Option<Event>;
+
+    /// When to call [`Endpoint::handle_timeout`]. May be earlier than needed.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Ends all sessions with a goodbye to their peers; poll on until [`Endpoint::is_flushed`] or a deadline.
+    fn shut_down(&mut self, now: Instant);
+
+    /// After [`Endpoint::shut_down`]: whether every peer has the goodbye.
+    fn is_flushed(&self) -> bool;
+
+    /// Counts a drop that happened around the endpoint.
+    fn count_drop(&mut self, reason: DropReason);
+
+    /// The counters.
+    fn counters(&self) -> Counters;
+
+    /// The connected peers.
+    fn peers(&self) -> Vec<PeerStatus>;
+}

@@ -1,0 +1,136 @@
+//! What peers tell about themselves, and the choices that follow from it.
+
+use crate::data::Cipher;
+use crate::wrap::Role;
+
+/// `IV_PROTO`: the peer can use data packets with a peer id.
+pub(crate) const PROTO_DATA_V2: u32 = 1 << 1;
+/// `IV_PROTO`: the peer wants the push without asking.
+pub(crate) const PROTO_REQUEST_PUSH: u32 = 1 << 2;
+/// `IV_PROTO`: the peer can derive data keys with the TLS exporter.
+pub(crate) const PROTO_TLS_KEY_EXPORT: u32 = 1 << 3;
+/// `IV_PROTO`: the peer understands EXIT on the control channel, and `protocol-flags`.
+pub(crate) const PROTO_CC_EXIT: u32 = 1 << 7;
+/// `IV_PROTO`: the peer understands temporary refusals.
+pub(crate) const PROTO_AUTH_FAIL_TEMP: u32 = 1 << 8;
+
+/// What a client's peer info says, as far as it matters here. All of it is untrusted text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Bits of `IV_PROTO`.
+    pub protocol: u32,
+    /// `IV_CIPHERS`, or what `IV_NCP=2` stands for; `None` when the client told neither.
+    pub ciphers: Option<Vec<String>>,
+    /// `IV_MTU`: largest MTU that may be pushed.
+    pub mtu: Option<u16>,
+    /// `IV_VER` and `IV_PLAT`, cleaned for the log.
+    pub software: String,
+}
+
+impl PeerInfo {
+    /// Reads lines of `KEY=VALUE`; unknown keys are ignored.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut info = Self::default();
+        let (mut version, mut platform) = (String::new(), String::new());
+        let mut ncp = false;
+        for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+            match key {
+                "IV_PROTO" => info.protocol = value.parse().unwrap_or(0),
+                "IV_CIPHERS" => info.ciphers = Some(value.split(':').take(64).map(str::to_owned).collect()),
+                "IV_NCP" => ncp = value.parse::<u32>().is_ok_and(|level| level >= 2),
+                "IV_MTU" => info.mtu = value.parse().ok(),
+                "IV_VER" => version = printable(value, 40),
+                "IV_PLAT" => platform = printable(value, 20),
+                _ => {}
+            }
+        }
+        if info.ciphers.is_none() && ncp {
+            info.ciphers = Some(vec!["AES-256-GCM".to_owned(), "AES-128-GCM".to_owned()]);
+        }
+        info.software = [version, platform].join(" ").trim().to_owned();
+        info
+    }
+
+    /// Whether all of `bits` are set in `IV_PROTO`.
+    #[must_use]
+    pub(crate) fn has(&self, bits: u32) -> bool {
+        self.protocol & bits == bits
+    }
+
+    /// The first of our ciphers that the client can, by its list or else by the options string of its key exchange.
+    #[must_use]
+    pub fn choose_cipher(&self, ours: &[Cipher], options: &str) -> Option<Cipher> {
+        ours.iter().copied().find(|cipher| match &self.ciphers {
+            Some(theirs) => theirs.iter().any(|name| name == cipher.as_str()),
+            None => cipher_of_options(options) == Some(cipher.as_str()),
+        })
+    }
+}
+
+/// The cipher that an options string names.
+pub(crate) fn cipher_of_options(options: &str) -> Option<&str> {
+    options.split(',').find_map(|option| option.strip_prefix("cipher "))
+}
+
+/// What our client tells: only what is implemented.
+pub(crate) fn client_info(ciphers: &[Cipher], max_mtu: u16) -> String {
+    let protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_TLS_KEY_EXPORT | PROTO_CC_EXIT;
+    let names: Vec<&str> = ciphers.iter().map(|cipher| cipher.as_str()).collect();
+    format!(
+        "IV_VER=cloudathome-{}\nIV_PLAT=linux\nIV_TCPNL=1\nIV_MTU={max_mtu}\nIV_NCP=2\nIV_CIPHERS={}\nIV_PROTO={protocol}\n",
+        env!("CARGO_PKG_VERSION"),
+        names.join(":"),
+    )
+}
+
+/// The options string that makes stock peers log no warning.
+pub(crate) fn options_string(role: Role, tun_mtu: u16) -> String {
+    let side = match role {
+        Role::Client => "tls-client",
+        Role::Server => "tls-server",
+    };
+    let link_mtu = u32::from(tun_mtu) + 41;
+    format!(
+        "V4,dev-type tun,link-mtu {link_mtu},tun-mtu {tun_mtu},proto UDPv4,auth SHA1,keysize 128,key-method 2,{side}"
+    )
+}
+
+/// A peer's text made fit for logs: printable, bounded.
+#[must_use]
+pub fn printable(text: &str, limit: usize) -> String {
+    text.chars().take(limit).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_order_wins() {
+        let info =
+            PeerInfo::parse("IV_CIPHERS=AES-256-GCM:CHACHA20-POLY1305\nIV_PROTO=990\nIV_MTU=1600\nIV_VER=2.6\x1b[2J\n");
+        assert_eq!(info.software, "2.6?[2J");
+        assert!(info.has(PROTO_DATA_V2 | PROTO_CC_EXIT));
+        let ours = [Cipher::ChaCha20Poly1305, Cipher::Aes256Gcm];
+        assert_eq!(info.choose_cipher(&ours, ""), Some(Cipher::ChaCha20Poly1305));
+        assert_eq!(info.choose_cipher(&[Cipher::Aes128Gcm], "V4,cipher AES-128-GCM"), None);
+    }
+
+    #[test]
+    fn old_peers_are_taken_at_their_options() {
+        let ncp = PeerInfo::parse("IV_NCP=2\n");
+        assert_eq!(ncp.choose_cipher(Cipher::ALL, ""), Some(Cipher::Aes256Gcm));
+        let older = PeerInfo::parse("");
+        assert_eq!(older.choose_cipher(Cipher::ALL, "V4,cipher AES-128-GCM,auth SHA1"), Some(Cipher::Aes128Gcm));
+        assert_eq!(older.choose_cipher(Cipher::ALL, "V4,cipher BF-CBC"), None);
+    }
+
+    #[test]
+    fn we_announce_what_we_can() {
+        let info = PeerInfo::parse(&client_info(Cipher::ALL, 1600));
+        assert_eq!(info.protocol, 142);
+        assert_eq!(info.ciphers.unwrap().len(), 3);
+        assert_eq!(info.mtu, Some(1600));
+    }
+}

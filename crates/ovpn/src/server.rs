@@ -1,0 +1,605 @@
+//! The listening role: many sessions, their addresses, and nothing kept for those who have not shown their address.
+//!
+//! ```text
+//! (no state) ──cookie returned──▶ Handshake ──TLS up──▶ KeyExchange ──client's message──▶ Settling ──push──▶ Connected
+//!                                   │ TLS fails, hand window over   │ refused              │                │ silence, goodbye,
+//!                                   └───────────────────────────────┴─────── Ended ◀───────┴────────────────┘ replaced
+//! ```
+//!
+//! Control packets find their session by (address, client's session id), data packets by peer id (or address, in the
+//! first format). A reset with a new session id from the address of a live peer only starts another session; it
+//! replaces the old one when it is authenticated, not before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
+use std::time::{Duration, Instant};
+
+use crate::channel::{ControlChannel, HAND_WINDOW, LINGER, Live, Opened, Waiting};
+use crate::cookie::CookieJar;
+use crate::data::{self, Cipher, HEADROOM, Payload};
+use crate::drops::DropReason;
+use crate::endpoint::{
+    Counters, EndReason, Endpoint, Event, Identity, Keepalive, PeerConnected, PeerId, PeerStatus, Received, SessionKey,
+    TlsInput, TlsOutput, TlsSession,
+};
+use crate::packet::{Acks, ControlBody, Header, Opcode, SessionId};
+use crate::push::Ipv4Prefix;
+use crate::static_key::StaticKey;
+use crate::wrap::{Role, Unwrapped, WrapKeys};
+
+mod admission;
+
+/// First packets answered in each [`RATE_PERIOD`].
+const RATE_LIMIT: u32 = 100;
+const RATE_PERIOD: Duration = Duration::from_secs(10);
+
+/// A peer with an address of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticPeer {
+    /// A SAN URI or the common name of its certificate.
+    pub name: String,
+    /// Its address inside of the tunnel.
+    pub address: Ipv4Addr,
+}
+
+/// What a server needs to know.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Key of tls-crypt, if it is used.
+    pub tls_crypt: Option<StaticKey>,
+    /// Data ciphers, best first: the server's order decides.
+    pub ciphers: Vec<Cipher>,
+    /// MTU of the device, pushed to clients that can take it, bytes.
+    pub tun_mtu: u16,
+    /// Pushed as it is; the server itself waits twice as long before it gives up on a client.
+    pub keepalive: Keepalive,
+    /// The server's own address and network inside of the tunnel.
+    pub network: Ipv4Prefix,
+    /// Peers with addresses of their own.
+    pub peers: Vec<StaticPeer>,
+    /// Addresses for everyone else with a good certificate; without them nobody else is served.
+    pub pool: Option<RangeInclusive<Ipv4Addr>>,
+    /// Networks that clients shall reach through the tunnel.
+    pub routes: Vec<Ipv4Prefix>,
+    /// Most peers at a time.
+    pub max_peers: usize,
+    /// Most handshakes in progress at a time.
+    pub max_handshakes: usize,
+}
+
+struct Session {
+    remote: SocketAddr,
+    channel: ControlChannel,
+    phase: Phase,
+}
+
+enum Phase {
+    Handshake { deadline: Instant },
+    KeyExchange { deadline: Instant, tls: Box<TlsSession> },
+    Settling { deadline: Instant, peer: Box<Peer>, live: Box<Live>, push: Vec<Vec<u8>>, wanted: bool },
+    Connected { peer: Box<Peer>, live: Box<Live> },
+    Ended { until: Instant },
+}
+
+struct Peer {
+    connected: PeerConnected,
+    address: Ipv4Addr,
+    cc_exit: bool,
+}
+
+/// See the module's documentation.
+pub struct Server {
+    config: ServerConfig,
+    keys: WrapKeys,
+    cookies: CookieJar,
+    unix_time: u32,
+    rng: Box<dyn rand::CryptoRng + Send>,
+    sessions: BTreeMap<SessionKey, Session>,
+    next_session: SessionKey,
+    by_source: HashMap<(SocketAddr, SessionId), SessionKey>,
+    by_remote: HashMap<SocketAddr, SessionKey>,
+    by_address: HashMap<Ipv4Addr, SessionKey>,
+    /// Index is the peer id.
+    by_peer: Vec<Option<SessionKey>>,
+    rate: (Instant, u32),
+    /// Sessions that may have something to transmit.
+    dirty: BTreeSet<SessionKey>,
+    next_timeout: Option<Instant>,
+    tls: VecDeque<(SessionKey, TlsInput)>,
+    outbox: VecDeque<Waiting>,
+    events: VecDeque<Event>,
+    counters: Counters,
+}
+
+impl Server {
+    /// A server without sessions. `unix_time` is the current time in seconds, which need not be right.
+    pub fn new(config: ServerConfig, now: Instant, unix_time: u32, mut rng: Box<dyn rand::CryptoRng + Send>) -> Self {
+        let mut secret = [0; 32];
+        rng.fill_bytes(&mut secret);
+        Self {
+            keys: WrapKeys::new(Role::Server, config.tls_crypt.as_ref()),
+            cookies: CookieJar::new(&secret, now),
+            unix_time,
+            rng,
+            sessions: BTreeMap::new(),
+            next_session: 0,
+            by_source: HashMap::new(),
+            by_remote: HashMap::new(),
+            by_address: HashMap::new(),
+            by_peer: Vec::new(),
+            rate: (now, 0),
+            dirty: BTreeSet::new(),
+            next_timeout: None,
+            tls: VecDeque::new(),
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            config,
+        }
+    }
+
+    /// Ends a peer's session with a goodbye. False when there is no such peer.
+    pub fn disconnect(&mut self, now: Instant, peer: PeerId) -> bool {
+        let Some(key) = self.session_of(peer) else { return false };
+        self.say_goodbye(now, key);
+        self.end(now, key, EndReason::Local);
+        true
+    }
+
+    fn session_of(&self, peer: PeerId) -> Option<SessionKey> {
+        self.by_peer.get(usize::try_from(peer).ok()?).copied().flatten()
+    }
+
+    // Control packets
+
+    fn handle_control(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        header: Header,
+        datagram: &mut [u8],
+    ) -> Result<(), DropReason> {
+        let packet = self.keys.open(datagram)?;
+        let key = match self.by_source.get(&(from, packet.sender)) {
+            Some(&key) => key,
+            None if header.key_id != 0 => return Err(DropReason::UnknownSession),
+            None if header.opcode == Opcode::HardResetClient => {
+                let reply = answer_reset(&self.keys, &self.cookies, now, from, self.unix_time, &packet)?;
+                if !take_turn(&mut self.rate, now) {
+                    return Err(DropReason::InitialRate);
+                }
+                self.outbox.push_back((from, reply));
+                return Ok(());
+            }
+            None => {
+                let local = check_return(&self.cookies, now, from, header, &packet)?;
+                let sender = packet.sender;
+                if self.sessions.len().saturating_sub(self.by_address.len()) >= self.config.max_handshakes {
+                    return Err(DropReason::HandshakeLimit);
+                }
+                let key = self.next_session;
+                self.next_session += 1;
+                let channel = ControlChannel::server(local, sender, self.unix_time);
+                let phase = Phase::Handshake { deadline: now + HAND_WINDOW };
+                self.sessions.insert(key, Session { remote: from, channel, phase });
+                self.by_source.insert((from, sender), key);
+                self.tls.push_back((key, TlsInput::Start));
+                // Have the deadline taken up.
+                self.next_timeout = Some(now);
+                key
+            }
+        };
+        let Some(session) = self.sessions.get_mut(&key) else { return Err(DropReason::UnknownSession) };
+        session.channel.handle(now, header, &packet)?;
+        if let Phase::Connected { live, .. } = &mut session.phase {
+            live.note_heard(now);
+        }
+        while let Some(bytes) = session.channel.poll_tls() {
+            self.tls.push_back((key, TlsInput::Ciphertext(bytes)));
+        }
+        self.dirty.insert(key);
+        self.advance(now, key);
+        Ok(())
+    }
+
+    fn handle_message(&mut self, now: Instant, key: SessionKey, message: &[u8]) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        match &mut session.phase {
+            Phase::KeyExchange { deadline, tls } => {
+                let (deadline, tls) = (*deadline, (**tls).clone());
+                self.admit(now, key, deadline, tls, message);
+            }
+            Phase::Settling { .. } | Phase::Connected { .. } => {
+                let mut commands: Vec<&[u8]> = message.split(|&byte| byte == 0).collect();
+                // What follows the last NUL was not terminated, and is ignored like stock peers do.
+                commands.pop();
+                for command in commands {
+                    match command {
+                        b"PUSH_REQUEST" => self.want_push(now, key),
+                        b"EXIT" => self.end(now, key, EndReason::PeerExit),
+                        _ => {}
+                    }
+                }
+            }
+            Phase::Handshake { .. } | Phase::Ended { .. } => {}
+        }
+    }
+
+    fn want_push(&mut self, now: Instant, key: SessionKey) {
+        if let Some(Session { phase: Phase::Settling { wanted, .. }, .. }) = self.sessions.get_mut(&key) {
+            *wanted = true;
+        }
+        self.advance(now, key);
+    }
+
+    /// Connects a settled session: everything of the key exchange is acknowledged and the push is wanted. Its keys are
+    /// in place before the push is out, because the client may send data at once.
+    fn advance(&mut self, now: Instant, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if !session.channel.is_settled() || !matches!(session.phase, Phase::Settling { wanted: true, .. }) {
+            return;
+        }
+        match std::mem::replace(&mut session.phase, Phase::Ended { until: now }) {
+            Phase::Settling { peer, live, push, .. } => {
+                for message in push {
+                    session.channel.expect_record();
+                    self.tls.push_back((key, TlsInput::Message(message)));
+                }
+                self.events.push_back(Event::Connected(peer.connected.clone()));
+                self.counters.handshakes_completed += 1;
+                self.rate.1 = self.rate.1.saturating_sub(1);
+                session.phase = Phase::Connected { peer, live };
+            }
+            other => session.phase = other,
+        }
+        self.next_timeout = Some(now);
+    }
+
+    // Data packets
+
+    fn handle_data(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        header: Header,
+        datagram: &mut [u8],
+    ) -> Result<Received, DropReason> {
+        let by_id = match header.opcode {
+            Opcode::DataV2 => data::peer_id(datagram).filter(|&id| id != 0x00ff_ffff),
+            _ => None,
+        };
+        let key = match by_id {
+            Some(id) => self.session_of(id),
+            None => self.by_remote.get(&from).copied(),
+        };
+        let session = key.and_then(|key| self.sessions.get_mut(&key)).ok_or(DropReason::UnknownPeer)?;
+        let Phase::Connected { live, peer } = &mut session.phase else { return Err(DropReason::UnknownPeer) };
+        if session.remote != from {
+            return Err(DropReason::UnknownPeer);
+        }
+        match live.open(now, datagram)? {
+            Opened::Ping => Ok(Received::Consumed),
+            Opened::Exit => {
+                if let Some(key) = key {
+                    self.end(now, key, EndReason::PeerExit);
+                }
+                Ok(Received::Consumed)
+            }
+            Opened::Packet(range) => {
+                // The source address of an IPv4 header stands at 12.
+                let source = datagram.get(range.start + 12..range.start + 16);
+                if source != Some(peer.address.octets().as_slice()) {
+                    return Err(DropReason::Source);
+                }
+                Ok(Received::Packet(range))
+            }
+        }
+    }
+
+    // Ends
+
+    /// Queues what tells a connected peer that we leave.
+    fn say_goodbye(&mut self, now: Instant, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Phase::Connected { peer, live } = &mut session.phase else { return };
+        if peer.cc_exit {
+            session.channel.expect_record();
+            self.tls.push_back((key, TlsInput::Message(b"EXIT\0".to_vec())));
+        } else if let Ok(datagram) = live.message(now, &Payload::exit()) {
+            self.outbox.push_back((session.remote, datagram));
+        }
+        self.dirty.insert(key);
+    }
+
+    /// Ends a session for everyone else; its control channel lingers to acknowledge and to deliver last words.
+    fn end(&mut self, now: Instant, key: SessionKey, reason: EndReason) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let remote = session.remote;
+        match std::mem::replace(&mut session.phase, Phase::Ended { until: now + LINGER }) {
+            Phase::Ended { until } => session.phase = Phase::Ended { until },
+            Phase::Connected { peer, live } => {
+                self.release(key, &peer);
+                self.counters.traffic.add(&live.traffic());
+                let PeerConnected { peer, identity, .. } = peer.connected;
+                self.events.push_back(Event::Disconnected { peer, identity, reason });
+            }
+            Phase::Settling { peer, .. } => {
+                self.release(key, &peer);
+                self.fail(remote, reason);
+            }
+            Phase::Handshake { .. } | Phase::KeyExchange { .. } => self.fail(remote, reason),
+        }
+        self.next_timeout = Some(now);
+    }
+
+    fn fail(&mut self, remote: SocketAddr, reason: EndReason) {
+        self.counters.handshakes_failed += 1;
+        self.events.push_back(Event::HandshakeFailed { remote, reason });
+    }
+
+    /// Gives back a peer's places in the tables.
+    fn release(&mut self, key: SessionKey, peer: &Peer) {
+        if let Some(place) = self.by_peer.get_mut(peer.connected.peer as usize) {
+            *place = None;
+        }
+        self.by_address.remove(&peer.address);
+        if self.by_remote.get(&peer.connected.remote) == Some(&key) {
+            self.by_remote.remove(&peer.connected.remote);
+        }
+    }
+
+    fn remove(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.remove(&key)
+            && let Some(sender) = session.channel.remote()
+        {
+            self.by_source.remove(&(session.remote, sender));
+        }
+        self.dirty.remove(&key);
+        self.tls.push_back((key, TlsInput::Close));
+    }
+}
+
+/// The stateless answer to a client's reset: our session id is a cookie.
+fn answer_reset(
+    keys: &WrapKeys,
+    cookies: &CookieJar,
+    now: Instant,
+    from: SocketAddr,
+    unix_time: u32,
+    packet: &Unwrapped<'_>,
+) -> Result<Vec<u8>, DropReason> {
+    let body = ControlBody::decode(Opcode::HardResetClient, packet.body).ok_or(DropReason::Malformed)?;
+    if body.message_id != Some(0) || body.ack_session.is_some() {
+        return Err(DropReason::OutOfTurn);
+    }
+    let local = cookies.bake(now, from, packet.sender);
+    let mut acks = Acks::default();
+    acks.push(0);
+    let mut clear = Vec::with_capacity(32);
+    ControlBody { acks, ack_session: Some(packet.sender), message_id: Some(0), payload: &[] }.encode(&mut clear);
+    let header = Header { opcode: Opcode::HardResetServer, key_id: 0 };
+    let mut reply = Vec::with_capacity(96);
+    keys.seal(header, local, (unix_time, 1), &clear, &mut reply)?;
+    Ok(reply)
+}
+
+/// Checks the packet that is to make a session; gives the session id that was our cookie.
+fn check_return(
+    cookies: &CookieJar,
+    now: Instant,
+    from: SocketAddr,
+    header: Header,
+    packet: &Unwrapped<'_>,
+) -> Result<SessionId, DropReason> {
+    if !matches!(header.opcode, Opcode::Control | Opcode::Ack) {
+        return Err(DropReason::UnknownSession);
+    }
+    let body = ControlBody::decode(header.opcode, packet.body).ok_or(DropReason::Malformed)?;
+    let local = body.ack_session.ok_or(DropReason::Cookie)?;
+    if body.acks.as_slice().iter().any(|&id| id > 1) || body.message_id.is_some_and(|id| id > 1) {
+        return Err(DropReason::OutOfTurn);
+    }
+    if !cookies.check(now, from, packet.sender, local) {
+        return Err(DropReason::Cookie);
+    }
+    Ok(local)
+}
+
+/// Counts a first packet against its period's limit.
+fn take_turn(rate: &mut (Instant, u32), now: Instant) -> bool {
+    if now.saturating_duration_since(rate.0) >= RATE_PERIOD {
+        *rate = (now, 0);
+    }
+    rate.1 = rate.1.saturating_add(1);
+    rate.1 <= RATE_LIMIT
+}
+
+impl Endpoint for Server {
+    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<Received, DropReason> {
+        let result = match datagram.first().copied().and_then(Header::decode) {
+            None => Err(DropReason::Malformed),
+            Some(header) => match header.opcode {
+                Opcode::DataV1 | Opcode::DataV2 => self.handle_data(now, from, header, datagram),
+                Opcode::HardResetClient | Opcode::Control | Opcode::Ack | Opcode::SoftReset => {
+                    self.handle_control(now, from, header, datagram).map(|()| Received::Consumed)
+                }
+                Opcode::HardResetServer => Err(DropReason::Malformed),
+            },
+        };
+        result.inspect_err(|&reason| self.counters.drops.count(reason))
+    }
+
+    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(SocketAddr, Range<usize>), DropReason> {
+        let result = match buf.get(HEADROOM..).and_then(|packet| packet.first_chunk::<20>()) {
+            Some(header) if header[0] >> 4 == 4 => {
+                let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
+                self.by_address.get(&destination).copied().ok_or(DropReason::NoRoute)
+            }
+            _ => Err(DropReason::NotIp),
+        };
+        let result = result.and_then(|key| {
+            let Some(Session { phase: Phase::Connected { live, .. }, remote, .. }) = self.sessions.get_mut(&key) else {
+                return Err(DropReason::NoRoute);
+            };
+            let remote = *remote;
+            live.seal(now, buf).map(|range| (remote, range)).map_err(|_| {
+                self.end(now, key, EndReason::KeyExhausted);
+                DropReason::NoRoute
+            })
+        });
+        result.inspect_err(|&reason| self.counters.drops.count(reason))
+    }
+
+    fn handle_tls(&mut self, now: Instant, key: SessionKey, output: TlsOutput) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        self.dirty.insert(key);
+        match output {
+            TlsOutput::Ciphertext(bytes) => session.channel.send_tls(&bytes),
+            TlsOutput::Established(tls) => {
+                if let Phase::Handshake { deadline } = session.phase {
+                    session.phase = Phase::KeyExchange { deadline, tls };
+                }
+            }
+            TlsOutput::Message(message) => self.handle_message(now, key, &message),
+            TlsOutput::Failed(why) => self.end(now, key, EndReason::Tls(why)),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let (mut over, mut gone) = (Vec::new(), Vec::new());
+        let mut next: Option<Instant> = None;
+        for (&key, session) in &mut self.sessions {
+            let due = match &mut session.phase {
+                Phase::Handshake { deadline } | Phase::KeyExchange { deadline, .. } => {
+                    if *deadline <= now {
+                        over.push((key, EndReason::HandshakeTimeout));
+                    }
+                    Some(*deadline)
+                }
+                Phase::Settling { deadline, .. } => {
+                    if *deadline <= now {
+                        over.push((key, EndReason::HandshakeTimeout));
+                    }
+                    Some(*deadline)
+                }
+                Phase::Connected { live, .. } => {
+                    if live.is_dead(now) {
+                        over.push((key, EndReason::PingTimeout));
+                    } else {
+                        match live.poll_ping(now) {
+                            Some(Ok(datagram)) => self.outbox.push_back((session.remote, datagram)),
+                            Some(Err(_)) => over.push((key, EndReason::KeyExhausted)),
+                            None => {}
+                        }
+                    }
+                    live.poll_timeout()
+                }
+                Phase::Ended { until } => {
+                    if *until <= now {
+                        gone.push(key);
+                    }
+                    Some(*until)
+                }
+            };
+            let resend = session.channel.poll_timeout();
+            if resend.is_some_and(|at| at <= now) {
+                self.dirty.insert(key);
+            }
+            next = [next, due, resend].into_iter().flatten().min();
+        }
+        self.next_timeout = next;
+        for (key, reason) in over {
+            self.end(now, key, reason);
+        }
+        for key in gone {
+            self.remove(key);
+        }
+    }
+
+    fn poll_tls(&mut self) -> Option<(SessionKey, TlsInput)> {
+        self.tls.pop_front()
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
+        if let Some((to, datagram)) = self.outbox.pop_front() {
+            *out = datagram;
+            return Some(to);
+        }
+        while let Some(&key) = self.dirty.first() {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                if session.channel.poll_transmit(now, &self.keys, out) {
+                    if let Phase::Connected { live, .. } = &mut session.phase {
+                        live.note_sent(now);
+                    }
+                    return Some(session.remote);
+                }
+                let due = session.channel.poll_timeout();
+                self.next_timeout = [self.next_timeout, due].into_iter().flatten().min();
+            }
+            self.dirty.remove(&key);
+        }
+        None
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.next_timeout
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        let keys: Vec<SessionKey> = self.sessions.keys().copied().collect();
+        for key in keys {
+            self.say_goodbye(now, key);
+            self.end(now, key, EndReason::Local);
+        }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.outbox.is_empty() && self.sessions.values().all(|session| session.channel.is_settled())
+    }
+
+    fn count_drop(&mut self, reason: DropReason) {
+        self.counters.drops.count(reason);
+    }
+
+    fn counters(&self) -> Counters {
+        let mut counters = self.counters.clone();
+        for session in self.sessions.values() {
+            if let Phase::Connected { live, .. } = &session.phase {
+                counters.traffic.add(&live.traffic());
+            }
+        }
+        counters
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        let mut peers = Vec::new();
+        for session in self.sessions.values() {
+            if let Phase::Connected { live, peer } = &session.phase {
+                peers.push(PeerStatus {
+                    connected: peer.connected.clone(),
+                    since: live.since(),
+                    last_heard: live.last_heard(),
+                    traffic: live.traffic(),
+                });
+            }
+        }
+        peers
+    }
+}
+
+impl Server {
+    /// Whether `identity` is the one of a connected or settling session.
+    fn sessions_of(&self, identity: &Identity, remote: SocketAddr) -> Vec<SessionKey> {
+        let same = |peer: &Peer| peer.connected.identity == *identity || peer.connected.remote == remote;
+        let found = self.sessions.iter().filter(|(_, session)| match &session.phase {
+            Phase::Settling { peer, .. } | Phase::Connected { peer, .. } => same(peer),
+            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Ended { .. } => false,
+        });
+        found.map(|(&key, _)| key).collect()
+    }
+}

@@ -1,0 +1,164 @@
+//! Admission: what happens when a client's key exchange message has come in over a verified TLS session.
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use super::{Peer, Phase, Server};
+use crate::channel::Live;
+use crate::data::DataChannel;
+use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
+use crate::key_method2::{KeyMethod2, Randoms};
+use crate::keys::{KeyBlock, KeyDerivation};
+use crate::negotiation::{self, PeerInfo};
+use crate::packet::SessionId;
+use crate::push;
+use crate::wrap::Role;
+
+impl Server {
+    /// Answers the client's message, and either prepares the session for its push or refuses it.
+    pub(super) fn admit(&mut self, now: Instant, key: SessionKey, deadline: Instant, tls: TlsSession, message: &[u8]) {
+        let theirs = match KeyMethod2::decode(message, true) {
+            Ok(theirs) => theirs,
+            Err(error) => return self.end(now, key, error.into()),
+        };
+        let mut ours = Randoms::generate(&mut *self.rng);
+        ours.pre_master = [0; 48];
+        // Sent in every case: a client reads AUTH_FAILED only after it.
+        let reply = KeyMethod2 {
+            randoms: ours.clone(),
+            options: negotiation::options_string(Role::Server, self.config.tun_mtu),
+            peer_info: String::new(),
+        };
+        self.send_message(key, reply.encode(false));
+        let info = PeerInfo::parse(&theirs.peer_info);
+        if let Err(reason) = self.prepare(now, key, deadline, tls, &info, &theirs, &ours) {
+            let text = if reason == EndReason::Full && info.has(negotiation::PROTO_AUTH_FAIL_TEMP) {
+                format!("AUTH_FAILED,TEMP:{reason}\0")
+            } else {
+                format!("AUTH_FAILED,{reason}\0")
+            };
+            self.send_message(key, text.into_bytes());
+            self.end(now, key, reason);
+        }
+    }
+
+    fn send_message(&mut self, key: SessionKey, message: Vec<u8>) {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.channel.expect_record();
+            self.tls.push_back((key, TlsInput::Message(message)));
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything the key exchange gave, used once")]
+    fn prepare(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        deadline: Instant,
+        tls: TlsSession,
+        info: &PeerInfo,
+        theirs: &KeyMethod2,
+        ours: &Randoms,
+    ) -> Result<(), EndReason> {
+        let cipher = info.choose_cipher(&self.config.ciphers, &theirs.options).ok_or(EndReason::NoSharedCipher)?;
+        let session = self.sessions.get(&key).ok_or(EndReason::Local)?;
+        let (remote, local) = (session.remote, session.channel.local());
+        let client = session.channel.remote().unwrap_or(SessionId([0; 8]));
+        // The peer is authenticated: only now may it push out an older session of its own.
+        for older in self.sessions_of(&tls.identity, remote) {
+            self.end(now, older, EndReason::Replaced);
+        }
+        let address = self.assign_address(&tls.identity)?;
+        let peer_id = self.assign_peer_id(key)?;
+        let (key_derivation, block) = if info.has(negotiation::PROTO_TLS_KEY_EXPORT) {
+            (KeyDerivation::Ekm, tls.exporter)
+        } else {
+            (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, ours, client, local))
+        };
+        let sends_peer_id = info.has(negotiation::PROTO_DATA_V2).then_some(peer_id);
+        let data =
+            DataChannel::new(Role::Server, 0, sends_peer_id, cipher, &block).map_err(|_| EndReason::KeyExhausted)?;
+        let keepalive = Keepalive { ping_restart: self.config.keepalive.ping_restart * 2, ..self.config.keepalive };
+        let connected = PeerConnected {
+            peer: peer_id,
+            identity: tls.identity,
+            remote,
+            address: Some(address),
+            cipher,
+            key_derivation,
+            tls_version: tls.version,
+            software: info.software.clone(),
+        };
+        let cc_exit = info.has(negotiation::PROTO_CC_EXIT);
+        let push = push::encode(&self.push_options(address, &connected, info));
+        let live = Box::new(Live::new(now, data, keepalive));
+        let peer = Box::new(Peer { connected, address, cc_exit });
+        let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
+        let session = self.sessions.get_mut(&key).ok_or(EndReason::Local)?;
+        session.phase = Phase::Settling { deadline, peer, live, push, wanted };
+        self.by_address.insert(address, key);
+        self.by_remote.insert(remote, key);
+        Ok(())
+    }
+
+    /// The address of a listed peer, else the lowest free one of the pool.
+    fn assign_address(&self, identity: &Identity) -> Result<Ipv4Addr, EndReason> {
+        if let Some(listed) = self.config.peers.iter().find(|peer| identity.is_named(&peer.name)) {
+            let free = !self.by_address.contains_key(&listed.address);
+            return if free { Ok(listed.address) } else { Err(EndReason::Full) };
+        }
+        let pool = self.config.pool.clone().ok_or(EndReason::NotListed)?;
+        let reserved = |address: &Ipv4Addr| {
+            *address == self.config.network.address || self.config.peers.iter().any(|peer| peer.address == *address)
+        };
+        (u32::from(*pool.start())..=u32::from(*pool.end()))
+            .map(Ipv4Addr::from)
+            .find(|address| !self.by_address.contains_key(address) && !reserved(address))
+            .ok_or(EndReason::Full)
+    }
+
+    /// Takes the lowest free number.
+    fn assign_peer_id(&mut self, key: SessionKey) -> Result<PeerId, EndReason> {
+        let id = match self.by_peer.iter().position(Option::is_none) {
+            Some(free) => free,
+            None if self.by_peer.len() < self.config.max_peers => {
+                self.by_peer.push(None);
+                self.by_peer.len() - 1
+            }
+            None => return Err(EndReason::Full),
+        };
+        self.by_peer[id] = Some(key);
+        PeerId::try_from(id).map_err(|_| EndReason::Full)
+    }
+
+    /// Everything the client is told; only what it announced to understand.
+    fn push_options(&self, address: Ipv4Addr, peer: &PeerConnected, info: &PeerInfo) -> Vec<String> {
+        let network = self.config.network;
+        let mut options = vec![
+            format!("route-gateway {}", network.address),
+            "topology subnet".to_owned(),
+            format!("ping {}", self.config.keepalive.ping.as_secs()),
+            format!("ping-restart {}", self.config.keepalive.ping_restart.as_secs()),
+            format!("ifconfig {address} {}", network.netmask()),
+        ];
+        if info.has(negotiation::PROTO_DATA_V2) {
+            options.push(format!("peer-id {}", peer.peer));
+        }
+        if info.ciphers.is_some() {
+            options.push(format!("cipher {}", peer.cipher));
+        }
+        let ekm = peer.key_derivation == KeyDerivation::Ekm;
+        if info.has(negotiation::PROTO_CC_EXIT) {
+            options.push(format!("protocol-flags cc-exit{}", if ekm { " tls-ekm" } else { "" }));
+        } else if ekm {
+            options.push("key-derivation tls-ekm".to_owned());
+        }
+        if info.mtu.is_some_and(|largest| largest >= self.config.tun_mtu) {
+            options.push(format!("tun-mtu {}", self.config.tun_mtu));
+        }
+        for route in &self.config.routes {
+            options.push(format!("route {} {}", route.address, route.netmask()));
+        }
+        options
+    }
+}

@@ -1,0 +1,244 @@
+//! Vectors captured from sessions of stock OpenVPN 2.6.14. `tests/vectors/` holds the files; each says how it was made.
+
+use ovpn::data::{Cipher, DataChannel, HEADROOM, Payload};
+use ovpn::drops::DropReason;
+use ovpn::key_method2::{KeyMethod2, Randoms};
+use ovpn::keys::KeyBlock;
+use ovpn::negotiation::PeerInfo;
+use ovpn::packet::{ControlBody, Header, Opcode, SessionId};
+use ovpn::push::PushReply;
+use ovpn::static_key::StaticKey;
+use ovpn::wrap::{Role, WrapKeys};
+use serde_json::Value;
+
+fn load(name: &str) -> Value {
+    let path = format!("{}/tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn hex(value: &Value) -> Vec<u8> {
+    let text = value.as_str().unwrap();
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+fn array<const N: usize>(value: &Value) -> [u8; N] {
+    hex(value).try_into().unwrap()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().unwrap()
+}
+
+fn stock_key() -> StaticKey {
+    StaticKey::parse(load("static_key")["file_text"].as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn static_key_files() {
+    let file = load("static_key");
+    let raw = array::<256>(&file["raw_256_bytes"]);
+    let key = stock_key();
+    assert_eq!(key.as_bytes(), &raw);
+    assert_eq!(StaticKey::parse(&key.to_text()).unwrap(), key);
+    for variant in list(&file["variants_same_key"]) {
+        assert_eq!(StaticKey::parse(variant.as_str().unwrap()).unwrap(), key);
+    }
+    for invalid in list(&file["invalid"]) {
+        assert!(StaticKey::parse(invalid.as_str().unwrap()).is_err());
+    }
+    assert_eq!(format!("{key:?}"), "StaticKey(..)");
+}
+
+/// Checks a clear body against its parsed fields, both ways.
+fn check_body(packet: &Value, opcode: Opcode, clear: &[u8]) {
+    let body = ControlBody::decode(opcode, clear).unwrap();
+    let parsed = &packet["parsed"];
+    let acks: Vec<u64> = body.acks.as_slice().iter().map(|&id| u64::from(id)).collect();
+    assert_eq!(acks, list(&parsed["acks"]).iter().map(|id| id.as_u64().unwrap()).collect::<Vec<_>>());
+    assert_eq!(body.ack_session, parsed.get("ack_session_id").map(|id| SessionId(array(id))));
+    assert_eq!(body.message_id.map(u64::from), parsed.get("message_packet_id").and_then(Value::as_u64));
+    assert_eq!(body.payload, parsed.get("payload").map(hex).unwrap_or_default());
+    let mut again = Vec::new();
+    body.encode(&mut again);
+    assert_eq!(again, clear);
+}
+
+#[test]
+fn control_packets_without_wrapping() {
+    let file = load("control_plain");
+    let keys = WrapKeys::new(Role::Server, None);
+    let mut seen = 0;
+    for packet in list(&file["packets"]) {
+        let mut wire = hex(&packet["wire"]);
+        let Some(header) = Header::decode(wire[0]) else { continue };
+        if header.key_id != 0 || matches!(header.opcode, Opcode::DataV1 | Opcode::DataV2) {
+            continue;
+        }
+        assert_eq!(u64::from(header.opcode as u8), packet["opcode"].as_u64().unwrap());
+        assert_eq!(header.encode(), wire[0]);
+        let opened = keys.open(&mut wire).unwrap();
+        assert_eq!(opened.sender, SessionId(array(&packet["sender_session_id"])));
+        assert_eq!((opened.replay, opened.body), (None, hex(&packet["clear_body"]).as_slice()));
+        check_body(packet, header.opcode, opened.body);
+        seen += 1;
+    }
+    assert!(seen >= 10, "only {seen} packets of key id 0");
+}
+
+#[test]
+fn control_packets_under_tls_crypt() {
+    let file = load("tls_crypt");
+    let key = stock_key();
+    let (client, server) = (WrapKeys::new(Role::Client, Some(&key)), WrapKeys::new(Role::Server, Some(&key)));
+    for packet in list(&file["packets"]) {
+        let (sender, receiver) = if packet["from"] == "client" { (&client, &server) } else { (&server, &client) };
+        let wire = hex(&packet["wire"]);
+        let header = Header::decode(wire[0]).unwrap();
+        let clear = hex(&packet["clear_body"]);
+        let word = |name: &str| packet[name].as_u64().unwrap() as u32;
+        let replay = (word("replay_time"), word("replay_packet_id"));
+
+        let mut copy = wire.clone();
+        let opened = receiver.open(&mut copy).unwrap();
+        assert_eq!((opened.replay, opened.body), (Some(replay), clear.as_slice()));
+        check_body(packet, header.opcode, opened.body);
+
+        let mut sealed = Vec::new();
+        sender.seal(header, SessionId(array(&packet["sender_session_id"])), replay, &clear, &mut sealed).unwrap();
+        assert_eq!(sealed, wire);
+    }
+    for case in list(&file["negative"]) {
+        // The third case is a server's packet come back to the server.
+        assert!(server.open(&mut hex(&case["wire"])).is_err(), "{}", case["why"]);
+    }
+}
+
+#[test]
+fn key_exchange_messages() {
+    let file = load("key_method_2");
+    for session in list(&file["messages"]) {
+        for (from_client, message, strings) in [
+            (true, &session["client_message"], &session["client_strings_with_nul"]),
+            (false, &session["server_message"], &session["server_strings_with_nul"]),
+        ] {
+            let wire = hex(message);
+            let parsed = KeyMethod2::decode(&wire, from_client).unwrap();
+            let expected = |at: usize| strings[at].as_str().unwrap_or_default().trim_end_matches('\0').to_owned();
+            assert_eq!((parsed.options.clone(), parsed.peer_info.clone()), (expected(0), expected(3)));
+            if expected(1).is_empty() {
+                assert_eq!(parsed.encode(from_client), wire);
+            }
+            for end in 0..parsed.options.len() + 60 {
+                assert!(KeyMethod2::decode(&wire[..end], from_client).is_err());
+            }
+        }
+    }
+    let lines: Vec<&str> =
+        list(&file["peer_info_of_stock_clients"]["2.6.14"]).iter().map(|line| line.as_str().unwrap()).collect();
+    let info = PeerInfo::parse(&lines.join("\n"));
+    assert_eq!((info.protocol, info.mtu), (990, Some(1600)));
+    assert_eq!(info.choose_cipher(&[Cipher::ChaCha20Poly1305], ""), Some(Cipher::ChaCha20Poly1305));
+}
+
+#[test]
+fn push_replies() {
+    let file = load("key_method_2");
+    for (name, reply) in file["push_replies"].as_object().unwrap() {
+        let mut push = PushReply::default();
+        assert_eq!(push.handle_message(&format!("PUSH_REPLY,{}", reply.as_str().unwrap())), Ok(true));
+        assert!(push.ifconfig().is_ok(), "{name}");
+        if name == "crypt" {
+            assert!(push.tls_ekm && push.cc_exit);
+            assert_eq!(push.cipher.as_deref(), Some("AES-256-GCM"));
+        }
+        if name == "cont" {
+            assert!(push.routes.len() > 20);
+        }
+    }
+    let mut push = PushReply::default();
+    push.handle_message(&format!("PUSH_REPLY,{}", file["push_replies"]["crypt"].as_str().unwrap())).unwrap();
+    let seconds = std::time::Duration::from_secs;
+    assert_eq!((push.ping, push.ping_restart), (Some(seconds(10)), Some(seconds(60))));
+}
+
+#[test]
+fn keys_by_the_prf() {
+    for vector in list(&load("key_derivation_prf")["vectors"]) {
+        let randoms = |side: &str, pre_master| Randoms {
+            pre_master,
+            random1: array(&vector[format!("{side}_random1")]),
+            random2: array(&vector[format!("{side}_random2")]),
+        };
+        let block = KeyBlock::from_prf(
+            &randoms("client", array(&vector["pre_master"])),
+            &randoms("server", [0; 48]),
+            SessionId(array(&vector["client_session_id"])),
+            SessionId(array(&vector["server_session_id"])),
+        );
+        assert_eq!(block.as_bytes().as_slice(), hex(&vector["key2_256"]));
+    }
+}
+
+#[test]
+fn data_packets() {
+    let mut seen = 0;
+    let mut blocks = std::collections::HashSet::new();
+    for vector in list(&load("data_channel")["vectors"]) {
+        let Ok(cipher) = vector["cipher"].as_str().unwrap().parse::<Cipher>() else { continue };
+        let block = KeyBlock::from_exporter(array(&vector["key2_256"]));
+        blocks.insert(vector["key2_256"].as_str().unwrap().to_owned());
+        let wire = hex(&vector["wire"]);
+        let plain = hex(&vector["plaintext"]);
+        let header = Header::decode(wire[0]).unwrap();
+        let peer_id = (header.opcode == Opcode::DataV2).then(|| u32::from_be_bytes([0, wire[1], wire[2], wire[3]]));
+        let (sender, receiver) =
+            if vector["from"] == "client" { (Role::Client, Role::Server) } else { (Role::Server, Role::Client) };
+
+        let mut channel = DataChannel::new(receiver, 0, peer_id, cipher, &block).unwrap();
+        for at in 0..wire.len() {
+            let mut forged = wire.clone();
+            forged[at] ^= 0x10;
+            // A changed opcode or packet id is malformed or does not authenticate; nothing else may happen.
+            assert!(channel.open(&mut forged).is_err() || at == 0, "byte {at}");
+        }
+        let mut copy = wire.clone();
+        let range = channel.open(&mut copy).unwrap();
+        assert_eq!(copy[range], plain);
+        assert_eq!(channel.open(&mut wire.clone()), Err(DropReason::Replay));
+
+        let number = vector["packet_id"].as_str().unwrap();
+        if number == "00000001" {
+            let mut channel = DataChannel::new(sender, 0, peer_id, cipher, &block).unwrap();
+            let mut buf = [&[0; HEADROOM][..], &plain].concat();
+            let range = channel.seal(&mut buf).unwrap();
+            assert_eq!(buf[range], wire);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 6, "only {seen} vectors were sealed");
+
+    // The blocks are those that the TLS exporter gave.
+    for vector in list(&load("key_derivation_ekm")["vectors"]) {
+        let block = array::<256>(&vector["key2_256"]);
+        let slices = &vector["slices"];
+        assert_eq!(block[..32], hex(&slices["aes256gcm_c2s_key"]));
+        assert_eq!(block[64..72], hex(&slices["c2s_implicit_iv_8"]));
+        assert_eq!(block[128..160], hex(&slices["aes256gcm_s2c_key"]));
+        assert_eq!(block[192..200], hex(&slices["s2c_implicit_iv_8"]));
+        if vector["tls"] == "TLS 1.3" {
+            assert!(blocks.contains(vector["key2_256"].as_str().unwrap()));
+        }
+    }
+}
+
+#[test]
+fn messages_of_the_data_channel() {
+    let file = load("data_channel_messages");
+    assert_eq!(Payload::ping(), hex(&file["ping"]));
+    assert_eq!(Payload::exit().as_slice(), hex(&file["occ_exit"]));
+    assert_eq!(Payload::classify(&hex(&file["ping"])), Payload::Ping);
+    assert_eq!(Payload::classify(&hex(&file["occ_exit"])), Payload::Exit);
+    assert_eq!(Payload::classify(&hex(&file["occ_request"])), Payload::Other);
+    assert_eq!(Payload::classify(&hex(&file["occ_magic"])), Payload::Other);
+    assert_eq!(Payload::classify(&[0x45, 0]), Payload::Packet);
+}
