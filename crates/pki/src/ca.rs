@@ -33,7 +33,7 @@ impl Validity {
     /// A host's or device's usual life.
     pub const LEAF: Duration = Duration::from_secs(825 * 86_400);
 
-    /// From now (less an hour, for clocks that differ) for `life`.
+    /// From now (less an hour, for clocks that differ) for `life`, some decades at most.
     #[must_use]
     pub fn from_now(life: Duration) -> Self {
         let now = SystemTime::now();
@@ -53,8 +53,8 @@ pub enum CaError {
         #[source]
         source: rcgen::Error,
     },
-    /// The wanted validity ends before it begins.
-    #[error("a certificate cannot be valid until before it becomes valid")]
+    /// The wanted validity ends before it begins, or lies beyond the year 9999.
+    #[error("the wanted validity ends before it begins, or lies beyond the year 9999")]
     Validity,
 }
 
@@ -179,7 +179,16 @@ fn params(common_name: &str, validity: Validity) -> Result<CertificateParams, Ca
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
-    params.not_before = OffsetDateTime::from(validity.not_before);
-    params.not_after = OffsetDateTime::from(validity.not_after);
+    params.not_before = date(validity.not_before)?;
+    params.not_after = date(validity.not_after)?;
     Ok(params)
+}
+
+/// Years beyond 9999 have no place in a certificate.
+fn date(time: SystemTime) -> Result<OffsetDateTime, CaError> {
+    let seconds = match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_secs()),
+        Err(before) => i64::try_from(before.duration().as_secs()).map(|seconds| -seconds),
+    };
+    seconds.ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()).ok_or(CaError::Validity)
 }

@@ -84,6 +84,8 @@ fn validity_is_told_from_outside_and_checked() {
     assert!(matches!(early, CertificateError::NotYetValid { .. }), "{early}");
     let backwards = Validity { not_before: now, not_after: now - day };
     assert!(ca.issue(&Subject { validity: backwards, ..subject(Role::Home, "attic") }).is_err());
+    let endless = Validity { not_before: now, not_after: now + 365 * 10_000 * day };
+    assert!(ca.issue(&Subject { validity: endless, ..subject(Role::Home, "attic") }).is_err());
 }
 
 #[test]
