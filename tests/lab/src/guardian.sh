@@ -58,8 +58,8 @@ watch)
     take_down "$2"
     ;;
 sweep)
-    # A lab younger than a minute may not have its lock yet.
-    find "$2" -maxdepth 1 -type d -name 'cloudathome-lab-??????' -mmin +1 | while read -r old; do
+    # A lab younger than a minute may not have its lock yet; PARENT is open to all, so a lab must be root's.
+    find "$2" -maxdepth 1 -type d -uid 0 -name 'cloudathome-lab-??????' -mmin +1 | while read -r old; do
         (exec 9>"$old/lock" && flock -n 9 && take_down "$old")
     done
     ;;
