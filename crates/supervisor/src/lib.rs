@@ -1,1 +1,47 @@
-//! Pure plan from desired and observed containers, and its executor on the Docker API.
+//! Keeps containers as they are wanted: a pure plan from what is desired and what the engine reports, and the task
+//! that carries it out, again and again, until there is nothing left to do.
+//!
+//! - [`apps`] turns a few options into the containers of a service and the check that proves it healthy.
+//! - [`plan`] compares; it does no I/O.
+//! - [`Supervisor`] owns the engine, executes, restarts with backoff and publishes statuses.
+//! - [`Engine`] is all that is asked of a container engine; [`DockerEngine`] is the implementation.
+//! - [`health`] asks services whether they work; [`Secrets`] generates and keeps passwords.
+#![forbid(unsafe_code)]
+
+pub mod apps;
+mod docker;
+mod engine;
+mod files;
+pub mod health;
+pub mod plan;
+mod secrets;
+mod supervisor;
+mod track;
+
+pub use docker::DockerEngine;
+pub use engine::{Engine, EngineError, ExecOutput, Hint};
+pub use health::{Expectation, HealthCheck, Target};
+pub use secrets::{SecretKind, Secrets, SecretsError};
+pub use supervisor::{Supervisor, SupervisorOptions};
+
+/// Every container of ours is called this and its own name.
+pub const NAME_PREFIX: &str = "cloudathome-";
+
+/// How the status of a container begins whose image is on its way; that is no fault.
+pub(crate) const FETCHING: &str = "fetching image";
+
+/// An error and its causes in one line, as a status shows it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Wrapping errors often print their cause already.
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

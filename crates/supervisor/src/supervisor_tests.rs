@@ -1,0 +1,347 @@
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use bollard::errors::Error as DockerError;
+use model::{Network, PortBinding, SecretFile};
+
+use super::*;
+use crate::engine::ExecOutput;
+use crate::plan::Owned;
+
+/// An engine in memory that does as the tests tell it.
+#[derive(Default)]
+struct FakeEngine {
+    world: Mutex<World>,
+}
+
+#[derive(Default)]
+struct World {
+    gone: bool,
+    observed: Observed,
+    images: BTreeSet<String>,
+    pullable: BTreeSet<String>,
+    missing_address: bool,
+    uploads: HashMap<String, usize>,
+    calls: Vec<String>,
+}
+
+fn refused(status_code: u16, message: &str) -> EngineError {
+    EngineError::Failed {
+        operation: "it".into(),
+        source: DockerError::DockerResponseServerError { status_code, message: message.into() },
+    }
+}
+
+impl FakeEngine {
+    fn with<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+        change(&mut self.world.lock().unwrap())
+    }
+
+    fn crash(&self, name: &str) {
+        self.with(|world| {
+            let name = format!("{NAME_PREFIX}{name}");
+            let container = world.observed.containers.iter_mut().find(|c| c.name == name).unwrap();
+            container.state = EngineState::Exited;
+            container.exit_code = Some(3);
+        });
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.with(|world| std::mem::take(&mut world.calls))
+    }
+}
+
+impl Engine for FakeEngine {
+    async fn ping(&self) -> Result<String, EngineError> {
+        Ok("fake".into())
+    }
+
+    async fn observe(&self) -> Result<Observed, EngineError> {
+        self.with(|world| match world.gone {
+            true => Err(EngineError::Unreachable {
+                socket: "/fake.sock".into(),
+                source: DockerError::SocketNotFoundError("/fake.sock".into()),
+            }),
+            false => Ok(world.observed.clone()),
+        })
+    }
+
+    async fn image_id(&self, reference: &str) -> Result<Option<String>, EngineError> {
+        Ok(self.with(|world| world.images.contains(reference).then(|| "sha256:1".into())))
+    }
+
+    async fn pull(&self, reference: &str) -> Result<(), EngineError> {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        self.with(|world| {
+            world.calls.push(format!("pull {reference}"));
+            if world.pullable.contains(reference) {
+                world.images.insert(reference.into());
+                Ok(())
+            } else {
+                Err(refused(404, "no such image"))
+            }
+        })
+    }
+
+    async fn ensure_network(&self, name: &str) -> Result<Option<IpAddr>, EngineError> {
+        self.with(|world| world.observed.networks.insert(name.into()));
+        Ok(None)
+    }
+
+    async fn ensure_volume(&self, name: &str) -> Result<(), EngineError> {
+        self.with(|world| world.observed.volumes.insert(name.into()));
+        Ok(())
+    }
+
+    async fn create(&self, spec: &ContainerSpec, labels: BTreeMap<String, String>) -> Result<String, EngineError> {
+        self.with(|world| {
+            world.calls.push(format!("create {}", spec.name));
+            let id = format!("id{}-{}", world.calls.len(), spec.name);
+            world.observed.containers.push(ObservedContainer {
+                id: id.clone(),
+                name: format!("{NAME_PREFIX}{}", spec.name),
+                owned: Some(Owned { service: spec.service.clone(), definition: labels[LABEL_DEFINITION].clone() }),
+                image: spec.image.clone(),
+                state: EngineState::Created,
+                exit_code: None,
+                started_at: None,
+                finished_at: None,
+            });
+            Ok(id)
+        })
+    }
+
+    async fn upload(&self, id: &str, files: &[SecretFile]) -> Result<(), EngineError> {
+        self.with(|world| world.uploads.insert(id.into(), files.len()));
+        Ok(())
+    }
+
+    async fn start(&self, id: &str) -> Result<(), EngineError> {
+        self.with(|world| {
+            let container = world.observed.containers.iter_mut().find(|c| c.id == id).unwrap();
+            world.calls.push(format!("start {}", container.name.trim_start_matches(NAME_PREFIX)));
+            if world.missing_address {
+                return Err(refused(500, "listen tcp4 10.86.0.2:80: bind: cannot assign requested address"));
+            }
+            container.state = EngineState::Running;
+            container.started_at = Some(1);
+            Ok(())
+        })
+    }
+
+    async fn remove(&self, id: &str, _grace: Duration) -> Result<(), EngineError> {
+        self.with(|world| {
+            world.calls.push(format!("remove {id}"));
+            world.observed.containers.retain(|container| container.id != id);
+        });
+        Ok(())
+    }
+
+    async fn log_tail(&self, _id: &str, _lines: usize) -> Result<Vec<String>, EngineError> {
+        Ok(vec!["starting".into(), "no database".into()])
+    }
+
+    async fn exec(
+        &self,
+        _id: &str,
+        _user: &str,
+        _command: &[&str],
+        _deadline: Duration,
+    ) -> Result<ExecOutput, EngineError> {
+        Ok(ExecOutput { code: 0, stdout: String::new(), stderr: String::new() })
+    }
+
+    fn hints(&self) -> BoxStream<'static, Hint> {
+        // Crashes are found by looking: the tests are about the level, not the edge.
+        futures_util::stream::pending().boxed()
+    }
+}
+
+fn spec(name: &str) -> ContainerSpec {
+    ContainerSpec {
+        name: name.into(),
+        service: "svc".parse().unwrap(),
+        image: "image:1".into(),
+        command: Vec::new(),
+        env: BTreeMap::new(),
+        secrets: vec![SecretFile { path: "/run/secrets/p".into(), content: "geheim".into(), uid: 0 }],
+        mounts: Vec::new(),
+        network: Network::Private("cloudathome-net".into()),
+        ports: vec![PortBinding { host: "10.86.0.2:80".parse().unwrap(), container: 80 }],
+        extra_hosts: BTreeMap::new(),
+        dns: Vec::new(),
+        stop_signal: None,
+        stop_grace: Duration::from_secs(5),
+    }
+}
+
+struct Bench {
+    engine: Arc<FakeEngine>,
+    desired: watch::Sender<Option<Vec<ContainerSpec>>>,
+    supervisor: Supervisor,
+    token: CancellationToken,
+}
+
+fn bench(desired: Option<Vec<ContainerSpec>>) -> Bench {
+    let engine = Arc::new(FakeEngine::default());
+    engine.with(|world| world.images.insert("image:1".into()));
+    bench_on(engine, desired)
+}
+
+fn bench_on(engine: Arc<FakeEngine>, desired: Option<Vec<ContainerSpec>>) -> Bench {
+    let (desired, receiver) = watch::channel(desired);
+    let token = CancellationToken::new();
+    let options = SupervisorOptions { resync: Duration::from_millis(200), ..SupervisorOptions::default() };
+    let supervisor = Supervisor::spawn(Arc::clone(&engine), receiver, options, token.clone());
+    Bench { engine, desired, supervisor, token }
+}
+
+impl Bench {
+    /// Waits until the status of the only container fits, and returns it.
+    async fn until(&mut self, what: &str, fits: impl Fn(&ContainerStatus) -> bool) -> ContainerStatus {
+        let wait = self.supervisor.statuses.wait_for(|all| all.first().is_some_and(&fits));
+        let found = tokio::time::timeout(Duration::from_secs(300), wait).await.ok().map(|all| all.unwrap()[0].clone());
+        found.unwrap_or_else(|| panic!("never {what}: {:?}", self.supervisor.statuses.borrow()))
+    }
+
+    async fn running(&mut self) -> ContainerStatus {
+        self.until("running", |status| status.state == ContainerState::Running && status.reason.is_none()).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_makes_and_starts_and_then_rests() {
+    let mut bench = bench(Some(vec![spec("a")]));
+    let status = bench.running().await;
+    assert_eq!(status.name, "a");
+    assert_eq!(bench.engine.calls(), ["create a", "start a"]);
+    assert_eq!(bench.engine.with(|world| world.uploads.values().copied().collect::<Vec<_>>()), [1]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(bench.engine.calls().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_leaves_containers_and_the_next_one_adopts_them() {
+    let mut first = bench(Some(vec![spec("a")]));
+    first.running().await;
+    first.token.cancel();
+    first.supervisor.task.await.unwrap();
+    first.engine.calls();
+    let mut second = bench_on(first.engine, Some(vec![spec("a")]));
+    second.running().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(second.engine.calls().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_is_known_nothing_is_touched() {
+    let mut first = bench(Some(vec![spec("a")]));
+    first.running().await;
+    first.token.cancel();
+    first.engine.calls();
+    let mut second = bench_on(first.engine, None);
+    second.until("reported", |status| status.state == ContainerState::Running).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(second.engine.calls().is_empty());
+    // Wanting none is something else.
+    second.desired.send(Some(Vec::new())).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(second.engine.calls()[0].starts_with("remove"));
+    assert!(second.supervisor.statuses.borrow().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loop_backs_off_and_says_why() {
+    let mut bench = bench(Some(vec![spec("a")]));
+    bench.running().await;
+    bench.engine.calls();
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        let crashed = Instant::now();
+        bench.engine.crash("a");
+        bench.until("ended", |status| status.state == ContainerState::Exited).await;
+        bench.until("again", |status| status.state == ContainerState::Running).await;
+        waits.push(crashed.elapsed().as_secs());
+    }
+    assert_eq!(waits, [1, 2, 4, 8]);
+    let status = bench.supervisor.statuses.borrow()[0].clone();
+    let reason = status.reason.unwrap();
+    assert_eq!(reason, "ended 4 times in a row; ended with exit code 3; its last words: starting | no database");
+    assert_eq!(bench.supervisor.restarts.borrow()["a"], 4);
+    assert_eq!(bench.engine.calls(), ["start a"; 4]);
+    // Once it has proven stable the reason goes.
+    let at = Instant::now();
+    bench.running().await;
+    assert!(at.elapsed() >= Duration::from_secs(59), "{:?}", at.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_address_is_named_and_tried_again() {
+    let engine = Arc::new(FakeEngine::default());
+    engine.with(|world| {
+        world.images.insert("image:1".into());
+        world.missing_address = true;
+    });
+    let mut bench = bench_on(engine, Some(vec![spec("a")]));
+    let status = bench.until("told", |status| status.reason.is_some()).await;
+    assert_eq!(status.state, ContainerState::Created);
+    assert!(status.reason.unwrap().contains("10.86.0.2:80: this host does not have the address"));
+    bench.engine.with(|world| world.missing_address = false);
+    bench.running().await;
+    assert_eq!(bench.supervisor.restarts.borrow()["a"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_is_gone_is_told_and_awaited() {
+    let mut bench = bench(Some(vec![spec("a")]));
+    let before = bench.running().await;
+    bench.engine.calls();
+    bench.engine.with(|world| world.gone = true);
+    let status = bench.until("gone", |status| status.reason.is_some()).await;
+    assert_eq!(status.state, ContainerState::Running);
+    assert!(status.reason.unwrap().contains("no container engine answers at /fake.sock"));
+    bench.engine.with(|world| world.gone = false);
+    assert_eq!(bench.running().await, before);
+    assert!(bench.engine.calls().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_image_is_fetched_beside_the_work() {
+    let mut other = spec("b");
+    other.image = "image:2".into();
+    let mut bench = bench(Some(vec![other]));
+    bench.engine.with(|world| world.pullable.insert("image:2".into()));
+    let status = bench.until("fetching", |status| status.reason.is_some()).await;
+    assert_eq!(status.reason.unwrap(), "fetching image image:2");
+    bench.running().await;
+    assert_eq!(bench.engine.calls(), ["pull image:2", "create b", "start b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_can_not_be_had_keeps_the_old_container() {
+    let mut bench = bench(Some(vec![spec("a")]));
+    let before = bench.running().await;
+    bench.engine.calls();
+    let changed = ContainerSpec { image: "image:9".into(), ..spec("a") };
+    bench.desired.send(Some(vec![changed])).unwrap();
+    let failed = |status: &ContainerStatus| status.reason.as_ref().is_some_and(|r| r.contains("no such image"));
+    let status = bench.until("failed", failed).await;
+    assert_eq!((status.state, status.id), (ContainerState::Running, before.id));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let calls = bench.engine.calls();
+    assert!((2..8).contains(&calls.len()) && calls.iter().all(|call| call == "pull image:9"), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_obstacle_stops_its_service_only() {
+    let mut blocked = spec("a");
+    blocked.image = "image:9".into();
+    let mut other = spec("c");
+    other.service = "other".parse().unwrap();
+    let mut bench = bench(Some(vec![blocked, spec("b"), other]));
+    let running = |all: &Vec<ContainerStatus>| all.len() == 3 && all[2].state == ContainerState::Running;
+    let statuses = bench.supervisor.statuses.wait_for(running).await.unwrap().clone();
+    assert_eq!(statuses[1].reason.as_deref(), Some("waits for a"));
+    assert_eq!(statuses[1].state, ContainerState::Absent);
+}
