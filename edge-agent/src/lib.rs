@@ -1,1 +1,79 @@
-//! The daemon on the public host: the tunnel's end, Caddy, and the ingress.
+//! The daemon on the public host: composition of its parts.
+//!
+//! ```text
+//!  tunnel link ──LinkView──▶ ┌──────┐ ◀─EdgeEvent── control sessions (homes)
+//!  supervisor ──statuses───▶ │ core │ ──EdgeOutput─▶
+//!  prober ──results────────▶ └──────┘ ──Publication▶ publisher ──load──▶ Caddy (unix socket)
+//!                               └──Snapshot──▶ agentctl, /metrics
+//! ```
+//! The core owns the edge's state; everything else is told by watches, and only the latest value counts.
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod core;
+mod publisher;
+mod sites;
+
+use std::net::SocketAddrV4;
+
+use agent::{Link, Myself};
+use anyhow::Context;
+use control::{ControlTls, EdgeOutput, EdgeService, Snapshot};
+use daemon::Ready;
+use model::Role;
+use secrecy::ExposeSecret;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::core::Core;
+use crate::publisher::Publisher;
+use crate::sites::Sites;
+
+/// Control events waiting for the core.
+const EVENTS: usize = 64;
+
+/// Runs the edge until stopped. Containers are left running.
+///
+/// # Errors
+/// When a part cannot start, or one that the edge cannot be without ends.
+pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> anyhow::Result<()> {
+    let common = &config.common;
+    let identity = &common.identity;
+    let host = identity.info().context("the identity's certificate")?.role.name;
+    let myself = Myself::new(host, Role::Edge);
+    let address = common.tunnel.edge_address();
+    let tls =
+        ControlTls::new(&identity.ca_pem, &identity.identity.cert_pem, identity.identity.key_pem.expose_secret())?;
+    let sites = Sites::open(&common.state_dir, config.domain.clone(), address, common.tunnel.home_address())?;
+
+    let link = Link::start(&common.tunnel, identity, Role::Edge, stop.clone()).await?;
+    let (output, output_receiver) = watch::channel(EdgeOutput::default());
+    let (events, control_events) = mpsc::channel(EVENTS);
+    let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });
+    let service = EdgeService::new(myself.introduction(), output_receiver, events, stop.clone());
+    let listener = control::bind_on_device(SocketAddrV4::new(address, common.control_port), &common.tunnel.device)?;
+
+    let publisher = match &config.ingress {
+        Some(ingress) => Some(Publisher::start(common, ingress, stop.clone())?),
+        None => None,
+    };
+    let core = Core { myself, sites, link: link.view.clone(), publisher, output, snapshot, control_events };
+
+    let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    parts.spawn({
+        let stop = stop.clone();
+        async move { control::serve_edge(listener, tls, service, stop).await.context("the control channel") }
+    });
+    parts.spawn({
+        let (socket, receiver, stop) = (common.control_socket.clone(), snapshot_receiver.clone(), stop.clone());
+        async move { control::serve_inspection(&socket, receiver, stop).await.context("the agent's socket") }
+    });
+    parts.spawn(daemon::metrics::serve(common.metrics_listen, agent::registry(snapshot_receiver), stop.clone()));
+    parts.spawn(core.run(stop.clone()));
+    parts.spawn(link.ended());
+    ready.notify();
+
+    daemon::until_first_ends(parts, stop).await
+}

@@ -1,1 +1,91 @@
-//! The daemon at home: the tunnel's end and the services.
+//! The daemon at home: composition of its parts.
+//!
+//! ```text
+//!  tunnel link ──LinkView──▶ ┌──────┐ ◀─HomeEvent── control link (edge)
+//!  supervisor ──statuses───▶ │ core │ ──HomeOutput─▶
+//!  health checks ──────────▶ └──────┘ ──desired────▶ supervisor ──▶ Docker engine
+//!                               └──Snapshot──▶ agentctl, /metrics
+//! ```
+//! The core owns home's state; everything else is told by watches, and only the latest value counts.
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod core;
+mod services;
+
+use std::net::SocketAddrV4;
+
+use agent::{Link, Myself, StateFile};
+use anyhow::Context;
+use control::{ControlTls, HomeLink, HomeOutput, Snapshot};
+use daemon::Ready;
+use model::Role;
+use secrecy::ExposeSecret;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::core::Core;
+use crate::services::Services;
+
+/// Control events waiting for the core.
+const EVENTS: usize = 64;
+
+/// Runs home until stopped. Containers are left running.
+///
+/// # Errors
+/// When a part cannot start, or one that home cannot be without ends.
+pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> anyhow::Result<()> {
+    let common = &config.common;
+    let identity = &common.identity;
+    let host = identity.info().context("the identity's certificate")?.role.name;
+    let myself = Myself::new(host, Role::Home);
+    let tls =
+        ControlTls::new(&identity.ca_pem, &identity.identity.cert_pem, identity.identity.key_pem.expose_secret())?;
+    let applied = StateFile::new(&common.state_dir, "home.json");
+    let stored = applied.load()?;
+
+    // The link first: services publish their ports on its address.
+    let link = Link::start(&common.tunnel, identity, Role::Home, stop.clone()).await?;
+    let (output, output_receiver) = watch::channel(HomeOutput::default());
+    let (events, control_events) = mpsc::channel(EVENTS);
+    let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });
+    let control = HomeLink {
+        us: myself.introduction(),
+        edge: SocketAddrV4::new(common.tunnel.edge_address(), common.control_port),
+        device: common.tunnel.device.clone(),
+        tls,
+        state: output_receiver,
+        tunnel_up: link.up.clone(),
+        events,
+        stop: stop.clone(),
+    };
+    let services = Services::start(common, config.services, stop.clone())?;
+    let core = Core {
+        myself,
+        subnet: common.tunnel.subnet,
+        services,
+        applied,
+        stored,
+        link: link.view.clone(),
+        output,
+        snapshot,
+        control_events,
+    };
+
+    let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    parts.spawn({
+        let (socket, receiver, stop) = (common.control_socket.clone(), snapshot_receiver.clone(), stop.clone());
+        async move { control::serve_inspection(&socket, receiver, stop).await.context("the agent's socket") }
+    });
+    parts.spawn(daemon::metrics::serve(common.metrics_listen, agent::registry(snapshot_receiver), stop.clone()));
+    parts.spawn(async move {
+        control.run().await;
+        Ok(())
+    });
+    parts.spawn(core.run(stop.clone()));
+    parts.spawn(link.ended());
+    ready.notify();
+    daemon::until_first_ends(parts, stop).await
+}

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -128,5 +130,18 @@ where
     });
     // Tasks that still wait on the outside must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Waits until the first of a daemon's parts ends, asks the others to, and waits for them. The first error wins.
+///
+/// # Errors
+/// With what a part failed of, or that one panicked.
+pub async fn until_first_ends(mut parts: JoinSet<anyhow::Result<()>>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        stop.cancel();
+        result = result.and(ended.context("a part of the agent panicked").flatten());
+    }
     result
 }

@@ -1,0 +1,329 @@
+//! The part of the configuration that both agents have: written form, checked form, and the check between them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use daemon::config::Invalid;
+use daemon::logs;
+use ipnet::Ipv4Net;
+use model::{HostId, Role};
+use pki::HostIdentity;
+use serde::Deserialize;
+use tunnel::Cipher;
+
+/// The keys that stand outside of any section, and the sections that both agents have, as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    format: logs::Format,
+    filter: Option<String>,
+}
+
+/// `[metrics]` as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSection {
+    listen: Option<String>,
+}
+
+/// `[control]` as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlSection {
+    port: Option<u16>,
+    socket: Option<PathBuf>,
+}
+
+/// `[engine]` as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineSection {
+    socket: Option<PathBuf>,
+}
+
+/// `[tunnel]` as written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunnelSection {
+    mode: TunnelMode,
+    peer: String,
+    listen: Option<String>,
+    #[serde(default)]
+    remotes: Vec<String>,
+    subnet: Option<String>,
+    device: Option<String>,
+    data_ciphers: Option<Vec<String>>,
+}
+
+/// Which end of the tunnel waits and which one calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelMode {
+    /// Waits for peers.
+    Listen,
+    /// Calls a peer.
+    Dial,
+}
+
+/// What every configuration file of an agent holds besides the agent's own sections.
+#[derive(Debug)]
+pub struct Written {
+    /// `identity_dir`.
+    pub identity_dir: Option<PathBuf>,
+    /// `state_dir`.
+    pub state_dir: Option<PathBuf>,
+    /// `[log]`.
+    pub log: LogSection,
+    /// `[metrics]`.
+    pub metrics: MetricsSection,
+    /// `[control]`.
+    pub control: ControlSection,
+    /// `[engine]`.
+    pub engine: EngineSection,
+    /// `[tunnel]`.
+    pub tunnel: TunnelSection,
+}
+
+/// The checked form of [`Written`].
+#[derive(Debug)]
+pub struct Common {
+    /// Who this host is.
+    pub identity: HostIdentity,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// Log format.
+    pub log_format: logs::Format,
+    /// Log filter.
+    pub log_filter: String,
+    /// Where `/metrics` answers.
+    pub metrics_listen: SocketAddr,
+    /// TCP port of the control channel on the edge's tunnel address.
+    pub control_port: u16,
+    /// The unix socket for `agentctl`.
+    pub control_socket: PathBuf,
+    /// The Docker engine's unix socket.
+    pub engine_socket: PathBuf,
+    /// The tunnel.
+    pub tunnel: TunnelSettings,
+}
+
+/// The tunnel, checked.
+#[derive(Debug, Clone)]
+pub struct TunnelSettings {
+    /// Which end we are.
+    pub mode: Mode,
+    /// The opposite agent's host, as its certificate must say.
+    pub peer: HostId,
+    /// Addresses inside: the edge is the first host, home the second, devices come after. /8 to /29.
+    pub subnet: Ipv4Net,
+    /// The link's name.
+    pub device: String,
+    /// Data ciphers in order of preference.
+    pub data_ciphers: Vec<Cipher>,
+}
+
+/// Which end of the tunnel we are, with what that end needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// Waits for peers on this address.
+    Listen(SocketAddr),
+    /// Calls the first of these `HOST:PORT` that answers.
+    Dial(Vec<String>),
+}
+
+impl TunnelSettings {
+    /// The edge's address inside, whoever listens: the first of the subnet.
+    #[must_use]
+    pub fn edge_address(&self) -> Ipv4Addr {
+        self.host_address(1)
+    }
+
+    /// Home's address inside: the second of the subnet.
+    #[must_use]
+    pub fn home_address(&self) -> Ipv4Addr {
+        self.host_address(2)
+    }
+
+    /// Addresses for everybody else.
+    #[must_use]
+    pub fn pool(&self) -> RangeInclusive<Ipv4Addr> {
+        let hosts = (1_u32 << (32 - self.subnet.prefix_len())) - 2;
+        self.host_address(3)..=self.host_address(hosts)
+    }
+
+    /// The subnet has room for five hosts at least, see [`LONGEST_PREFIX`].
+    fn host_address(&self, host: u32) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.subnet.network().to_bits() + host)
+    }
+}
+
+/// Smallest subnet: network, edge, home, a device, broadcast.
+const LONGEST_PREFIX: u8 = 29;
+/// Linux takes 15 bytes for the name of a link.
+const MAX_DEVICE_NAME: usize = 15;
+
+impl Written {
+    /// Checks everything, reading the identity's files. `role` is what this host must be by its certificate.
+    ///
+    /// # Errors
+    /// Naming the key.
+    pub fn check(self, role: Role) -> Result<Common, Invalid> {
+        let identity_dir = self.identity_dir.unwrap_or_else(|| PathBuf::from("/etc/cloudathome/identity"));
+        let log_filter = self.log.filter.unwrap_or_else(|| "info".to_owned());
+        logs::check_filter(&log_filter).map_err(|reason| Invalid::new("log.filter", reason))?;
+        let metrics_listen = match self.metrics.listen {
+            Some(text) => socket_address("metrics.listen", &text)?,
+            None => SocketAddr::from(([127, 0, 0, 1], 9586)),
+        };
+        if metrics_listen.ip().is_unspecified() {
+            return Err(Invalid::new(
+                "metrics.listen",
+                format_args!("{metrics_listen} would open the metrics to everybody; use a loopback or tunnel address"),
+            ));
+        }
+        let default_socket = format!("/run/cloudathome/{role}.sock");
+        Ok(Common {
+            identity: identity(&identity_dir, role)?,
+            state_dir: absolute("state_dir", self.state_dir, "/var/lib/cloudathome")?,
+            log_format: self.log.format,
+            log_filter,
+            metrics_listen,
+            control_port: match self.control.port {
+                Some(0) => return Err(Invalid::new("control.port", "0 is no port; use 1 to 65535")),
+                port => port.unwrap_or(7443),
+            },
+            control_socket: absolute("control.socket", self.control.socket, &default_socket)?,
+            engine_socket: absolute("engine.socket", self.engine.socket, "/var/run/docker.sock")?,
+            tunnel: self.tunnel.check()?,
+        })
+    }
+}
+
+impl TunnelSection {
+    fn check(self) -> Result<TunnelSettings, Invalid> {
+        let mode = match self.mode {
+            TunnelMode::Listen => {
+                if !self.remotes.is_empty() {
+                    return Err(Invalid::new("tunnel.remotes", "belongs to mode = \"dial\"; a listener calls nobody"));
+                }
+                let text = self.listen.as_deref().unwrap_or("0.0.0.0:1194");
+                Mode::Listen(socket_address("tunnel.listen", text)?)
+            }
+            TunnelMode::Dial => {
+                if self.listen.is_some() {
+                    return Err(Invalid::new("tunnel.listen", "belongs to mode = \"listen\"; a dialer binds no port"));
+                }
+                if self.remotes.is_empty() {
+                    return Err(Invalid::new(
+                        "tunnel.remotes",
+                        "is empty; mode = \"dial\" needs whom to call, as in [\"vps.example.com:1194\"]",
+                    ));
+                }
+                for remote in &self.remotes {
+                    check_remote(remote)?;
+                }
+                Mode::Dial(self.remotes)
+            }
+        };
+        let peer = self.peer.parse().map_err(|error| Invalid::new("tunnel.peer", error))?;
+        let subnet_text = self.subnet.as_deref().unwrap_or("10.86.0.0/24");
+        let subnet: Ipv4Net = subnet_text.parse().map_err(|_| {
+            Invalid::new("tunnel.subnet", format_args!("{subnet_text:?} is not an IPv4 subnet, as in 10.86.0.0/24"))
+        })?;
+        if subnet.trunc() != subnet || subnet.prefix_len() > LONGEST_PREFIX || subnet.prefix_len() < 8 {
+            return Err(Invalid::new(
+                "tunnel.subnet",
+                format_args!("{subnet} must be a network address with a prefix of /8 to /{LONGEST_PREFIX}"),
+            ));
+        }
+        if !subnet.network().is_private() {
+            return Err(Invalid::new(
+                "tunnel.subnet",
+                format_args!("{subnet} is not private; use a part of 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"),
+            ));
+        }
+        let device = self.device.unwrap_or_else(|| "cah0".to_owned());
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if device.is_empty() || device.len() > MAX_DEVICE_NAME || !device.chars().all(plain) || device.starts_with('.')
+        {
+            return Err(Invalid::new(
+                "tunnel.device",
+                format_args!(
+                    "{device:?} is no name for a link; use 1 to {MAX_DEVICE_NAME} of a-z, A-Z, 0-9, '-', '_', '.'"
+                ),
+            ));
+        }
+        let data_ciphers = match self.data_ciphers {
+            None => Cipher::ALL.to_vec(),
+            Some(names) => ciphers(&names)?,
+        };
+        Ok(TunnelSettings { mode, peer, subnet, device, data_ciphers })
+    }
+}
+
+fn ciphers(names: &[String]) -> Result<Vec<Cipher>, Invalid> {
+    let key = "tunnel.data_ciphers";
+    if names.is_empty() {
+        let known: Vec<_> = Cipher::ALL.iter().map(|cipher| cipher.as_str()).collect();
+        return Err(Invalid::new(key, format_args!("is empty; choose among {}", known.join(", "))));
+    }
+    names.iter().map(|name| name.parse().map_err(|error| Invalid::new(key, error))).collect()
+}
+
+fn check_remote(remote: &str) -> Result<(), Invalid> {
+    let (host, port) = remote.rsplit_once(':').unwrap_or((remote, ""));
+    if host.is_empty() || host.contains(char::is_whitespace) || !port.parse::<u16>().is_ok_and(|port| port != 0) {
+        return Err(Invalid::new(
+            "tunnel.remotes",
+            format_args!("{remote:?} is not HOST:PORT, as in vps.example.com:1194"),
+        ));
+    }
+    Ok(())
+}
+
+fn socket_address(key: &str, text: &str) -> Result<SocketAddr, Invalid> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| Invalid::new(key, format_args!("{text:?} is not ADDRESS:PORT, as in 127.0.0.1:9586")))?;
+    if address.port() == 0 { Err(Invalid::new(key, "port 0 is no port; use 1 to 65535")) } else { Ok(address) }
+}
+
+/// A path that must be absolute, or its default.
+///
+/// # Errors
+/// When it is relative: a daemon has no directory to start from.
+pub fn absolute(key: &str, path: Option<PathBuf>, default: &str) -> Result<PathBuf, Invalid> {
+    let path = path.unwrap_or_else(|| PathBuf::from(default));
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(Invalid::new(key, format_args!("{} is not an absolute path", path.display())))
+    }
+}
+
+fn identity(dir: &Path, role: Role) -> Result<HostIdentity, Invalid> {
+    let key = "identity_dir";
+    let identity = HostIdentity::load(dir).map_err(|error| Invalid::new(key, chain(&error)))?;
+    let info = identity.info().map_err(|error| Invalid::new(key, chain(&error)))?;
+    if info.role.role != role {
+        return Err(Invalid::new(
+            key,
+            format_args!("{} holds the identity {}; this agent needs one of role {role}", dir.display(), info.role),
+        ));
+    }
+    Ok(identity)
+}
+
+/// An error with its causes on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

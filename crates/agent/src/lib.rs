@@ -1,0 +1,14 @@
+//! What both agents share: the common part of their configuration, the tunnel's link and its place in the host's
+//! network, their status, and the metrics made from it.
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod link;
+mod metrics;
+mod state;
+mod status;
+
+pub use link::{Link, LinkView};
+pub use metrics::registry;
+pub use state::{StateError, StateFile};
+pub use status::{Myself, publish};

@@ -1,0 +1,305 @@
+//! The tunnel's link on this host: its device, address and routes, and what is known of the peers behind it.
+//!
+//! The address is on the link from the start and stays when the agent ends, so that containers can publish their
+//! ports on it at any time. The route to the other addresses is there only while the opposite agent is connected:
+//! without it, senders get an error at once instead of leaking to the provider.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, bail};
+use hostnet::guard::{self, Guarded};
+use hostnet::{LinkState, Netlink, Wanted};
+use ipnet::Ipv4Net;
+use model::{Role, RoleUri, TunnelState, TunnelStatus};
+use pki::HostIdentity;
+use secrecy::ExposeSecret;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use tunnel::{
+    Device, Dial, Event, Handle, Listen, PeerConnected, Snapshot, StaticKey, StaticPeer, TlsMaterial, TunnelConfig,
+};
+
+use crate::config::{Mode, TunnelSettings};
+
+/// Peers at a time, the opposite agent and devices together.
+const MAX_PEERS: usize = 250;
+
+/// What the agent sees of its tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkView {
+    /// For people and metrics.
+    pub status: TunnelStatus,
+    /// Our address inside: as configured, or as the listener we dialed gave it.
+    pub address: Ipv4Addr,
+    /// Whether the opposite agent is connected.
+    pub agent_connected: bool,
+}
+
+/// The running link.
+#[derive(Debug)]
+pub struct Link {
+    /// Its latest view.
+    pub view: watch::Receiver<LinkView>,
+    /// Whether the opposite agent can be reached through it.
+    pub up: watch::Receiver<bool>,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Link {
+    /// Puts the link and its address in place and starts the tunnel.
+    ///
+    /// # Errors
+    /// When the subnet is in use on another link, the kernel refuses the device or its address, or the tunnel cannot
+    /// start (port taken, unusable certificate).
+    pub async fn start(
+        settings: &TunnelSettings,
+        identity: &HostIdentity,
+        role: Role,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let netlink = Netlink::open()?;
+        if let Some(collision) = netlink.collision(settings.subnet, &settings.device).await? {
+            bail!("the tunnel's subnet cannot be {}: {collision}; choose another in [tunnel] subnet", settings.subnet);
+        }
+        let address = match role {
+            Role::Edge => settings.edge_address(),
+            Role::Home | Role::Device => settings.home_address(),
+        };
+        let opposite =
+            RoleUri { role: if role == Role::Edge { Role::Home } else { Role::Edge }, name: settings.peer.clone() };
+        let config = tunnel_config(settings, identity, address, &opposite)?;
+        let device = Device::open_persistent(&settings.device)?;
+        let state = match &settings.mode {
+            Mode::Listen(_) => TunnelState::Listening,
+            Mode::Dial(_) => TunnelState::Connecting,
+        };
+        let view = LinkView {
+            status: TunnelStatus { state, address: Some(address), ..TunnelStatus::default() },
+            address,
+            agent_connected: false,
+        };
+        let (view, view_receiver) = watch::channel(view);
+        let (up, up_receiver) = watch::channel(false);
+        let mut worker = Worker {
+            netlink,
+            settings: settings.clone(),
+            idle: state,
+            opposite: opposite.to_string(),
+            mtu: config.tun_mtu,
+            network: settings.subnet,
+            peer: None,
+            reason: None,
+            view,
+            up,
+        };
+        worker.apply().await?;
+        let handle = tunnel::start(config, device, stop)?;
+        let task = tokio::spawn(worker.run(handle));
+        Ok(Self { view: view_receiver, up: up_receiver, task })
+    }
+
+    /// Waits until the tunnel has ended, which it does when asked to, or when its device or socket is gone.
+    ///
+    /// # Errors
+    /// When it ended unasked.
+    pub async fn ended(self) -> anyhow::Result<()> {
+        self.task.await.context("the tunnel's link panicked")?
+    }
+}
+
+fn tunnel_config(
+    settings: &TunnelSettings,
+    identity: &HostIdentity,
+    address: Ipv4Addr,
+    opposite: &RoleUri,
+) -> anyhow::Result<TunnelConfig> {
+    let tls = TlsMaterial {
+        ca_pem: identity.ca_pem.clone(),
+        cert_pem: identity.identity.cert_pem.clone(),
+        key_pem: identity.identity.key_pem.clone(),
+    };
+    let peer_address = match opposite.role {
+        Role::Edge => settings.edge_address(),
+        Role::Home | Role::Device => settings.home_address(),
+    };
+    let mode = match &settings.mode {
+        Mode::Listen(bind) => tunnel::Mode::Listen(Listen {
+            bind: *bind,
+            address,
+            prefix_len: settings.subnet.prefix_len(),
+            peers: vec![StaticPeer { name: opposite.to_string(), address: peer_address }],
+            pool: Some(settings.pool()),
+            routes: vec![],
+            max_peers: MAX_PEERS,
+        }),
+        Mode::Dial(remotes) => tunnel::Mode::Dial(Dial { remotes: remotes.clone(), peer: Some(opposite.to_string()) }),
+    };
+    let tls_crypt = StaticKey::parse(identity.tls_crypt.expose_secret()).context("the identity's tls-crypt key")?;
+    let mut config = TunnelConfig::new(mode, tls, Some(tls_crypt));
+    config.data_ciphers.clone_from(&settings.data_ciphers);
+    Ok(config)
+}
+
+/// Owns the link's state.
+struct Worker {
+    netlink: Netlink,
+    settings: TunnelSettings,
+    /// The state without a peer.
+    idle: TunnelState,
+    /// The opposite agent's name in its certificate.
+    opposite: String,
+    mtu: u16,
+    /// The network our address lies in.
+    network: Ipv4Net,
+    /// The opposite agent, while it is connected.
+    peer: Option<PeerConnected>,
+    /// Why it is not.
+    reason: Option<String>,
+    view: watch::Sender<LinkView>,
+    up: watch::Sender<bool>,
+}
+
+impl Worker {
+    async fn run(mut self, mut handle: Handle) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                event = handle.events.recv() => match event {
+                    Some(event) => self.handle(event).await,
+                    None => break,
+                },
+                Ok(()) = handle.snapshot.changed() => {}
+            }
+            let snapshot = handle.snapshot.borrow_and_update().clone();
+            self.publish(&snapshot);
+        }
+        self.peer = None;
+        self.reason = Some("the agent stopped".to_owned());
+        self.publish(&handle.snapshot.borrow().clone());
+        // Nobody reads the device from here on: without the route, senders learn so at once.
+        if let Err(error) = self.apply().await {
+            warn!(error = format!("{error:#}"), "the tunnel's route could not be removed");
+        }
+        handle.task.await.context("the tunnel panicked")?.context("the tunnel ended")
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Listening { address } => info!(%address, "tunnel listening"),
+            Event::Connecting { remote } => debug!(%remote, "tunnel dialing"),
+            Event::Unresolved { remote, reason } => {
+                warn!(remote, reason, "the tunnel's remote has no address");
+                self.reason = Some(format!("{remote} has no address: {reason}"));
+            }
+            Event::Configured(configured) => {
+                for option in &configured.ignored {
+                    debug!(option, "pushed option not followed");
+                }
+                self.mtu = configured.mtu;
+                let address = configured.ifconfig.address();
+                let prefix = match configured.ifconfig {
+                    tunnel::Ifconfig::Subnet(prefix) => prefix.prefix_len,
+                    tunnel::Ifconfig::PointToPoint { .. } => 32,
+                };
+                if let Ok(network) = Ipv4Net::new(address, prefix) {
+                    self.network = network.trunc();
+                }
+                self.view.send_if_modified(|view| {
+                    let changed = view.address != address;
+                    view.address = address;
+                    changed
+                });
+            }
+            Event::PeerConnected(peer) => self.connected(peer).await,
+            Event::PeerDisconnected { peer, identity, reason } => {
+                info!(peer = identity.common_name, %reason, "peer disconnected");
+                if self.peer.as_ref().is_some_and(|ours| ours.peer == peer) {
+                    self.peer = None;
+                    self.reason = Some(reason.to_string());
+                    self.settle().await;
+                }
+            }
+            Event::HandshakeFailed { remote, reason } => {
+                info!(%reason, "handshake failed");
+                debug!(%remote, "handshake failed");
+                if self.idle == TunnelState::Connecting {
+                    self.reason = Some(reason.to_string());
+                }
+            }
+        }
+    }
+
+    async fn connected(&mut self, peer: PeerConnected) {
+        info!(
+            peer = peer.identity.common_name,
+            address = ?peer.address,
+            cipher = %peer.cipher,
+            tls = peer.tls_version,
+            "peer connected"
+        );
+        // A dialer has one peer, whatever it calls itself; a listener has devices as well.
+        if self.idle == TunnelState::Connecting || peer.identity.is_named(&self.opposite) {
+            self.peer = Some(peer);
+            self.reason = None;
+            self.settle().await;
+        }
+    }
+
+    /// Applies what follows from a change of the peer. What the kernel refuses is tried again with the next change.
+    async fn settle(&mut self) {
+        if let Err(error) = self.apply().await {
+            warn!(error = format!("{error:#}"), "the tunnel's link could not be set");
+            self.reason = Some(format!("the link could not be set: {error:#}"));
+        }
+    }
+
+    /// Makes link, address, routes and guard what they should be now.
+    async fn apply(&mut self) -> anyhow::Result<()> {
+        let device = self.settings.device.clone();
+        let address = self.view.borrow().address;
+        let has_peers = self.peer.is_some() || self.idle == TunnelState::Listening;
+        let wanted = Wanted {
+            links: vec![LinkState {
+                device: device.clone(),
+                address,
+                mtu: u32::from(self.mtu),
+                tx_queue_len: None,
+                routes: if has_peers { vec![self.network] } else { vec![] },
+            }],
+            unreachable: vec![self.settings.subnet],
+        };
+        let changes = self.netlink.apply(&wanted).await.context("the tunnel's link")?;
+        for change in changes {
+            debug!(%change, "link changed");
+        }
+        guard::ensure(&[Guarded { device, address }]).await.context("the guard of the tunnel's address")?;
+        Ok(())
+    }
+
+    fn publish(&mut self, snapshot: &Snapshot) {
+        let connected = self.peer.is_some();
+        let address = self.view.borrow().address;
+        let peer_address = |peer: &PeerConnected| snapshot.address_of(peer.peer).or(peer.address);
+        let status = TunnelStatus {
+            state: if connected { TunnelState::Connected } else { self.idle },
+            reason: self.reason.clone(),
+            address: Some(address),
+            peer_address: self.peer.as_ref().and_then(peer_address),
+            remote: self.peer.as_ref().map(|peer| peer.remote),
+            cipher: self.peer.as_ref().map(|peer| peer.cipher.to_string()),
+            received_bytes: snapshot.traffic.received_bytes,
+            sent_bytes: snapshot.traffic.sent_bytes,
+            peers: u32::try_from(snapshot.peers.len()).unwrap_or(u32::MAX),
+            handshakes_failed: snapshot.handshakes_failed,
+            packets_dropped: snapshot.drops.iter().map(|(_, count)| count).sum(),
+        };
+        let view = LinkView { status, address, agent_connected: connected };
+        self.view.send_if_modified(|old| {
+            let changed = *old != view;
+            *old = view;
+            changed
+        });
+        self.up.send_if_modified(|up| std::mem::replace(up, connected) != connected);
+    }
+}

@@ -1,0 +1,149 @@
+//! edge-agent's configuration file.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use agent::config::{
+    Common, ControlSection, EngineSection, LogSection, MetricsSection, TunnelSection, Written as CommonWritten,
+    absolute,
+};
+use daemon::ConfigCheck;
+use daemon::config::{ConfigError, Invalid, Overrides, load};
+use daemon::logs::Format;
+use model::{Hostname, Role};
+use serde::Deserialize;
+
+/// The file as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    domain: String,
+    identity_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    #[serde(default)]
+    log: LogSection,
+    #[serde(default)]
+    metrics: MetricsSection,
+    #[serde(default)]
+    control: ControlSection,
+    #[serde(default)]
+    engine: EngineSection,
+    tunnel: TunnelSection,
+    ingress: Option<IngressSection>,
+}
+
+/// `[ingress]` as written. Without the section the edge runs no Caddy and publishes nothing.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IngressSection {
+    email: String,
+    image: Option<String>,
+    acme_directory: Option<String>,
+    acme_api_root: Option<PathBuf>,
+    acme_issuer_root: Option<PathBuf>,
+    #[serde(default)]
+    dns: Vec<String>,
+}
+
+/// The checked configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// What both agents have.
+    pub common: Common,
+    /// Services get their names under it.
+    pub domain: Hostname,
+    /// What runs the ingress, if anything.
+    pub ingress: Option<Ingress>,
+}
+
+/// The ingress, checked.
+#[derive(Debug, Clone)]
+pub struct Ingress {
+    /// Caddy's image.
+    pub image: String,
+    /// Where the ACME server writes when a certificate is about to expire unrenewed.
+    pub email: String,
+    /// The ACME server.
+    pub acme_directory: String,
+    /// PEM of the root that the ACME server's own API chains to, when it is not a public one.
+    pub acme_api_root: Option<String>,
+    /// PEM of the root that issued certificates chain to, when it is not a public one: what probes then trust.
+    pub acme_issuer_root: Option<String>,
+    /// Caddy's name servers; empty takes the engine's.
+    pub dns: Vec<String>,
+}
+
+/// The ACME directory of Let's Encrypt.
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+
+impl TryFrom<Written> for Config {
+    type Error = Invalid;
+
+    fn try_from(written: Written) -> Result<Self, Invalid> {
+        let domain = written.domain.parse().map_err(|error| Invalid::new("domain", error))?;
+        let ingress = written.ingress.map(Ingress::try_from).transpose()?;
+        let common = CommonWritten {
+            identity_dir: written.identity_dir,
+            state_dir: written.state_dir,
+            log: written.log,
+            metrics: written.metrics,
+            control: written.control,
+            engine: written.engine,
+            tunnel: written.tunnel,
+        };
+        Ok(Self { common: common.check(Role::Edge)?, domain, ingress })
+    }
+}
+
+impl TryFrom<IngressSection> for Ingress {
+    type Error = Invalid;
+
+    fn try_from(written: IngressSection) -> Result<Self, Invalid> {
+        let email = written.email;
+        if !email.split_once('@').is_some_and(|(user, host)| !user.is_empty() && host.contains('.')) {
+            return Err(Invalid::new("ingress.email", format_args!("{email:?} is not a mail address")));
+        }
+        let acme_directory = written.acme_directory.unwrap_or_else(|| LETS_ENCRYPT.to_owned());
+        if !acme_directory.starts_with("https://") {
+            return Err(Invalid::new(
+                "ingress.acme_directory",
+                format_args!("{acme_directory:?} is not an https:// URL"),
+            ));
+        }
+        for address in &written.dns {
+            if address.parse::<IpAddr>().is_err() {
+                return Err(Invalid::new("ingress.dns", format_args!("{address:?} is not an IP address")));
+            }
+        }
+        Ok(Self {
+            image: written.image.unwrap_or_else(|| "caddy:2".to_owned()),
+            email,
+            acme_directory,
+            acme_api_root: certificate("ingress.acme_api_root", written.acme_api_root)?,
+            acme_issuer_root: certificate("ingress.acme_issuer_root", written.acme_issuer_root)?,
+            dns: written.dns,
+        })
+    }
+}
+
+fn certificate(key: &str, path: Option<PathBuf>) -> Result<Option<String>, Invalid> {
+    let Some(path) = path else { return Ok(None) };
+    let path = absolute(key, Some(path), "")?;
+    let pem = std::fs::read_to_string(&path)
+        .map_err(|error| Invalid::new(key, format_args!("{} cannot be read: {error}", path.display())))?;
+    if pem.contains("-----BEGIN CERTIFICATE-----") {
+        Ok(Some(pem))
+    } else {
+        Err(Invalid::new(key, format_args!("{} holds no PEM certificate", path.display())))
+    }
+}
+
+impl ConfigCheck for Config {
+    fn logs(&self) -> (Format, &str) {
+        (self.common.log_format, &self.common.log_filter)
+    }
+
+    fn load(file: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        load::<Written, Self>(file, overrides)
+    }
+}

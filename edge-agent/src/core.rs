@@ -1,0 +1,193 @@
+//! The one owner of the edge's state. It hears from the tunnel, the homes, the supervisor and the prober, and tells
+//! each of them and the readers what follows from all of it.
+
+use std::time::{Duration, Instant};
+
+use agent::{LinkView, Myself, publish};
+use control::{ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
+use ingress::Resolution;
+use model::{ControlStatus, DesiredConfig, HostId, HostStatus, ServiceStatus, Serving};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::publisher::{Publication, Publisher};
+use crate::sites::Sites;
+
+/// Clocks in the status are renewed this often.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// The core, ready to run.
+pub(crate) struct Core {
+    pub(crate) myself: Myself,
+    pub(crate) sites: Sites,
+    pub(crate) link: watch::Receiver<LinkView>,
+    pub(crate) publisher: Option<Publisher>,
+    pub(crate) output: watch::Sender<EdgeOutput>,
+    pub(crate) snapshot: watch::Sender<Snapshot>,
+    pub(crate) control_events: mpsc::Receiver<EdgeEvent>,
+}
+
+/// What is known of home.
+#[derive(Debug, Default)]
+struct Home {
+    session: Option<SessionId>,
+    host: Option<HostId>,
+    heard: Option<Instant>,
+    status: Option<(HostStatus, Instant)>,
+    result: Option<ConfigResult>,
+    /// Why there is no session.
+    reason: Option<String>,
+}
+
+impl Core {
+    /// Runs until stopped, or until a part it hears from is gone.
+    ///
+    /// # Errors
+    /// When state cannot be stored.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut home = Home { reason: Some("home has not connected yet".to_owned()), ..Home::default() };
+        let mut refresh = interval(REFRESH);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refused = Vec::new();
+        loop {
+            let resolution = self.sites.resolve(home.session.is_some() && self.link.borrow().agent_connected);
+            if refused != resolution.rejected {
+                refused.clone_from(&resolution.rejected);
+                for rejected in &refused {
+                    warn!(host = %rejected.host, service = %rejected.service, reason = rejected.reason, "service not published");
+                }
+            }
+            let desired = self.sites.desired(&resolution)?;
+            if let Some(publisher) = &self.publisher {
+                publisher.publish(Publication { sites: resolution.sites.clone() });
+            }
+            self.tell(&home, &resolution, desired);
+
+            let published = async {
+                match &mut self.publisher {
+                    Some(publisher) => publisher.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = refresh.tick() => {}
+                changed = self.link.changed() => changed?,
+                () = published => {}
+                event = self.control_events.recv() => match event {
+                    Some(event) => self.handle(&mut home, event)?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn handle(&mut self, home: &mut Home, event: EdgeEvent) -> anyhow::Result<()> {
+        match event {
+            EdgeEvent::Opened { session, peer } => {
+                if let Some(known) = &home.host
+                    && *known != peer.host
+                    && home.session.is_some()
+                {
+                    warn!(connected = %known, refused = %peer.host, "a second home connected; this release serves one");
+                    return Ok(());
+                }
+                // A home that comes back before its old session ended takes over.
+                *home = Home {
+                    session: Some(session),
+                    host: Some(peer.host),
+                    heard: Some(Instant::now()),
+                    status: home.status.take(),
+                    ..Home::default()
+                };
+            }
+            EdgeEvent::Closed { session, reason } if home.session == Some(session) => {
+                home.session = None;
+                home.reason = Some(reason);
+            }
+            EdgeEvent::Result { session, result } if home.session == Some(session) => {
+                home.heard = Some(Instant::now());
+                match &result.outcome {
+                    Ok(()) => info!(generation = %result.generation, "home applied the configuration"),
+                    Err(reason) => warn!(generation = %result.generation, reason, "home refused the configuration"),
+                }
+                home.result = Some(result);
+            }
+            EdgeEvent::Report { session, status, services } if home.session == Some(session) => {
+                home.heard = Some(Instant::now());
+                self.sites.announce(status.host.clone(), services)?;
+                home.status = Some((*status, Instant::now()));
+            }
+            // Of a session that another has replaced.
+            EdgeEvent::Closed { .. } | EdgeEvent::Result { .. } | EdgeEvent::Report { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Publishes the status, to readers and to home.
+    fn tell(&self, home: &Home, resolution: &Resolution, desired: DesiredConfig) {
+        let mut status = self.myself.status();
+        status.generation = desired.generation;
+        status.tunnel = self.link.borrow().status.clone();
+        let refused = home.result.as_ref().and_then(|result| {
+            let reason = result.outcome.as_ref().err()?;
+            Some(format!("home refused configuration {}: {reason}", result.generation))
+        });
+        status.control = ControlStatus {
+            connected: home.session.is_some(),
+            peer: home.host.clone(),
+            reason: refused.or_else(|| home.reason.clone()),
+            last_heard_seconds: home.heard.map(|at| at.elapsed().as_secs()),
+        };
+        let peer_service = |site: &ingress::Site| {
+            let (peer, _) = home.status.as_ref()?;
+            peer.services.iter().find(|service| service.name == site.service).cloned()
+        };
+        status.services = resolution
+            .sites
+            .iter()
+            .map(|site| {
+                let known = peer_service(site);
+                ServiceStatus {
+                    name: site.service.clone(),
+                    host: site.host.clone(),
+                    hostname: Some(site.hostname.clone()),
+                    upstream: known.as_ref().and_then(|service| service.upstream),
+                    health: match known {
+                        Some(service) if home.session.is_some() => service.health,
+                        _ => model::Health::Unknown,
+                    },
+                    serving: self.publisher.as_ref().map_or_else(
+                        || Serving::No {
+                            reason: "this edge has no [ingress] section: nothing is published".to_owned(),
+                        },
+                        |publisher| publisher.serving(&site.hostname),
+                    ),
+                }
+            })
+            .collect();
+        for rejected in &resolution.rejected {
+            status.services.push(ServiceStatus {
+                name: rejected.service.clone(),
+                host: rejected.host.clone(),
+                hostname: None,
+                upstream: None,
+                health: model::Health::Unknown,
+                serving: Serving::No { reason: format!("the edge refuses it: {}", rejected.reason) },
+            });
+        }
+        if let Some(publisher) = &self.publisher {
+            status.containers = publisher.containers();
+            status.services.insert(0, publisher.service(&self.myself.host));
+        }
+
+        let significant = publish(&self.snapshot, Snapshot { local: status.clone(), peer: home.status.clone() });
+        self.output.send_if_modified(|output| {
+            let changed = significant || output.desired.as_ref() != Some(&desired);
+            *output = EdgeOutput { desired: Some(desired), status: Some(status) };
+            changed
+        });
+    }
+}

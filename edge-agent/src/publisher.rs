@@ -1,0 +1,276 @@
+//! Caddy: its container, its configuration, and the proof that what it publishes is served.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::config::{Common, chain};
+use anyhow::Context;
+use ingress::{Acme, AdminClient, IngressState, Listen, Prober, Site, render};
+use model::{
+    ContainerSpec, ContainerStatus, Health, HostId, Hostname, SecretFile, ServiceName, ServiceStatus, Serving,
+};
+use supervisor::apps::{ADMIN_SOCKET, App, CaddyOptions, caddy};
+use supervisor::{DockerEngine, Supervisor, SupervisorOptions, health};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Ingress;
+
+/// Where Caddy finds the root of a private ACME server.
+const ACME_ROOT: &str = "/etc/caddy/acme-root.pem";
+/// Names are proven this often while they serve.
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+/// And this often while one of them does not.
+const PROBE_RETRY: Duration = Duration::from_secs(2);
+/// First wait before a configuration is loaded again; doubled up to [`LOAD_RETRY_MAX`].
+const LOAD_RETRY_MIN: Duration = Duration::from_millis(250);
+/// Longest wait before a configuration is loaded again.
+const LOAD_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Whether Caddy still has what was loaded is looked at this often: its volume may have been lost.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+/// Port of HTTPS, where names are proven.
+const HTTPS: u16 = 443;
+
+/// What is to be published.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Publication {
+    pub(crate) sites: Vec<Site>,
+}
+
+/// The running ingress, to be told what to publish and to be watched.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    name: ServiceName,
+    /// Caddy's definition never changes while the agent runs; this end keeps the supervisor's open.
+    _desired: watch::Sender<Option<Vec<ContainerSpec>>>,
+    publication: watch::Sender<Publication>,
+    containers: watch::Receiver<Vec<ContainerStatus>>,
+    health: watch::Receiver<Health>,
+    loaded: watch::Receiver<Loaded>,
+    serving: watch::Receiver<BTreeMap<Hostname, Serving>>,
+}
+
+/// What became of the last load.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Loaded {
+    publication: Option<Publication>,
+    /// Why the wanted configuration is not in force.
+    reason: Option<String>,
+}
+
+impl Publisher {
+    /// Starts Caddy's supervision, the loader and the prober.
+    ///
+    /// # Errors
+    /// When the admin socket's directory cannot be made or the roots cannot be used.
+    pub(crate) fn start(common: &Common, config: &Ingress, stop: CancellationToken) -> anyhow::Result<Self> {
+        let admin_dir = common.state_dir.join("caddy-admin");
+        private_dir(&admin_dir).with_context(|| format!("{} cannot be made", admin_dir.display()))?;
+        let prober = Prober::new(config.acme_issuer_root.as_deref())?;
+        let name: ServiceName = "caddy".parse()?;
+        let state = IngressState {
+            admin_socket: ADMIN_SOCKET.to_owned(),
+            listen: Listen::default(),
+            acme: Acme {
+                directory: config.acme_directory.clone(),
+                email: Some(config.email.clone()),
+                trusted_roots: config.acme_api_root.iter().map(|_| ACME_ROOT.to_owned()).collect(),
+            },
+            sites: vec![],
+        };
+        let root = |content: &String| SecretFile { path: PathBuf::from(ACME_ROOT), content: content.clone(), uid: 0 };
+        let App { container, health: check } = caddy(&CaddyOptions {
+            image: config.image.clone(),
+            service: name.clone(),
+            admin_dir: admin_dir.clone(),
+            bootstrap: render(&state).to_string(),
+            dns: config.dns.clone(),
+            files: config.acme_api_root.iter().map(root).collect(),
+        });
+
+        let engine = Arc::new(DockerEngine::new(&common.engine_socket, "edge-agent"));
+        let (desired_sender, desired) = watch::channel(Some(vec![container]));
+        let supervisor = Supervisor::spawn(engine, desired, SupervisorOptions::default(), stop.clone());
+        let containers = supervisor.statuses;
+        let health = health::spawn(check, containers.clone(), stop.clone());
+
+        let (publication, wanted) = watch::channel(Publication::default());
+        let (loaded_sender, loaded) = watch::channel(Loaded::default());
+        let (serving_sender, serving) = watch::channel(BTreeMap::new());
+        let loader = Loader {
+            admin: AdminClient::new(&admin_dir.join("admin.sock")),
+            state,
+            wanted,
+            health: health.clone(),
+            loaded: loaded_sender,
+        };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(loader.run()));
+        tokio::spawn(stop.run_until_cancelled_owned(prove(prober, loaded.clone(), serving_sender)));
+        Ok(Self { name, _desired: desired_sender, publication, containers, health, loaded, serving })
+    }
+
+    /// Publishes this and nothing else.
+    pub(crate) fn publish(&self, wanted: Publication) {
+        self.publication.send_if_modified(|current| {
+            let changed = *current != wanted;
+            if changed {
+                *current = wanted;
+            }
+            changed
+        });
+    }
+
+    /// Waits until there is news.
+    pub(crate) async fn changed(&mut self) {
+        // A sender that is gone means that the agent stops: that news comes by another way.
+        let news = tokio::select! {
+            news = self.containers.changed() => news,
+            news = self.health.changed() => news,
+            news = self.loaded.changed() => news,
+            news = self.serving.changed() => news,
+        };
+        if news.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether a name serves.
+    pub(crate) fn serving(&self, hostname: &Hostname) -> Serving {
+        if let Some(reason) = &self.loaded.borrow().reason {
+            return Serving::No { reason: reason.clone() };
+        }
+        self.serving.borrow().get(hostname).cloned().unwrap_or_default()
+    }
+
+    /// Caddy's container.
+    pub(crate) fn containers(&self) -> Vec<ContainerStatus> {
+        self.containers.borrow().clone()
+    }
+
+    /// Caddy itself as a service of this host.
+    pub(crate) fn service(&self, host: &HostId) -> ServiceStatus {
+        ServiceStatus {
+            name: self.name.clone(),
+            host: host.clone(),
+            hostname: None,
+            upstream: None,
+            health: self.health.borrow().clone(),
+            serving: Serving::Unknown,
+        }
+    }
+}
+
+/// A directory that only we can look into.
+fn private_dir(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Keeps Caddy's configuration what is wanted.
+struct Loader {
+    admin: AdminClient,
+    state: IngressState,
+    wanted: watch::Receiver<Publication>,
+    health: watch::Receiver<Health>,
+    loaded: watch::Sender<Loaded>,
+}
+
+impl Loader {
+    async fn run(mut self) {
+        let mut retry = LOAD_RETRY_MIN;
+        loop {
+            let publication = self.wanted.borrow_and_update().clone();
+            self.state.sites.clone_from(&publication.sites);
+            let config = render(&self.state);
+            let pause = match self.ensure(&config).await {
+                Ok(()) => {
+                    retry = LOAD_RETRY_MIN;
+                    self.loaded.send_if_modified(|loaded| {
+                        let now = Loaded { publication: Some(publication), reason: None };
+                        let changed = *loaded != now;
+                        *loaded = now;
+                        changed
+                    });
+                    VERIFY_INTERVAL
+                }
+                Err(reason) => {
+                    // Until Caddy runs there is nobody to load it: its own status says so.
+                    if self.health.borrow().accepts_traffic() {
+                        warn!(reason, "the ingress configuration could not be loaded");
+                    }
+                    self.loaded.send_if_modified(|loaded| {
+                        let reason = Some(format!("Caddy has not taken the configuration: {reason}"));
+                        let changed = loaded.reason != reason;
+                        loaded.reason = reason;
+                        changed
+                    });
+                    let pause = retry;
+                    retry = (retry * 2).min(LOAD_RETRY_MAX);
+                    pause
+                }
+            };
+            tokio::select! {
+                changed = self.wanted.changed() => if changed.is_err() { return },
+                Ok(()) = self.health.changed() => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Loads the configuration unless it is in force already.
+    async fn ensure(&self, config: &serde_json::Value) -> Result<(), String> {
+        let current = self.admin.current().await.map_err(|error| chain(&error))?;
+        if current == *config {
+            return Ok(());
+        }
+        self.admin.load(config).await.map_err(|error| chain(&error))?;
+        info!(sites = self.state.sites.len(), "ingress configuration loaded");
+        Ok(())
+    }
+}
+
+/// Asks for every published name through the front door, again and again.
+async fn prove(
+    prober: Prober,
+    mut loaded: watch::Receiver<Loaded>,
+    serving: watch::Sender<BTreeMap<Hostname, Serving>>,
+) {
+    let door = SocketAddr::from((Ipv4Addr::LOCALHOST, HTTPS));
+    loop {
+        let sites = loaded.borrow_and_update().publication.clone().unwrap_or_default().sites;
+        let mut results = BTreeMap::new();
+        for site in &sites {
+            let result = match prober.probe(door, &site.hostname, &site.health_path).await {
+                Ok(_) => Serving::Yes,
+                Err(error) => Serving::No { reason: chain(&error) },
+            };
+            results.insert(site.hostname.clone(), result);
+        }
+        let pause = if results.values().all(|result| *result == Serving::Yes) { PROBE_INTERVAL } else { PROBE_RETRY };
+        serving.send_if_modified(|old| {
+            let changed = *old != results;
+            if changed {
+                for (hostname, result) in &results {
+                    match result {
+                        Serving::Yes => info!(%hostname, "serving"),
+                        Serving::No { reason } => info!(%hostname, reason, "not serving"),
+                        Serving::Unknown => {}
+                    }
+                }
+                *old = results;
+            }
+            changed
+        });
+        // New configuration is proven at once.
+        if let Ok(Err(_)) = timeout(pause, loaded.changed()).await {
+            return;
+        }
+    }
+}
