@@ -89,6 +89,8 @@ pub struct Client {
     channel: ControlChannel,
     phase: Phase,
     deadline: Instant,
+    /// A goodbye is on its way over the control channel.
+    leaving: bool,
     tls: VecDeque<TlsInput>,
     outbox: VecDeque<Waiting>,
     events: VecDeque<Event>,
@@ -118,6 +120,7 @@ impl Client {
             channel: ControlChannel::client(now, SessionId(id), unix_time),
             phase: Phase::Reset,
             deadline: now + RESET_WINDOW,
+            leaving: false,
             tls: VecDeque::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -404,6 +407,7 @@ impl Endpoint for Client {
     fn shut_down(&mut self, now: Instant) {
         if let Phase::Connected { live, cc_exit, .. } = &mut self.phase {
             if *cc_exit {
+                self.leaving = true;
                 self.send_message(b"EXIT\0".to_vec());
             } else if let Ok(datagram) = live.message(now, &Payload::exit()) {
                 self.outbox.push_back((self.remote, datagram));
@@ -413,7 +417,7 @@ impl Endpoint for Client {
     }
 
     fn is_flushed(&self) -> bool {
-        self.outbox.is_empty() && self.channel.is_settled()
+        self.outbox.is_empty() && (!self.leaving || self.channel.is_settled())
     }
 
     fn count_drop(&mut self, reason: DropReason) {

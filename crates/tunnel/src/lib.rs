@@ -1,1 +1,95 @@
-//! Drives ovpn over TUN and UDP, with TLS by OpenSSL over the reliability layer.
+//! Drives `ovpn` over TUN and UDP, with TLS by OpenSSL over the reliability layer.
+//!
+//! [`start`] runs a tunnel as a task. It obeys [`Command`]s and a token, and reports by [`Event`]s and a [`Snapshot`],
+//! all of them plain data. It never sets addresses or routes: it says what they should be.
+
+mod config;
+mod device;
+mod dial;
+mod driver;
+mod listen;
+mod report;
+mod socket;
+mod sys;
+mod tls;
+
+pub use config::{
+    Cipher, Dial, Ipv4Prefix, Keepalive, Listen, MAX_MTU, Mode, StaticKey, StaticKeyError, StaticPeer, TlsMaterial,
+    TlsVersion, TunnelConfig,
+};
+pub use device::{Device, DeviceError};
+pub use driver::Error;
+pub use report::{
+    Command, Configured, DropReason, Drops, EndReason, Event, Identity, Ifconfig, KeyDerivation, PeerConnected, PeerId,
+    PeerSnapshot, PushedRoute, Snapshot, Traffic,
+};
+pub use tls::TlsError;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A running tunnel.
+#[derive(Debug)]
+pub struct Handle {
+    /// News. Should be read; a reader that falls far behind loses the newest.
+    pub events: mpsc::Receiver<Event>,
+    /// The current state and counters.
+    pub snapshot: watch::Receiver<Snapshot>,
+    /// Orders.
+    pub commands: mpsc::Sender<Command>,
+    /// Ends when the token given to [`start`] is cancelled and goodbyes are said, at most a second later, or when the
+    /// tunnel cannot go on.
+    pub task: JoinHandle<Result<(), Error>>,
+}
+
+/// Starts a tunnel over `device`. It ends when `stop` is cancelled. Needs a tokio runtime.
+///
+/// # Errors
+/// When the certificates or settings cannot be used, or a listener's address cannot be bound.
+pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> Result<Handle, Error> {
+    check(&config)?;
+    let (event_sender, events) = mpsc::channel(64);
+    let (snapshot_sender, snapshot) = watch::channel(Snapshot::default());
+    let (commands, command_receiver) = mpsc::channel(16);
+    let (role, expected) = match &config.mode {
+        Mode::Listen(_) => (ovpn::wrap::Role::Server, None),
+        Mode::Dial(dial) => (ovpn::wrap::Role::Client, dial.peer.clone()),
+    };
+    let tls = tls::TlsFactory::new(&config, role, expected)?;
+    let driver = driver::Driver::new(device, tls, stop, command_receiver, event_sender, snapshot_sender);
+    let task = match config.mode.clone() {
+        Mode::Listen(listen) => {
+            let bind = |source| Error::Bind { address: listen.bind, source };
+            let socket = socket::bind(listen.bind).map_err(bind)?;
+            let address = socket.local_addr().map_err(bind)?;
+            tokio::spawn(listen::run(driver, config, listen, socket, address))
+        }
+        Mode::Dial(dial) => tokio::spawn(dial::run(driver, config, dial)),
+    };
+    Ok(Handle { events, snapshot, commands, task })
+}
+
+fn check(config: &TunnelConfig) -> Result<(), Error> {
+    if !(576..=MAX_MTU).contains(&config.tun_mtu) {
+        return Err(Error::Setting("the tunnel's MTU must be from 576 to 1600"));
+    }
+    if config.data_ciphers.is_empty() {
+        return Err(Error::Setting("there must be at least one data cipher"));
+    }
+    match &config.mode {
+        Mode::Listen(listen) if listen.prefix_len > 32 => Err(Error::Setting("the prefix length must be from 0 to 32")),
+        Mode::Dial(dial) if dial.remotes.is_empty() => Err(Error::Setting("there must be at least one remote to dial")),
+        Mode::Listen(_) | Mode::Dial(_) => Ok(()),
+    }
+}
+
+/// Seconds since 1970 as far as the clock knows. Only compared with itself.
+fn unix_time() -> u32 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_secs() as u32
+}
+
+fn rng() -> Box<dyn rand::CryptoRng + Send> {
+    Box::new(rand::make_rng::<rand::rngs::StdRng>())
+}

@@ -1,0 +1,128 @@
+//! One end of a tunnel for tests and for trying things out: runs the crate over a real TUN device and sets addresses
+//! with `ip`. Settings are `key=value` words:
+//!
+//! `peer mode=listen bind=0.0.0.0:1194 address=10.8.0.1/24 pool=10.8.0.10-10.8.0.20 tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
+//! `peer mode=dial remote=192.0.2.1:1194 [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
+//!
+//! Also: `tls_crypt=FILE`, `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`.
+//! Events are printed one a line; when it is interrupted, the counters follow.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tunnel::{
+    Device, Dial, Event, Ifconfig, Keepalive, Listen, Mode, StaticKey, StaticPeer, TlsMaterial, TlsVersion,
+    TunnelConfig,
+};
+
+type Settings = HashMap<String, String>;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let settings: Settings = std::env::args()
+        .skip(1)
+        .filter_map(|word| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
+        .collect();
+    let config = config(&settings)?;
+    let tun = settings.get("tun").map_or("tun0", String::as_str).to_owned();
+    let device = Device::open_persistent(&tun)?;
+    if let Mode::Listen(listen) = &config.mode {
+        set_address(&tun, &format!("{}/{}", listen.address, listen.prefix_len), None, config.tun_mtu)?;
+    }
+    let stop = CancellationToken::new();
+    let mut handle = tunnel::start(config, device, stop.clone())?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    loop {
+        tokio::select! {
+            Some(event) = handle.events.recv() => {
+                println!("{event:?}");
+                if let Event::Configured(configured) = event {
+                    let (address, peer) = match configured.ifconfig {
+                        Ifconfig::Subnet(prefix) => (format!("{}/{}", prefix.address, prefix.prefix_len), None),
+                        Ifconfig::PointToPoint { local, remote } => (local.to_string(), Some(remote)),
+                    };
+                    set_address(&tun, &address, peer, configured.mtu)?;
+                }
+            }
+            _ = interrupt.recv() => stop.cancel(),
+            _ = terminate.recv() => stop.cancel(),
+            result = &mut handle.task => {
+                while let Ok(event) = handle.events.try_recv() {
+                    println!("{event:?}");
+                }
+                let snapshot = handle.snapshot.borrow();
+                println!("Traffic {:?}", snapshot.traffic);
+                println!("handshakes_completed={} handshakes_failed={}", snapshot.handshakes_completed, snapshot.handshakes_failed);
+                for (reason, count) in snapshot.drops.iter().filter(|&(_, count)| count > 0) {
+                    println!("dropped {reason}={count}");
+                }
+                return Ok(result??);
+            }
+        }
+    }
+}
+
+fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
+    let need = |key: &str| settings.get(key).ok_or_else(|| format!("'{key}=' is missing"));
+    let mode = match need("mode")?.as_str() {
+        "listen" => {
+            let (address, prefix_len) = need("address")?.split_once('/').ok_or("address=A/LENGTH")?;
+            let pool = match settings.get("pool").and_then(|pool| pool.split_once('-')) {
+                Some((first, last)) => Some(first.parse()?..=last.parse()?),
+                None => None,
+            };
+            let peers = match settings.get("static").and_then(|peer| peer.rsplit_once('/')) {
+                Some((name, address)) => vec![StaticPeer { name: name.to_owned(), address: address.parse()? }],
+                None => Vec::new(),
+            };
+            Mode::Listen(Listen {
+                bind: need("bind")?.parse()?,
+                address: address.parse()?,
+                prefix_len: prefix_len.parse()?,
+                peers,
+                pool,
+                routes: Vec::new(),
+                max_peers: 16,
+            })
+        }
+        _ => Mode::Dial(Dial { remotes: vec![need("remote")?.clone()], peer: settings.get("peer").cloned() }),
+    };
+    let read = |key: &str| -> Result<String, Box<dyn Error>> { Ok(std::fs::read_to_string(need(key)?)?) };
+    let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: read("cert")?, key_pem: read("key")?.into() };
+    let tls_crypt = match settings.get("tls_crypt") {
+        Some(path) => Some(StaticKey::parse(&std::fs::read_to_string(path)?)?),
+        None => None,
+    };
+    let mut config = TunnelConfig::new(mode, tls, tls_crypt);
+    if let Some(names) = settings.get("ciphers") {
+        config.data_ciphers = names.split(':').map(str::parse).collect::<Result<_, _>>()?;
+    }
+    if settings.get("tls_min").is_some_and(|version| version == "1.3") {
+        config.tls_version_min = TlsVersion::V1_3;
+    }
+    if let Some(mtu) = settings.get("mtu") {
+        config.tun_mtu = mtu.parse()?;
+    }
+    if let Some((ping, restart)) = settings.get("ping").and_then(|ping| ping.split_once('/')) {
+        let seconds = |text: &str| text.parse().map(Duration::from_secs);
+        config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
+    }
+    Ok(config)
+}
+
+fn set_address(tun: &str, address: &str, peer: Option<Ipv4Addr>, mtu: u16) -> Result<(), Box<dyn Error>> {
+    let ip = |words: &[&str]| -> Result<(), Box<dyn Error>> {
+        let status = Command::new("ip").args(words).status()?;
+        if status.success() { Ok(()) } else { Err(format!("ip {} failed", words.join(" ")).into()) }
+    };
+    ip(&["link", "set", tun, "mtu", &mtu.to_string(), "up"])?;
+    match peer {
+        None => ip(&["address", "replace", address, "dev", tun]),
+        Some(peer) => ip(&["address", "replace", address, "peer", &peer.to_string(), "dev", tun]),
+    }
+}

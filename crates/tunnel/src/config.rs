@@ -1,0 +1,119 @@
+//! What a tunnel is told when it starts. Plain data that could cross a process boundary.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+pub use ovpn::data::Cipher;
+pub use ovpn::endpoint::Keepalive;
+pub use ovpn::push::Ipv4Prefix;
+pub use ovpn::server::StaticPeer;
+pub use ovpn::static_key::{StaticKey, StaticKeyError};
+
+/// Everything a tunnel needs to know.
+#[derive(Clone, Debug)]
+pub struct TunnelConfig {
+    /// Listen or dial.
+    pub mode: Mode,
+    /// Certificates.
+    pub tls: TlsMaterial,
+    /// Lowest TLS version that is spoken.
+    pub tls_version_min: TlsVersion,
+    /// Whether a peer's certificate must be marked for its role (key usage present, and extended key usage of a TLS
+    /// server for a dialer, of a TLS client for a listener). Without it such marks must not contradict the role.
+    pub remote_cert_tls: bool,
+    /// Key that wraps the control channel, if the other end uses tls-crypt.
+    pub tls_crypt: Option<StaticKey>,
+    /// Data ciphers, best first. The listener's order decides.
+    pub data_ciphers: Vec<Cipher>,
+    /// MTU of the device in bytes, 576..=[`MAX_MTU`]. A listener pushes it to peers that can take it; a dialer uses it
+    /// when nothing is pushed. 1420 and less fits into one unfragmented datagram on most links.
+    pub tun_mtu: u16,
+    /// Signs of life. A listener pushes both values to its peers and itself waits twice `ping_restart`.
+    pub keepalive: Keepalive,
+}
+
+/// Largest MTU of the device, bytes; also what a server may push.
+pub const MAX_MTU: u16 = 1600;
+
+impl TunnelConfig {
+    /// Defaults for everything but who and where: TLS 1.2 or later, certificates checked for their role, every cipher,
+    /// MTU 1420, a ping after 5 s of silence, and dead after 20 s.
+    #[must_use]
+    pub fn new(mode: Mode, tls: TlsMaterial, tls_crypt: Option<StaticKey>) -> Self {
+        Self {
+            mode,
+            tls,
+            tls_version_min: TlsVersion::V1_2,
+            remote_cert_tls: true,
+            tls_crypt,
+            data_ciphers: Cipher::ALL.to_vec(),
+            tun_mtu: 1420,
+            keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
+        }
+    }
+}
+
+/// Which end we are.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// Wait for peers.
+    Listen(Listen),
+    /// Connect to a peer, for ever.
+    Dial(Dial),
+}
+
+/// The listening end.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Where to receive.
+    pub bind: SocketAddr,
+    /// Own address inside of the tunnel.
+    pub address: Ipv4Addr,
+    /// Length of the tunnel's network, 0..=32.
+    pub prefix_len: u8,
+    /// Peers with addresses of their own.
+    pub peers: Vec<StaticPeer>,
+    /// Addresses for everyone else whose certificate is good; `None` serves only `peers`.
+    pub pool: Option<RangeInclusive<Ipv4Addr>>,
+    /// Networks that peers are told to reach through the tunnel.
+    pub routes: Vec<Ipv4Prefix>,
+    /// Most peers at a time.
+    pub max_peers: usize,
+}
+
+/// The dialing end.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// `host:port` to try in turn, names are resolved anew each time.
+    pub remotes: Vec<String>,
+    /// SAN URI or common name that the server's certificate must carry; `None` takes any of the authority.
+    pub peer: Option<String>,
+}
+
+/// Certificates and key, PEM.
+#[derive(Clone)]
+pub struct TlsMaterial {
+    /// Authorities that peers' certificates must chain to.
+    pub ca_pem: String,
+    /// Own certificate, then intermediates.
+    pub cert_pem: String,
+    /// Own private key.
+    pub key_pem: secrecy::SecretString,
+}
+
+impl fmt::Debug for TlsMaterial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsMaterial(..)")
+    }
+}
+
+/// A TLS version that may be set as the lowest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2
+    V1_2,
+    /// TLS 1.3
+    V1_3,
+}

@@ -1,0 +1,400 @@
+//! The loop that drives an endpoint: the one owner of its socket, device, sessions, keys and timers.
+//!
+//! Each turn waits until something can be done, does a bounded amount of it, and hands out what came of it. On the way
+//! of a packet there is no lock, no channel and no allocation.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use ovpn::data::HEADROOM;
+use ovpn::drops::DropReason;
+use ovpn::endpoint::{Counters, Endpoint, Received, SessionKey, TlsInput, TlsOutput};
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::device::Device;
+use crate::report::{Command, Event, Snapshot};
+use crate::tls::TlsFactory;
+
+/// Packets taken from one side before the other gets its turn.
+const BATCH: usize = 64;
+/// Rounds of batches before the task yields.
+const ROUNDS: usize = 8;
+/// Larger than any datagram or packet that is accepted.
+const BUFFER: usize = 2048;
+/// Work that may wait for the TLS of one session. A handshake never comes near.
+const TLS_QUEUE: usize = 64;
+/// Events that may wait for a slow reader; later ones are dropped with a warning.
+const EVENT_BACKLOG: usize = 1024;
+/// How long goodbyes may take.
+const GOODBYE: Duration = Duration::from_millis(900);
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Ends a tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
+    /// The UDP socket could not be bound.
+    #[error("cannot receive on {address}/udp: choose another address, or stop what uses it")]
+    Bind {
+        /// The address as configured.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The device is gone or broken.
+    #[error("cannot read from the tunnel device")]
+    Device(#[source] io::Error),
+    /// The socket is broken.
+    #[error("cannot receive from the UDP socket")]
+    Receive(#[source] io::Error),
+    /// A setting is impossible.
+    #[error("{0}")]
+    Setting(&'static str),
+}
+
+/// Why [`Driver::run`] returned.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The tunnel was told to stop; goodbyes are said.
+    Stopped,
+    /// The endpoint has nothing more to do: a dialer's session is over.
+    Ended,
+    /// A dialer was told to connect anew.
+    Reconnect,
+}
+
+/// What outlives single endpoints: the device, and the ways to and from whoever started the tunnel.
+pub(crate) struct Driver {
+    pub(crate) device: Device,
+    pub(crate) tls: TlsFactory,
+    pub(crate) stop: CancellationToken,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    backlog: VecDeque<Event>,
+    snapshot: watch::Sender<Snapshot>,
+    /// What earlier endpoints counted.
+    base: Counters,
+    outbound: Box<[u8; HEADROOM + BUFFER]>,
+    inbound: Box<[u8; BUFFER]>,
+    control: Vec<u8>,
+    /// A sealed packet in `outbound` that the socket did not take.
+    blocked: Option<(SocketAddr, Range<usize>)>,
+    changed: bool,
+}
+
+/// How a role reacts to what only concerns it.
+pub(crate) trait Role: Endpoint {
+    /// Obeys; true when the endpoint is to be given up for a new one.
+    fn obey(&mut self, now: Instant, command: Command) -> bool;
+    /// Whether there is nothing more to do.
+    fn has_ended(&self) -> bool;
+}
+
+impl Driver {
+    pub(crate) fn new(
+        device: Device,
+        tls: TlsFactory,
+        stop: CancellationToken,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Event>,
+        snapshot: watch::Sender<Snapshot>,
+    ) -> Self {
+        Self {
+            device,
+            tls,
+            stop,
+            commands,
+            events,
+            backlog: VecDeque::new(),
+            snapshot,
+            base: Counters::default(),
+            outbound: Box::new([0; HEADROOM + BUFFER]),
+            inbound: Box::new([0; BUFFER]),
+            control: Vec::with_capacity(BUFFER),
+            blocked: None,
+            changed: true,
+        }
+    }
+
+    /// Reports an event, in order, without waiting for the reader.
+    pub(crate) fn report(&mut self, event: Event) {
+        if self.backlog.is_empty() {
+            match self.events.try_send(event) {
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+                Err(mpsc::error::TrySendError::Full(event)) => self.backlog.push_back(event),
+            }
+        } else if self.backlog.len() < EVENT_BACKLOG {
+            self.backlog.push_back(event);
+        } else {
+            tracing::warn!(?event, "nobody reads the tunnel's events; this one is lost");
+        }
+    }
+
+    /// Drives `endpoint` over `socket` until it ends or the tunnel is told to stop.
+    pub(crate) async fn run<E: Role>(&mut self, endpoint: &mut E, socket: &UdpSocket) -> Result<Outcome, Error> {
+        let (tls_output, mut tls_results) = mpsc::channel(256);
+        let mut tls = TlsTasks { inputs: HashMap::new(), output: tls_output };
+        let result = self.run_until_end(endpoint, socket, &mut tls, &mut tls_results).await;
+        if !matches!(result, Err(Error::Receive(_))) {
+            endpoint.shut_down(Instant::now());
+            let goodbye = self.say_goodbye(endpoint, socket, &mut tls, &mut tls_results);
+            // Past the deadline the peers find out by themselves.
+            let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        }
+        self.drain_events(endpoint);
+        crate::report::add(&mut self.base, &endpoint.counters());
+        self.snapshot.send_replace(Snapshot::new(&self.base, &Counters::default(), Vec::new()));
+        self.blocked = None;
+        result
+    }
+
+    async fn run_until_end<E: Role>(
+        &mut self,
+        endpoint: &mut E,
+        socket: &UdpSocket,
+        tls: &mut TlsTasks,
+        tls_results: &mut mpsc::Receiver<(SessionKey, TlsOutput)>,
+    ) -> Result<Outcome, Error> {
+        let stop = self.stop.clone();
+        let events = self.events.clone();
+        let mut publish = tokio::time::interval(PUBLISH_INTERVAL);
+        publish.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let timer = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(timer);
+        loop {
+            self.settle(endpoint, socket, tls);
+            if endpoint.has_ended() {
+                return Ok(Outcome::Ended);
+            }
+            if let Some(at) = endpoint.poll_timeout()
+                && timer.deadline().into_std() != at
+            {
+                timer.as_mut().reset(at.into());
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(Outcome::Stopped),
+                Some(command) = self.commands.recv() => {
+                    if endpoint.obey(Instant::now(), command) {
+                        return Ok(Outcome::Reconnect);
+                    }
+                }
+                Some((session, output)) = tls_results.recv() => {
+                    endpoint.handle_tls(Instant::now(), session, output);
+                }
+                () = &mut timer, if endpoint.poll_timeout().is_some() => {
+                    endpoint.handle_timeout(Instant::now());
+                    // A timeout that is still in the past comes again at once; one that is gone must not.
+                    timer.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(1));
+                }
+                ready = socket.readable() => {
+                    ready.map_err(Error::Receive)?;
+                    self.pump(endpoint, socket)?;
+                }
+                ready = self.device.readable(), if self.blocked.is_none() => {
+                    ready.map_err(Error::Device)?;
+                    self.pump(endpoint, socket)?;
+                }
+                ready = socket.writable(), if self.blocked.is_some() => {
+                    ready.map_err(Error::Receive)?;
+                    self.retry_blocked(endpoint, socket);
+                }
+                permit = events.reserve(), if !self.backlog.is_empty() => {
+                    match (permit, self.backlog.pop_front()) {
+                        (Ok(permit), Some(event)) => permit.send(event),
+                        (_, _) => self.backlog.clear(),
+                    }
+                }
+                _ = publish.tick() => self.publish(endpoint),
+            }
+        }
+    }
+
+    /// Polls on after [`Endpoint::shut_down`] until every peer has the goodbye.
+    async fn say_goodbye<E: Role>(
+        &mut self,
+        endpoint: &mut E,
+        socket: &UdpSocket,
+        tls: &mut TlsTasks,
+        tls_results: &mut mpsc::Receiver<(SessionKey, TlsOutput)>,
+    ) {
+        loop {
+            self.settle(endpoint, socket, tls);
+            if endpoint.is_flushed() {
+                return;
+            }
+            let wait = endpoint.poll_timeout().unwrap_or_else(|| Instant::now() + GOODBYE);
+            tokio::select! {
+                Some((session, output)) = tls_results.recv() => {
+                    endpoint.handle_tls(Instant::now(), session, output);
+                }
+                ready = socket.readable() => {
+                    if ready.is_err() || self.receive(endpoint, socket, Instant::now()).is_err() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(wait.into()) => {
+                    // Nothing is to be read from a timeout that does not move.
+                    endpoint.handle_timeout(Instant::now());
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    /// Hands out everything that the endpoint has for TLS, the socket and the reader of events.
+    fn settle<E: Role>(&mut self, endpoint: &mut E, socket: &UdpSocket, tls: &mut TlsTasks) {
+        let now = Instant::now();
+        while let Some((session, input)) = endpoint.poll_tls() {
+            if let Err(why) = tls.pass(&self.tls, session, input) {
+                endpoint.handle_tls(now, session, TlsOutput::Failed(why));
+            }
+        }
+        while let Some(to) = endpoint.poll_transmit(now, &mut self.control) {
+            if socket.try_send_to(&self.control, to).is_err() {
+                // The reliability layer sends it again.
+                endpoint.count_drop(DropReason::Blocked);
+            }
+        }
+        self.drain_events(endpoint);
+        if self.changed {
+            self.publish(endpoint);
+        }
+    }
+
+    fn drain_events<E: Endpoint>(&mut self, endpoint: &mut E) {
+        while let Some(event) = endpoint.poll_event() {
+            self.changed = true;
+            self.report(event.into());
+        }
+    }
+
+    fn publish<E: Endpoint>(&mut self, endpoint: &E) {
+        self.changed = false;
+        let snapshot = Snapshot::new(&self.base, &endpoint.counters(), endpoint.peers());
+        self.snapshot.send_if_modified(|old| {
+            let differs = *old != snapshot;
+            *old = snapshot;
+            differs
+        });
+    }
+
+    /// Moves packets both ways in turns, within the budget.
+    fn pump<E: Endpoint>(&mut self, endpoint: &mut E, socket: &UdpSocket) -> Result<(), Error> {
+        for _ in 0..ROUNDS {
+            let now = Instant::now();
+            let received = self.receive(endpoint, socket, now)?;
+            let sent = self.send(endpoint, socket, now)?;
+            if received < BATCH && sent < BATCH {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Socket to device, one batch. Returns how many datagrams were there.
+    fn receive<E: Endpoint>(&mut self, endpoint: &mut E, socket: &UdpSocket, now: Instant) -> Result<usize, Error> {
+        for count in 0..BATCH {
+            let (length, from) = match socket.try_recv_from(&mut self.inbound[..]) {
+                Ok(received) => received,
+                Err(error) if is_transient(&error) => return Ok(count),
+                Err(error) => return Err(Error::Receive(error)),
+            };
+            if length == BUFFER {
+                endpoint.count_drop(DropReason::TooLarge);
+                continue;
+            }
+            let Some(datagram) = self.inbound.get_mut(..length) else { continue };
+            match endpoint.handle_datagram(now, from, datagram) {
+                Ok(Received::Packet(range)) => {
+                    let packet = self.inbound.get(range).unwrap_or_default();
+                    if self.device.try_send(packet).is_err() {
+                        endpoint.count_drop(DropReason::Blocked);
+                    }
+                }
+                Ok(Received::Consumed) => {}
+                Err(reason) => tracing::trace!(%from, %reason, "dropped a datagram"),
+            }
+        }
+        Ok(BATCH)
+    }
+
+    /// Device to socket, one batch. Returns how many packets were there.
+    fn send<E: Endpoint>(&mut self, endpoint: &mut E, socket: &UdpSocket, now: Instant) -> Result<usize, Error> {
+        for count in 0..BATCH {
+            if self.blocked.is_some() {
+                return Ok(count);
+            }
+            let length = match self.device.try_recv(&mut self.outbound[HEADROOM..]) {
+                Ok(length) => length,
+                Err(error) if is_transient(&error) => return Ok(count),
+                Err(error) => return Err(Error::Device(error)),
+            };
+            let Some(buf) = self.outbound.get_mut(..HEADROOM + length) else { continue };
+            match endpoint.seal_packet(now, buf) {
+                Ok((to, range)) => {
+                    let datagram = self.outbound.get(range.clone()).unwrap_or_default();
+                    match socket.try_send_to(datagram, to) {
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = Some((to, range)),
+                        Err(_) => endpoint.count_drop(DropReason::Blocked),
+                    }
+                }
+                Err(reason) => tracing::trace!(%reason, "dropped a packet from the device"),
+            }
+        }
+        Ok(BATCH)
+    }
+
+    fn retry_blocked<E: Endpoint>(&mut self, endpoint: &mut E, socket: &UdpSocket) {
+        let Some((to, range)) = self.blocked.take() else { return };
+        match socket.try_send_to(self.outbound.get(range.clone()).unwrap_or_default(), to) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = Some((to, range)),
+            Err(_) => endpoint.count_drop(DropReason::Blocked),
+        }
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused)
+}
+
+/// The TLS tasks of an endpoint's sessions. Dropping a sender ends its task.
+struct TlsTasks {
+    inputs: HashMap<SessionKey, mpsc::Sender<TlsInput>>,
+    output: mpsc::Sender<(SessionKey, TlsOutput)>,
+}
+
+impl TlsTasks {
+    fn pass(&mut self, factory: &TlsFactory, session: SessionKey, input: TlsInput) -> Result<(), String> {
+        match input {
+            TlsInput::Start => {
+                let (sender, receiver) = mpsc::channel(TLS_QUEUE);
+                self.inputs.insert(session, sender);
+                factory.spawn(session, receiver, self.output.clone()).map_err(|error| error.to_string())
+            }
+            TlsInput::Close => {
+                self.inputs.remove(&session);
+                Ok(())
+            }
+            TlsInput::Ciphertext(_) | TlsInput::Message(_) => match self.inputs.get(&session) {
+                Some(sender) => match sender.try_send(input) {
+                    // A task that ended has said why.
+                    Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+                    Err(mpsc::error::TrySendError::Full(_)) => {
+                        Err("the peer sends more than TLS can take".to_owned())
+                    }
+                },
+                None => Ok(()),
+            },
+        }
+    }
+}

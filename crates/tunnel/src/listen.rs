@@ -1,0 +1,57 @@
+//! The listening end.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use ovpn::server::{Server, ServerConfig};
+use tokio::net::UdpSocket;
+
+use crate::config::{Ipv4Prefix, Listen, TunnelConfig};
+use crate::driver::{Driver, Error, Role};
+use crate::report::{Command, Event};
+
+/// Handshakes in progress at a time.
+const MAX_HANDSHAKES: usize = 64;
+
+/// Serves peers until the tunnel is told to stop.
+pub(crate) async fn run(
+    mut driver: Driver,
+    config: TunnelConfig,
+    listen: Listen,
+    socket: UdpSocket,
+    address: SocketAddr,
+) -> Result<(), Error> {
+    let server = ServerConfig {
+        tls_crypt: config.tls_crypt,
+        ciphers: config.data_ciphers,
+        tun_mtu: config.tun_mtu,
+        keepalive: config.keepalive,
+        network: Ipv4Prefix { address: listen.address, prefix_len: listen.prefix_len },
+        peers: listen.peers,
+        pool: listen.pool,
+        routes: listen.routes,
+        max_peers: listen.max_peers,
+        max_handshakes: MAX_HANDSHAKES,
+    };
+    let mut server = Server::new(server, Instant::now(), crate::unix_time(), crate::rng());
+    driver.report(Event::Listening { address });
+    driver.run(&mut server, &socket).await.map(drop)
+}
+
+impl Role for Server {
+    fn obey(&mut self, now: Instant, command: Command) -> bool {
+        match command {
+            Command::Disconnect { peer } => {
+                self.disconnect(now, peer);
+            }
+            // Nothing to connect to.
+            Command::Reconnect => {}
+        }
+        false
+    }
+
+    fn has_ended(&self) -> bool {
+        false
+    }
+}
+

@@ -1,0 +1,146 @@
+//! What a tunnel reports and obeys. Plain data that could cross a process boundary.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Instant, SystemTime};
+
+pub use ovpn::drops::{DropReason, Drops};
+pub use ovpn::endpoint::{Configured, EndReason, Identity, PeerConnected, PeerId, Traffic};
+pub use ovpn::keys::KeyDerivation;
+pub use ovpn::push::{Ifconfig, PushedRoute};
+
+use ovpn::endpoint::{Counters, PeerStatus};
+
+/// News from a tunnel, in the order they happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Listener: datagrams are received here.
+    Listening {
+        /// The bound address.
+        address: SocketAddr,
+    },
+    /// Dialer: an attempt begins.
+    Connecting {
+        /// Where to.
+        remote: SocketAddr,
+    },
+    /// Dialer: a name did not resolve; another attempt follows.
+    Unresolved {
+        /// The remote as configured.
+        remote: String,
+        /// Why.
+        reason: String,
+    },
+    /// Dialer: what to set on the device. Comes right before [`Event::PeerConnected`].
+    Configured(Configured),
+    /// Data flows.
+    PeerConnected(PeerConnected),
+    /// A connected peer is gone.
+    PeerDisconnected {
+        /// Its number.
+        peer: PeerId,
+        /// Who it was.
+        identity: Identity,
+        /// Why.
+        reason: EndReason,
+    },
+    /// A handshake ended without success. The listener is up as before; a dialer tries again.
+    HandshakeFailed {
+        /// The other end.
+        remote: SocketAddr,
+        /// Why.
+        reason: EndReason,
+    },
+}
+
+impl From<ovpn::endpoint::Event> for Event {
+    fn from(event: ovpn::endpoint::Event) -> Self {
+        use ovpn::endpoint::Event as Inner;
+        match event {
+            Inner::Configured(configured) => Self::Configured(configured),
+            Inner::Connected(peer) => Self::PeerConnected(peer),
+            Inner::Disconnected { peer, identity, reason } => Self::PeerDisconnected { peer, identity, reason },
+            Inner::HandshakeFailed { remote, reason } => Self::HandshakeFailed { remote, reason },
+        }
+    }
+}
+
+/// What a running tunnel can be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Dialer: end the session, if there is one, and connect anew at once.
+    Reconnect,
+    /// Listener: send a peer away. It may come back.
+    Disconnect {
+        /// Its number.
+        peer: PeerId,
+    },
+}
+
+/// The state of a tunnel, published when it changes and every second while it carries something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Connected peers.
+    pub peers: Vec<PeerSnapshot>,
+    /// Inner packets and bytes of all peers since the start, including those that are gone.
+    pub traffic: Traffic,
+    /// Sessions that came up.
+    pub handshakes_completed: u64,
+    /// Handshakes that failed.
+    pub handshakes_failed: u64,
+    /// Dropped packets by reason.
+    pub drops: Drops,
+}
+
+/// A connected peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSnapshot {
+    /// Who, where and how.
+    pub peer: PeerConnected,
+    /// When it connected.
+    pub since: SystemTime,
+    /// When an authenticated packet of it was last received.
+    pub last_heard: SystemTime,
+    /// What was carried for it.
+    pub traffic: Traffic,
+}
+
+impl Snapshot {
+    /// `base` is what earlier sessions of a dialer had counted.
+    pub(crate) fn new(base: &Counters, counters: &Counters, peers: Vec<PeerStatus>) -> Self {
+        let mut sum = base.clone();
+        add(&mut sum, counters);
+        Self {
+            peers: peers.into_iter().map(PeerSnapshot::new).collect(),
+            traffic: sum.traffic,
+            handshakes_completed: sum.handshakes_completed,
+            handshakes_failed: sum.handshakes_failed,
+            drops: sum.drops,
+        }
+    }
+
+    /// The address that the peer with this number has inside of the tunnel.
+    #[must_use]
+    pub fn address_of(&self, peer: PeerId) -> Option<Ipv4Addr> {
+        self.peers.iter().find(|status| status.peer.peer == peer).and_then(|status| status.peer.address)
+    }
+}
+
+impl PeerSnapshot {
+    fn new(status: PeerStatus) -> Self {
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        let date = |at: Instant| clock.checked_sub(now.saturating_duration_since(at)).unwrap_or(clock);
+        Self {
+            since: date(status.since),
+            last_heard: date(status.last_heard),
+            peer: status.connected,
+            traffic: status.traffic,
+        }
+    }
+}
+
+pub(crate) fn add(sum: &mut Counters, counters: &Counters) {
+    sum.handshakes_completed += counters.handshakes_completed;
+    sum.handshakes_failed += counters.handshakes_failed;
+    sum.drops.add(&counters.drops);
+    sum.traffic.add(&counters.traffic);
+}

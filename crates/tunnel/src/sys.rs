@@ -1,0 +1,47 @@
+//! System calls that no safe wrapper covers. The only unsafe code of the workspace.
+#![expect(unsafe_code, reason = "ioctl and setsockopt numbers of Linux that nix does not wrap")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+
+use nix::libc;
+use tokio::io::unix::AsyncFd;
+
+nix::ioctl_write_int! {
+    /// Keeps a TUN device after its last file is closed (argument 1), or not (0).
+    tunsetpersist, b'T', 203
+}
+
+/// Opens, or makes, a plain TUN device without packet information and lets it outlive this process.
+pub(crate) fn open_persistent_tun(name: &str) -> io::Result<File> {
+    let iface = tun_tap::Iface::without_packet_info(name, tun_tap::Mode::Tun)?;
+    // SAFETY: into_raw_fd gives up the only owner of a valid file descriptor, which is owned here from now on.
+    let fd = unsafe { OwnedFd::from_raw_fd(iface.into_raw_fd()) };
+    // SAFETY: the request takes an integer by value and the descriptor is an open TUN device.
+    unsafe { tunsetpersist(fd.as_raw_fd(), 1) }?;
+    Ok(File::from(fd))
+}
+
+/// Watches a non-blocking file for readiness.
+pub(crate) fn watch(file: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: a File owns a valid descriptor, and nothing closes or replaces it while the AsyncFd owns the File.
+    Ok(unsafe { AsyncFd::register(file) }?)
+}
+
+/// Lets the outer datagrams be fragmented on their way, as stock peers do: a path with a smaller MTU then costs
+/// fragments, not silence.
+pub(crate) fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {
+    let value: libc::c_int = libc::IP_PMTUDISC_DONT;
+    // SAFETY: the pointer and length describe a live c_int, which is what this option takes.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            std::ptr::from_ref(&value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

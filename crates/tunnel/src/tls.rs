@@ -1,0 +1,250 @@
+//! TLS of the control channel: OpenSSL over an in-memory stream whose other end is the reliability layer.
+
+use std::pin::Pin;
+
+use openssl::error::ErrorStack;
+use openssl::nid::Nid;
+use openssl::pkey::PKey;
+use openssl::ssl::{
+    Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVerifyMode, SslVersion,
+};
+use openssl::x509::{X509, X509ExtendedKeyUsage, X509Ref, X509VerifyResult};
+use ovpn::endpoint::{Identity, SessionKey, TlsInput, TlsOutput, TlsSession};
+use ovpn::keys::{EXPORTER_LABEL, KeyBlock};
+use ovpn::wrap::Role;
+use secrecy::ExposeSecret;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+use tokio_openssl::SslStream;
+
+use crate::config::{TlsVersion, TunnelConfig};
+
+/// Bytes in flight between TLS and the reliability layer.
+const PIPE: usize = 64 * 1024;
+/// Largest TLS record.
+const RECORD: usize = 16 * 1024;
+
+/// Why certificates or keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// No certificate of an authority could be read.
+    #[error("cannot read the CA certificates (PEM)")]
+    Authority(#[source] ErrorStack),
+    /// There is no certificate in the text.
+    #[error("the {0} text holds no PEM certificate")]
+    Empty(&'static str),
+    /// The own certificate could not be read or used.
+    #[error("cannot use the own certificate (PEM)")]
+    Certificate(#[source] ErrorStack),
+    /// The own key could not be read, or is not the certificate's.
+    #[error("cannot use the own private key (PEM), or it is not the certificate's")]
+    Key(#[source] ErrorStack),
+    /// OpenSSL refused a setting.
+    #[error("cannot set up OpenSSL")]
+    Setup(#[source] ErrorStack),
+}
+
+/// Makes the TLS of sessions.
+pub(crate) struct TlsFactory {
+    context: SslContext,
+    role: Role,
+    marked: bool,
+    expected: Option<String>,
+}
+
+impl TlsFactory {
+    /// Reads certificates and keys, and sets what both roles share: peers always verified, no tickets, no resumption,
+    /// no renegotiation.
+    pub(crate) fn new(config: &TunnelConfig, role: Role, expected: Option<String>) -> Result<Self, TlsError> {
+        let mut context = SslContextBuilder::new(SslMethod::tls()).map_err(TlsError::Setup)?;
+        let authorities = X509::stack_from_pem(config.tls.ca_pem.as_bytes()).map_err(TlsError::Authority)?;
+        if authorities.is_empty() {
+            return Err(TlsError::Empty("CA"));
+        }
+        for authority in authorities {
+            context.add_client_ca(&authority).map_err(TlsError::Authority)?;
+            context.cert_store_mut().add_cert(authority).map_err(TlsError::Authority)?;
+        }
+        let mut chain = X509::stack_from_pem(config.tls.cert_pem.as_bytes()).map_err(TlsError::Certificate)?.into_iter();
+        let leaf = chain.next().ok_or(TlsError::Empty("own certificate"))?;
+        context.set_certificate(&leaf).map_err(TlsError::Certificate)?;
+        for intermediate in chain {
+            context.add_extra_chain_cert(intermediate).map_err(TlsError::Certificate)?;
+        }
+        let key = PKey::private_key_from_pem(config.tls.key_pem.expose_secret().as_bytes()).map_err(TlsError::Key)?;
+        context.set_private_key(&key).map_err(TlsError::Key)?;
+        context.check_private_key().map_err(TlsError::Key)?;
+        let lowest = match config.tls_version_min {
+            TlsVersion::V1_2 => SslVersion::TLS1_2,
+            TlsVersion::V1_3 => SslVersion::TLS1_3,
+        };
+        context.set_min_proto_version(Some(lowest)).map_err(TlsError::Setup)?;
+        context.set_num_tickets(0).map_err(TlsError::Setup)?;
+        context.set_options(SslOptions::NO_TICKET | SslOptions::NO_RENEGOTIATION | SslOptions::NO_COMPRESSION);
+        context.set_session_cache_mode(SslSessionCacheMode::OFF);
+        context.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+        Ok(Self { context: context.build(), role, marked: config.remote_cert_tls, expected })
+    }
+
+    /// Runs the TLS of one session as a task, which ends when the session closes `input` or TLS fails.
+    pub(crate) fn spawn(
+        &self,
+        session: SessionKey,
+        input: mpsc::Receiver<TlsInput>,
+        output: mpsc::Sender<(SessionKey, TlsOutput)>,
+    ) -> Result<(), ErrorStack> {
+        let (near, far) = tokio::io::duplex(PIPE);
+        let stream = SslStream::new(Ssl::new(&self.context)?, near)?;
+        let check = PeerCheck { role: self.role, marked: self.marked, expected: self.expected.clone() };
+        tokio::spawn(run(session, stream, far, check, input, output));
+        Ok(())
+    }
+}
+
+/// What a certificate that chains to the authority must be besides.
+struct PeerCheck {
+    role: Role,
+    marked: bool,
+    expected: Option<String>,
+}
+
+impl PeerCheck {
+    /// The identity of an acceptable certificate, or what is wrong with it.
+    fn identify(&self, certificate: &X509Ref) -> Result<Identity, String> {
+        let common_name = certificate.subject_name().entries_by_nid(Nid::COMMONNAME).next();
+        let common_name = common_name.and_then(|entry| entry.data().to_string().ok());
+        let names = certificate.subject_alt_names();
+        let san_uris = names.iter().flatten().filter_map(|name| name.uri().map(str::to_owned)).collect();
+        let identity = Identity { common_name: common_name.unwrap_or_default(), san_uris };
+        let (usage, role) = match self.role {
+            Role::Client => (X509ExtendedKeyUsage::SSL_SERVER, "server"),
+            Role::Server => (X509ExtendedKeyUsage::SSL_CLIENT, "client"),
+        };
+        let extended = certificate.extended_key_usage();
+        if self.marked && !(certificate.key_usage().is_some() && extended.is_some_and(|marks| marks.contains(usage))) {
+            return Err(format!("the certificate is not marked for use by a TLS {role}"));
+        }
+        match &self.expected {
+            Some(name) if !identity.is_named(name) => Err(format!("the certificate is not that of '{name}'")),
+            _ => Ok(identity),
+        }
+    }
+}
+
+async fn run(
+    session: SessionKey,
+    mut stream: SslStream<DuplexStream>,
+    far: DuplexStream,
+    check: PeerCheck,
+    input: mpsc::Receiver<TlsInput>,
+    output: mpsc::Sender<(SessionKey, TlsOutput)>,
+) {
+    let (far_read, far_write) = tokio::io::split(far);
+    let (messages, queue) = mpsc::channel(16);
+    let deliver = deliver(input, far_write, messages);
+    let mut collect = std::pin::pin!(collect(session, far_read, &output));
+    let failure = tokio::select! {
+        why = talk(session, &mut stream, &check, queue, &output) => why,
+        // The session is gone, or the driver.
+        () = deliver => return,
+        () = &mut collect => return,
+    };
+    // An alert may still stand in the pipe; the end of the stream comes after it.
+    drop(stream);
+    collect.await;
+    // If nobody listens any more there is nobody to tell.
+    let _ = output.send((session, TlsOutput::Failed(failure))).await;
+}
+
+/// Sorts what the session sends: bytes into the pipe, messages to [`talk`].
+async fn deliver(
+    mut input: mpsc::Receiver<TlsInput>,
+    mut pipe: WriteHalf<DuplexStream>,
+    messages: mpsc::Sender<Vec<u8>>,
+) {
+    while let Some(next) = input.recv().await {
+        let gone = match next {
+            TlsInput::Start => false,
+            TlsInput::Ciphertext(bytes) => pipe.write_all(&bytes).await.is_err(),
+            TlsInput::Message(message) => messages.send(message).await.is_err(),
+            TlsInput::Close => true,
+        };
+        if gone {
+            // `talk` has ended and says why.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Takes TLS bytes out of the pipe for the session, until TLS is dropped.
+async fn collect(
+    session: SessionKey,
+    mut pipe: ReadHalf<DuplexStream>,
+    output: &mpsc::Sender<(SessionKey, TlsOutput)>,
+) {
+    let mut buf = vec![0; RECORD];
+    while let Ok(length @ 1..) = pipe.read(&mut buf).await {
+        let bytes = buf.get(..length).unwrap_or_default().to_vec();
+        if output.send((session, TlsOutput::Ciphertext(bytes))).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Shakes hands, then passes messages both ways, one record each. Returns why it cannot go on.
+async fn talk(
+    session: SessionKey,
+    stream: &mut SslStream<DuplexStream>,
+    check: &PeerCheck,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    output: &mpsc::Sender<(SessionKey, TlsOutput)>,
+) -> String {
+    let mut stream = Pin::new(stream);
+    let shaken = match check.role {
+        Role::Client => stream.as_mut().connect().await,
+        Role::Server => stream.as_mut().accept().await,
+    };
+    if let Err(error) = shaken {
+        return match stream.ssl().verify_result() {
+            X509VerifyResult::OK => error.to_string(),
+            refused => format!("the peer's certificate was refused: {}", refused.error_string()),
+        };
+    }
+    let established = match establish(stream.ssl(), check) {
+        Ok(established) => established,
+        Err(why) => return why,
+    };
+    if output.send((session, TlsOutput::Established(Box::new(established)))).await.is_err() {
+        return "the driver is gone".to_owned();
+    }
+    let mut buf = vec![0; RECORD];
+    loop {
+        tokio::select! {
+            read = stream.read(&mut buf) => match read {
+                Ok(0) => return "the peer closed TLS".to_owned(),
+                Ok(length) => {
+                    let message = buf.get(..length).unwrap_or_default().to_vec();
+                    if output.send((session, TlsOutput::Message(message))).await.is_err() {
+                        return "the driver is gone".to_owned();
+                    }
+                }
+                Err(error) => return error.to_string(),
+            },
+            Some(message) = queue.recv() => {
+                // One write of less than a record's size is one record, as peers demand.
+                if let Err(error) = stream.write_all(&message).await {
+                    return error.to_string();
+                }
+            }
+        }
+    }
+}
+
+fn establish(ssl: &SslRef, check: &PeerCheck) -> Result<TlsSession, String> {
+    let certificate = ssl.peer_certificate().ok_or_else(|| "the peer sent no certificate".to_owned())?;
+    let identity = check.identify(&certificate)?;
+    let mut material = [0; KeyBlock::LEN];
+    ssl.export_keying_material(&mut material, EXPORTER_LABEL, None).map_err(|error| error.to_string())?;
+    let exporter = KeyBlock::from_exporter(material);
+    Ok(TlsSession { exporter, identity, version: ssl.version_str().to_owned() })
+}

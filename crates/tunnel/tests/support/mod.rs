@@ -1,0 +1,281 @@
+//! Two network namespaces with a wire between them, processes in them, and certificates.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType, date_time_ymd,
+};
+
+/// Address of [`Side::Server`] on the wire.
+pub(crate) const SERVER: &str = "192.0.2.1";
+const CLIENT: &str = "192.0.2.2";
+
+/// Why the tests of this file cannot run here, if they cannot. With `CI=true` that is a failure.
+pub(crate) fn cannot_run() -> bool {
+    let reason = if !nix::unistd::geteuid().is_root() {
+        "not root"
+    } else if !Path::new("/dev/net/tun").exists() {
+        "no /dev/net/tun"
+    } else if run("openvpn", &["--version"]).is_empty() {
+        "no openvpn installed"
+    } else if !example().exists() {
+        "the example is not built: cargo build -p tunnel --example peer"
+    } else {
+        return false;
+    };
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run: {reason}");
+    println!("SKIPPED: {reason}");
+    true
+}
+
+fn example() -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path.join("examples/peer")
+}
+
+/// Runs a command to its end and gives its output; nothing when it cannot be started.
+pub(crate) fn run(program: &str, words: &[&str]) -> String {
+    match Command::new(program).args(words).output() {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        Err(_) => String::new(),
+    }
+}
+
+fn must(program: &str, words: &[&str]) {
+    let output = Command::new(program).args(words).output().unwrap();
+    assert!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// An end of the wire.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Server,
+    Client,
+}
+
+/// The lab of one test. Dropping it ends its processes and removes its namespaces.
+pub(crate) struct Lab {
+    pub(crate) dir: tempfile::TempDir,
+    namespaces: [String; 2],
+    children: Vec<(String, Child)>,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let tag = format!("tun{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let lab = Self {
+            dir: tempfile::tempdir().unwrap(),
+            namespaces: [format!("{tag}s"), format!("{tag}c")],
+            children: Vec::new(),
+        };
+        let [server, client] = &lab.namespaces;
+        for name in &lab.namespaces {
+            must("ip", &["netns", "add", name]);
+            must("ip", &["-n", name, "link", "set", "lo", "up"]);
+        }
+        must("ip", &["-n", server, "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", client]);
+        for (name, address) in [(server, SERVER), (client, CLIENT)] {
+            must("ip", &["-n", name, "address", "add", &format!("{address}/24"), "dev", "wire"]);
+            must("ip", &["-n", name, "link", "set", "wire", "up"]);
+        }
+        fs::write(lab.path("ta.key"), static_key()).unwrap();
+        fs::write(lab.path("other-ta.key"), static_key()).unwrap();
+        lab.issue_certificates();
+        lab
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// `ca`, `server`, `client`, `expired` and, of another authority that nobody knows, `stranger`.
+    fn issue_certificates(&self) {
+        let (ours, theirs) = (authority("Ours"), authority("Theirs"));
+        fs::write(self.path("ca.pem"), ours.pem()).unwrap();
+        let expired = |params: &mut CertificateParams| params.not_after = date_time_ymd(2021, 1, 1);
+        self.issue(&ours, "server", ExtendedKeyUsagePurpose::ServerAuth, |_| ());
+        self.issue(&ours, "client", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
+        self.issue(&ours, "expired", ExtendedKeyUsagePurpose::ClientAuth, expired);
+        self.issue(&ours, "expired-server", ExtendedKeyUsagePurpose::ServerAuth, expired);
+        self.issue(&theirs, "stranger", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
+    }
+
+    fn issue(
+        &self,
+        authority: &CertifiedIssuer<'_, KeyPair>,
+        name: &str,
+        usage: ExtendedKeyUsagePurpose,
+        change: impl FnOnce(&mut CertificateParams),
+    ) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.subject_alt_names = vec![SanType::URI(format!("urn:test:{name}").try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2090, 1, 1);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, authority).unwrap();
+        fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
+        fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+
+    /// A command that runs in the namespace of `side`.
+    pub(crate) fn command(&self, side: Side, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespaces[side as usize], program]);
+        command
+    }
+
+    /// Starts a process whose output goes to the file `log`.
+    pub(crate) fn spawn(&mut self, side: Side, log: &str, program: &str, words: &[String]) {
+        let file = File::create(self.path(log)).unwrap();
+        let child = self
+            .command(side, program)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        self.children.push((log.to_owned(), child));
+    }
+
+    /// Starts our end as `name`'s certificate holder.
+    pub(crate) fn spawn_ours(&mut self, side: Side, log: &str, name: &str, words: &[&str]) {
+        let mut all: Vec<String> = match side {
+            Side::Server => vec!["mode=listen".into(), "bind=0.0.0.0:1194".into(), "address=10.8.0.1/24".into()],
+            Side::Client => vec!["mode=dial".into(), format!("remote={SERVER}:1194")],
+        };
+        all.push(format!("ca={}", self.path("ca.pem")));
+        all.push(format!("cert={}", self.path(&format!("{name}.pem"))));
+        all.push(format!("key={}", self.path(&format!("{name}.key"))));
+        all.extend(words.iter().map(|&word| word.to_owned()));
+        let program = example();
+        self.spawn(side, log, program.to_str().unwrap(), &all);
+    }
+
+    /// Starts stock openvpn as `name`'s certificate holder.
+    pub(crate) fn spawn_stock(&mut self, side: Side, log: &str, name: &str, words: &[&str]) {
+        let role = match side {
+            Side::Server => "--server 10.8.0.0 255.255.255.0 --topology subnet --dh none --keepalive 2 8".to_owned(),
+            Side::Client => format!("--client --nobind --remote {SERVER} 1194 --remote-cert-tls server"),
+        };
+        let mut all: Vec<String> = "--dev tun --proto udp --verb 4".split(' ').map(str::to_owned).collect();
+        all.extend(role.split(' ').map(str::to_owned));
+        for (option, file) in
+            [("--ca", "ca.pem".to_owned()), ("--cert", format!("{name}.pem")), ("--key", format!("{name}.key"))]
+        {
+            all.extend([option.to_owned(), self.path(&file)]);
+        }
+        all.extend(words.iter().map(|&word| word.to_owned()));
+        self.spawn(side, log, "openvpn", &all);
+    }
+
+    /// The contents of a log.
+    pub(crate) fn log(&self, log: &str) -> String {
+        let mut text = String::new();
+        if let Ok(mut file) = File::open(self.path(log)) {
+            let _ = file.read_to_string(&mut text);
+        }
+        text
+    }
+
+    /// Waits until a log contains `text`, and gives the log.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, log: &str, text: &str) -> String {
+        self.wait_for_count(log, text, 1)
+    }
+
+    /// Waits until a log contains `text` that many times.
+    #[track_caller]
+    pub(crate) fn wait_for_count(&self, log: &str, text: &str, count: usize) -> String {
+        let deadline = Instant::now() + Duration::from_secs(25);
+        loop {
+            let contents = self.log(log);
+            if contents.matches(text).count() >= count {
+                return contents;
+            }
+            if Instant::now() > deadline {
+                let logs: Vec<String> =
+                    self.children.iter().map(|(log, _)| format!("== {log}\n{}", self.log(log))).collect();
+                panic!("no '{text}' in {log}\n{}", logs.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Sends a signal to the process with this log. Namespaces are entered by exec, so it is the process itself.
+    pub(crate) fn signal(&self, log: &str, signal: nix::sys::signal::Signal) {
+        let (_, child) = self.children.iter().find(|(name, _)| name == log).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+    }
+
+    /// Interrupts the process with this log and waits for its end; gives the whole log.
+    pub(crate) fn finish(&mut self, log: &str) -> String {
+        self.signal(log, nix::sys::signal::Signal::SIGTERM);
+        let at = self.children.iter().position(|(name, _)| name == log).unwrap();
+        let (_, mut child) = self.children.remove(at);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("{log}: no end after SIGTERM\n{}", self.log(log));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.log(log)
+    }
+
+    /// Pings `address` until three answers in a row.
+    #[track_caller]
+    pub(crate) fn ping(&self, side: Side, address: &str, size: u32) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let size = size.to_string();
+            let words = ["-n", "-q", "-c", "3", "-i", "0.05", "-W", "1", "-s", &size, address];
+            if self.command(side, "ping").args(words).stdout(Stdio::null()).status().unwrap().success() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no answer from {address}");
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for (_, child) in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for name in &self.namespaces {
+            run("ip", &["netns", "delete", name]);
+        }
+    }
+}
+
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn static_key() -> String {
+    let bytes: [u8; 256] = std::array::from_fn(|_| rand::random());
+    tunnel::StaticKey::from_bytes(bytes).to_text()
+}
