@@ -1,5 +1,7 @@
 //! [`Engine`] on the Docker API.
 
+mod convert;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::net::IpAddr;
@@ -10,11 +12,7 @@ use std::time::Duration;
 use bollard::container::LogOutput;
 use bollard::errors::Error as DockerError;
 use bollard::exec::StartExecResults;
-use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ExecConfig, HostConfig,
-    HostConfigLogConfig, Mount, MountType, NetworkCreateRequest, NetworkInspect, PortBinding, RestartPolicy,
-    RestartPolicyNameEnum, VolumeCreateRequest,
-};
+use bollard::models::{ContainerInspectResponse, ExecConfig, NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
     ListNetworksOptions, ListVolumesOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -22,14 +20,15 @@ use bollard::query_parameters::{
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::stream::{BoxStream, StreamExt};
-use model::{ContainerSpec, MountSource, Network, SecretFile};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use hyper::Uri;
+use hyper::http::uri::PathAndQuery;
+use model::{ContainerSpec, SecretFile};
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
+use self::convert::{create_body, gateway, name_of, observed, with_tag};
 use crate::engine::{Engine, EngineError, ExecOutput, Hint};
-use crate::plan::{EngineState, LABEL_DEFINITION, LABEL_OWNER, LABEL_SERVICE, Observed, ObservedContainer, Owned};
+use crate::plan::{LABEL_DEFINITION, LABEL_OWNER, LABEL_SERVICE, Observed, ObservedContainer, Owned};
 use crate::{NAME_PREFIX, files};
 
 /// For questions and for commands that the engine answers at once.
@@ -75,7 +74,13 @@ impl DockerEngine {
             // Every call has its own deadline; the client's must never be the shorter one.
             let longest = PULL_TOTAL.as_secs();
             let client = Docker::connect_with_unix(&self.socket.to_string_lossy(), longest, API_DEFAULT_VERSION)?;
-            client.negotiate_version().await
+            let client = client.negotiate_version().await?;
+            let version = client.client_version();
+            // The library asks for the version and then leaves it out, which means the engine's newest.
+            Ok(client.with_request_modifier(move |mut request| {
+                *request.uri_mut() = versioned(request.uri(), version.major_version, version.minor_version);
+                request
+            }))
         };
         let client = within(QUICK, "connecting", connect).await?.map_err(|e| self.classify("connecting", e))?;
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
@@ -346,6 +351,14 @@ async fn within<T>(deadline: Duration, operation: &str, future: impl Future<Outp
     timeout(deadline, future).await.map_err(|_| EngineError::Deadline { operation: operation.to_owned(), deadline })
 }
 
+/// The same request for a named version of the API.
+fn versioned(uri: &Uri, major: usize, minor: usize) -> Uri {
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = format!("/v{major}.{minor}{path}").parse().ok();
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
+}
+
 /// Turns the engine's 404 into none.
 fn found<T>(result: Result<T, DockerError>) -> Result<Option<T>, DockerError> {
     match result {
@@ -354,132 +367,40 @@ fn found<T>(result: Result<T, DockerError>) -> Result<Option<T>, DockerError> {
     }
 }
 
-/// Without a tag the engine would fetch every tag there is.
-fn with_tag(reference: &str) -> String {
-    let last = reference.rsplit('/').next().unwrap_or(reference);
-    if last.contains(':') || last.contains('@') { reference.to_owned() } else { format!("{reference}:latest") }
-}
-
-fn name_of(summary: &ContainerSummary) -> String {
-    // A name with a second slash is a legacy link to it from another container.
-    let names = summary.names.iter().flatten().map(|name| name.trim_start_matches('/'));
-    names.into_iter().find(|name| !name.contains('/')).unwrap_or_default().to_owned()
-}
-
-fn observed(
-    id: String,
-    name: String,
-    owned: Option<Owned>,
-    image: String,
-    details: ContainerInspectResponse,
-) -> ObservedContainer {
-    let state = details.state.unwrap_or_default();
-    let engine_state = match state.status.unwrap_or(ContainerStateStatusEnum::EMPTY) {
-        ContainerStateStatusEnum::CREATED => EngineState::Created,
-        ContainerStateStatusEnum::RUNNING
-        | ContainerStateStatusEnum::RESTARTING
-        | ContainerStateStatusEnum::STOPPING => EngineState::Running,
-        ContainerStateStatusEnum::PAUSED => EngineState::Paused,
-        ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::EMPTY => EngineState::Exited,
-        ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD => EngineState::Dead,
-    };
-    ObservedContainer {
-        id,
-        name,
-        owned,
-        image: details.config.and_then(|config| config.image).unwrap_or(image),
-        state: engine_state,
-        exit_code: state.exit_code,
-        started_at: state.started_at.as_deref().and_then(unix_time),
-        finished_at: state.finished_at.as_deref().and_then(unix_time),
-    }
-}
-
-/// The engine writes the year 1 for "never".
-fn unix_time(text: &str) -> Option<i64> {
-    let seconds = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp();
-    (seconds > 0).then_some(seconds)
-}
-
-fn gateway(network: &NetworkInspect) -> Option<IpAddr> {
-    let configs = network.ipam.as_ref()?.config.as_ref()?;
-    configs.iter().find_map(|config| config.gateway.as_ref()?.parse().ok())
-}
-
-fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
-    let some_list = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
-    let mut bindings: HashMap<String, Option<Vec<PortBinding>>> = HashMap::new();
-    for port in &spec.ports {
-        let binding =
-            PortBinding { host_ip: Some(port.host.ip().to_string()), host_port: Some(port.host.port().to_string()) };
-        bindings.entry(format!("{}/tcp", port.container)).or_default().get_or_insert_default().push(binding);
-    }
-    ContainerCreateBody {
-        image: Some(spec.image.clone()),
-        cmd: some_list(&spec.command),
-        env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
-        exposed_ports: Some(bindings.keys().cloned().collect()),
-        stop_signal: spec.stop_signal.clone(),
-        host_config: Some(HostConfig {
-            network_mode: Some(match &spec.network {
-                Network::Host => "host".to_owned(),
-                Network::Private(name) => name.clone(),
-            }),
-            port_bindings: Some(bindings),
-            mounts: Some(spec.mounts.iter().map(mount).collect()),
-            extra_hosts: Some(spec.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect()),
-            dns: some_list(&spec.dns),
-            // The supervisor alone starts containers: the engine would not retry one whose address was missing.
-            restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
-            // The engine's default keeps everything for ever.
-            log_config: Some(HostConfigLogConfig {
-                typ: Some("json-file".to_owned()),
-                config: Some(HashMap::from([
-                    ("max-size".to_owned(), "10m".to_owned()),
-                    ("max-file".to_owned(), "3".to_owned()),
-                ])),
-            }),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
-fn mount(mount: &model::Mount) -> Mount {
-    let (typ, source) = match &mount.source {
-        MountSource::Volume(name) => (MountType::VOLUME, name.clone()),
-        MountSource::Host(path) => (MountType::BIND, path.to_string_lossy().into_owned()),
-    };
-    Mount {
-        typ: Some(typ),
-        source: Some(source),
-        target: Some(mount.target.to_string_lossy().into_owned()),
-        read_only: Some(mount.read_only),
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+    use tokio::sync::mpsc;
+
     use super::*;
 
-    #[test]
-    fn a_reference_without_a_tag_means_latest() {
-        for (given, whole) in [
-            ("caddy", "caddy:latest"),
-            ("caddy:2", "caddy:2"),
-            ("registry.example:5000/caddy", "registry.example:5000/caddy:latest"),
-            ("caddy@sha256:abc", "caddy@sha256:abc"),
-        ] {
-            assert_eq!(with_tag(given), whole);
-        }
+    #[tokio::test]
+    async fn an_older_engine_is_asked_in_its_own_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (sender, mut requests) = mpsc::channel(8);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 4096];
+                let length = stream.read(&mut request).await.unwrap();
+                let line = String::from_utf8_lossy(&request[..length]).lines().next().unwrap().to_owned();
+                sender.send(line).await.unwrap();
+                let body = r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12","Id":"sha256:abc"}"#;
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let engine = DockerEngine::new(&socket, "test");
+        assert_eq!(engine.image_id("caddy:2").await.unwrap().unwrap(), "sha256:abc");
+        assert_eq!(requests.recv().await.unwrap(), "GET /version HTTP/1.1");
+        assert_eq!(requests.recv().await.unwrap(), "GET /v1.41/images/caddy:2/json HTTP/1.1");
     }
 
-    #[test]
-    fn the_engines_times_become_seconds() {
-        assert_eq!(unix_time("2026-11-23T02:12:29.123456789Z"), Some(1_795_399_949));
-        assert_eq!(unix_time("2026-11-23T03:12:29+01:00"), Some(1_795_399_949));
-        assert_eq!(unix_time("0001-01-01T00:00:00Z"), None);
-        assert_eq!(unix_time(""), None);
+    #[tokio::test]
+    async fn an_engine_that_is_not_there_is_named() {
+        let error = DockerEngine::new("/nowhere/docker.sock", "test").ping().await.unwrap_err();
+        assert!(error.to_string().contains("no container engine answers at /nowhere/docker.sock"), "{error}");
     }
 }

@@ -85,16 +85,24 @@ async fn containers_follow_their_definitions() {
         ContainerSpec { command: sh("echo no database; exit 3"), service: "loop".parse().unwrap(), ..bare("loop") };
     let taken = ContainerSpec { service: "taken".parse().unwrap(), ..bare("taken") };
     let foreign = lab.docker(&["run", "-d", "--pull", "never", "--name", "cloudathome-taken", IMAGE]);
+    let imageless = ContainerSpec {
+        service: "imageless".parse().unwrap(),
+        image: "registry.invalid/none:1".into(),
+        ..bare("imageless")
+    };
     let homeless = ContainerSpec {
         service: "homeless".parse().unwrap(),
         ports: vec![PortBinding { host: "10.99.0.2:8080".parse().unwrap(), container: 80 }],
         network: Network::Private("cloudathome-test".into()),
         ..bare("homeless")
     };
-    desired.send(Some(vec![changed(), looping, taken, homeless.clone()])).unwrap();
+    desired.send(Some(vec![changed(), looping, taken, imageless, homeless.clone()])).unwrap();
     let says = |text: &'static str| move |s: &ContainerStatus| s.reason.as_ref().is_some_and(|r| r.contains(text));
     supervisor
         .until("loop", "looping", says("ended 2 times in a row; ended with exit code 3; its last words: no database"))
+        .await;
+    supervisor
+        .until("imageless", "told", says("image registry.invalid/none:1 is not on this host and could not be fetched"))
         .await;
     supervisor.until("taken", "refused", says("is not ours")).await;
     let stuck =
