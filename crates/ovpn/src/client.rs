@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::channel::{ControlChannel, HAND_WINDOW, LINGER, Live, Opened, Waiting};
+use crate::channel::{ControlChannel, HAND_WINDOW, Live, Opened, Waiting};
 use crate::data::{Cipher, DataChannel, HEADROOM, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{
@@ -46,6 +46,8 @@ pub struct ClientConfig {
     pub tun_mtu: u16,
     /// Largest MTU the server may push, bytes.
     pub max_mtu: u16,
+    /// The best key derivation to announce; the server may still choose the PRF.
+    pub key_derivation: KeyDerivation,
     /// Used as far as the server pushes nothing else.
     pub keepalive: Keepalive,
 }
@@ -67,10 +69,8 @@ enum Phase {
         peer: Box<PeerConnected>,
         cc_exit: bool,
     },
-    /// Acknowledges and retransmits until then.
-    Ended {
-        until: Instant,
-    },
+    /// Only delivers last words.
+    Ended,
 }
 
 /// What keys are made from once the push has said how.
@@ -131,7 +131,7 @@ impl Client {
     /// Whether the session is over and a new client should be made. Its last event says why.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        matches!(self.phase, Phase::Ended { .. })
+        matches!(self.phase, Phase::Ended)
     }
 
     /// Whether data flows.
@@ -164,7 +164,7 @@ impl Client {
             Opened::Ping => Ok(Received::Consumed),
             Opened::Packet(range) => Ok(Received::Packet(range)),
             Opened::Exit => {
-                self.end(now, EndReason::PeerExit);
+                self.end(EndReason::PeerExit);
                 Ok(Received::Consumed)
             }
         }
@@ -178,7 +178,7 @@ impl Client {
         let message = KeyMethod2 {
             randoms: ours.clone(),
             options: negotiation::options_string(Role::Client, self.config.tun_mtu),
-            peer_info: negotiation::client_info(&self.config.ciphers, self.config.max_mtu),
+            peer_info: negotiation::client_info(&self.config.ciphers, self.config.max_mtu, self.config.key_derivation),
         };
         self.send_message(message.encode(true));
         self.phase = Phase::KeyExchange { tls, ours };
@@ -203,7 +203,7 @@ impl Client {
                 commands.pop();
                 commands.into_iter().try_for_each(|command| self.handle_command(now, command))
             }
-            Phase::Reset | Phase::Handshake | Phase::Ended { .. } => Ok(()),
+            Phase::Reset | Phase::Handshake | Phase::Ended => Ok(()),
         }
     }
 
@@ -275,9 +275,9 @@ impl Client {
         self.tls.push_back(TlsInput::Message(message));
     }
 
-    fn end(&mut self, now: Instant, reason: EndReason) {
-        match std::mem::replace(&mut self.phase, Phase::Ended { until: now + LINGER }) {
-            Phase::Ended { until } => self.phase = Phase::Ended { until },
+    fn end(&mut self, reason: EndReason) {
+        match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Ended => {}
             Phase::Connected { live, peer, .. } => {
                 self.counters.traffic.add(&live.traffic());
                 let (peer, identity) = (peer.peer, peer.identity);
@@ -325,7 +325,7 @@ impl Endpoint for Client {
         match result {
             Ok(range) => Ok((self.remote, range)),
             Err(reason) => {
-                self.end(now, reason);
+                self.end(reason);
                 self.count_drop(DropReason::NoRoute);
                 Err(DropReason::NoRoute)
             }
@@ -341,18 +341,18 @@ impl Endpoint for Client {
             TlsOutput::Established(tls) => self.handle_established(tls),
             TlsOutput::Message(message) => {
                 if let Err(reason) = self.handle_message(now, &message) {
-                    self.end(now, reason);
+                    self.end(reason);
                 }
             }
-            TlsOutput::Failed(why) => self.end(now, EndReason::Tls(why)),
+            TlsOutput::Failed(why) => self.end(EndReason::Tls(why)),
         }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
         match &mut self.phase {
-            Phase::Reset if now >= self.deadline => self.end(now, EndReason::NoAnswer),
+            Phase::Reset if now >= self.deadline => self.end(EndReason::NoAnswer),
             Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. } if now >= self.deadline => {
-                self.end(now, EndReason::HandshakeTimeout);
+                self.end(EndReason::HandshakeTimeout);
             }
             Phase::Push { next_request, .. } if now >= *next_request => {
                 *next_request = now + PUSH_REQUEST_INTERVAL;
@@ -360,15 +360,15 @@ impl Endpoint for Client {
             }
             Phase::Connected { live, .. } => {
                 if live.is_dead(now) {
-                    self.end(now, EndReason::PingTimeout);
+                    self.end(EndReason::PingTimeout);
                 } else if let Some(ping) = live.poll_ping(now) {
                     match ping {
                         Ok(datagram) => self.outbox.push_back((self.remote, datagram)),
-                        Err(_) => self.end(now, EndReason::KeyExhausted),
+                        Err(_) => self.end(EndReason::KeyExhausted),
                     }
                 }
             }
-            Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. } | Phase::Ended { .. } => {}
+            Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. } | Phase::Ended => {}
         }
     }
 
@@ -399,7 +399,7 @@ impl Endpoint for Client {
             Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } => Some(self.deadline),
             Phase::Push { next_request, .. } => Some(self.deadline.min(*next_request)),
             Phase::Connected { live, .. } => live.poll_timeout(),
-            Phase::Ended { until } => Some(*until),
+            Phase::Ended => None,
         };
         [own, self.channel.poll_timeout()].into_iter().flatten().min()
     }
@@ -413,7 +413,7 @@ impl Endpoint for Client {
                 self.outbox.push_back((self.remote, datagram));
             }
         }
-        self.end(now, EndReason::Local);
+        self.end(EndReason::Local);
     }
 
     fn is_flushed(&self) -> bool {

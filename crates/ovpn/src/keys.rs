@@ -10,7 +10,7 @@ use crate::packet::SessionId;
 /// Label of the TLS exporter that gives [`KeyBlock`] with TLS-EKM; no context, [`KeyBlock::LEN`] bytes.
 pub const EXPORTER_LABEL: &str = "EXPORTER-OpenVPN-datakeys";
 
-/// Which way the keys of a session were made.
+/// Which way the keys of a session are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyDerivation {
     /// TLS exported keying material.

@@ -1,6 +1,7 @@
 //! What peers tell about themselves, and the choices that follow from it.
 
 use crate::data::Cipher;
+use crate::keys::KeyDerivation;
 use crate::wrap::Role;
 
 /// `IV_PROTO`: the peer can use data packets with a peer id.
@@ -74,8 +75,12 @@ pub(crate) fn cipher_of_options(options: &str) -> Option<&str> {
 }
 
 /// What our client tells: only what is implemented.
-pub(crate) fn client_info(ciphers: &[Cipher], max_mtu: u16) -> String {
-    let protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_TLS_KEY_EXPORT | PROTO_CC_EXIT;
+pub(crate) fn client_info(ciphers: &[Cipher], max_mtu: u16, best: KeyDerivation) -> String {
+    let export = match best {
+        KeyDerivation::Ekm => PROTO_TLS_KEY_EXPORT,
+        KeyDerivation::Prf => 0,
+    };
+    let protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_CC_EXIT | export;
     let names: Vec<&str> = ciphers.iter().map(|cipher| cipher.as_str()).collect();
     format!(
         "IV_VER=cloudathome-{}\nIV_PLAT=linux\nIV_TCPNL=1\nIV_MTU={max_mtu}\nIV_NCP=2\nIV_CIPHERS={}\nIV_PROTO={protocol}\n",
@@ -128,7 +133,7 @@ mod tests {
 
     #[test]
     fn we_announce_what_we_can() {
-        let info = PeerInfo::parse(&client_info(Cipher::ALL, 1600));
+        let info = PeerInfo::parse(&client_info(Cipher::ALL, 1600, KeyDerivation::Ekm));
         assert_eq!(info.protocol, 142);
         assert_eq!(info.ciphers.unwrap().len(), 3);
         assert_eq!(info.mtu, Some(1600));

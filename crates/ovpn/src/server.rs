@@ -23,6 +23,7 @@ use crate::endpoint::{
     Counters, EndReason, Endpoint, Event, Identity, Keepalive, PeerConnected, PeerId, PeerStatus, Received, SessionKey,
     TlsInput, TlsOutput, TlsSession,
 };
+use crate::keys::KeyDerivation;
 use crate::packet::{Acks, ControlBody, Header, Opcode, SessionId};
 use crate::push::Ipv4Prefix;
 use crate::static_key::StaticKey;
@@ -50,6 +51,8 @@ pub struct ServerConfig {
     pub tls_crypt: Option<StaticKey>,
     /// Data ciphers, best first: the server's order decides.
     pub ciphers: Vec<Cipher>,
+    /// The best key derivation to choose; clients that cannot export get the PRF in any case.
+    pub key_derivation: KeyDerivation,
     /// MTU of the device, pushed to clients that can take it, bytes.
     pub tun_mtu: u16,
     /// Pushed as it is; the server itself waits twice as long before it gives up on a client.
@@ -593,9 +596,13 @@ impl Endpoint for Server {
 }
 
 impl Server {
-    /// Whether `identity` is the one of a connected or settling session.
-    fn sessions_of(&self, identity: &Identity, remote: SocketAddr) -> Vec<SessionKey> {
-        let same = |peer: &Peer| peer.connected.identity == *identity || peer.connected.remote == remote;
+    /// Sessions that must give way to an authenticated newcomer: of the same identity, from the same address, or with
+    /// the address that is listed for it.
+    fn older_sessions(&self, identity: &Identity, remote: SocketAddr) -> Vec<SessionKey> {
+        let listed = self.listed_address(identity);
+        let same = |peer: &Peer| {
+            peer.connected.identity == *identity || peer.connected.remote == remote || Some(peer.address) == listed
+        };
         let found = self.sessions.iter().filter(|(_, session)| match &session.phase {
             Phase::Settling { peer, .. } | Phase::Connected { peer, .. } => same(peer),
             Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Ended { .. } => false,

@@ -4,7 +4,7 @@
 //! `peer mode=listen bind=0.0.0.0:1194 address=10.8.0.1/24 pool=10.8.0.10-10.8.0.20 tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //! `peer mode=dial remote=192.0.2.1:1194 [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
-//! Also: `tls_crypt=FILE`, `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`.
+//! Also: `tls_crypt=FILE`, `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`.
 //! Events are printed one a line; when it is interrupted, the counters follow.
 
 use std::collections::HashMap;
@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tunnel::{
-    Device, Dial, Event, Ifconfig, Keepalive, Listen, Mode, StaticKey, StaticPeer, TlsMaterial, TlsVersion,
-    TunnelConfig,
+    Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation, Listen, Mode, StaticKey, StaticPeer, TlsMaterial,
+    TlsVersion, TunnelConfig,
 };
 
 type Settings = HashMap<String, String>;
@@ -104,6 +104,9 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     }
     if settings.get("tls_min").is_some_and(|version| version == "1.3") {
         config.tls_version_min = TlsVersion::V1_3;
+    }
+    if settings.get("derive").is_some_and(|way| way == "prf") {
+        config.key_derivation = KeyDerivation::Prf;
     }
     if let Some(mtu) = settings.get("mtu") {
         config.tun_mtu = mtu.parse()?;

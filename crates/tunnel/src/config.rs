@@ -7,6 +7,7 @@ use std::time::Duration;
 
 pub use ovpn::data::Cipher;
 pub use ovpn::endpoint::Keepalive;
+use ovpn::keys::KeyDerivation;
 pub use ovpn::push::Ipv4Prefix;
 pub use ovpn::server::StaticPeer;
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
@@ -27,10 +28,12 @@ pub struct TunnelConfig {
     pub tls_crypt: Option<StaticKey>,
     /// Data ciphers, best first. The listener's order decides.
     pub data_ciphers: Vec<Cipher>,
+    /// The best way to make keys that is announced or chosen. [`KeyDerivation::Prf`] is for what cannot export.
+    pub key_derivation: KeyDerivation,
     /// MTU of the device in bytes, 576..=[`MAX_MTU`]. A listener pushes it to peers that can take it; a dialer uses it
     /// when nothing is pushed. 1420 and less fits into one unfragmented datagram on most links.
     pub tun_mtu: u16,
-    /// Signs of life. A listener pushes both values to its peers and itself waits twice `ping_restart`.
+    /// Signs of life, in whole seconds. A listener pushes both values to its peers and itself waits twice `ping_restart`.
     pub keepalive: Keepalive,
 }
 
@@ -49,6 +52,7 @@ impl TunnelConfig {
             remote_cert_tls: true,
             tls_crypt,
             data_ciphers: Cipher::ALL.to_vec(),
+            key_derivation: KeyDerivation::Ekm,
             tun_mtu: 1420,
             keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
         }

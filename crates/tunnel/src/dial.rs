@@ -21,13 +21,18 @@ pub(crate) async fn run(mut driver: Driver, config: TunnelConfig, dial: Dial) ->
     let client = ClientConfig {
         tls_crypt: config.tls_crypt,
         ciphers: config.data_ciphers,
+        key_derivation: config.key_derivation,
         tun_mtu: config.tun_mtu,
         max_mtu: MAX_MTU,
         keepalive: config.keepalive,
     };
     let mut wait = FIRST_WAIT;
     for remote in dial.remotes.iter().cycle() {
-        let addresses = match resolve(remote).await {
+        let resolved = tokio::select! {
+            () = driver.stop.cancelled() => return Ok(()),
+            resolved = resolve(remote) => resolved,
+        };
+        let addresses = match resolved {
             Ok(addresses) => addresses,
             Err(reason) => {
                 driver.report(Event::Unresolved { remote: remote.clone(), reason });
@@ -107,7 +112,7 @@ async fn pause(driver: &mut Driver, time: Duration) -> bool {
     let time = time.mul_f64(rand::rng().random_range(0.8..1.2));
     tokio::select! {
         () = driver.stop.cancelled() => true,
-        _ = driver.commands.recv() => false,
+        Some(_) = driver.commands.recv() => false,
         () = tokio::time::sleep(time) => false,
     }
 }

@@ -389,9 +389,7 @@ impl TlsTasks {
                 Some(sender) => match sender.try_send(input) {
                     // A task that ended has said why.
                     Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-                    Err(mpsc::error::TrySendError::Full(_)) => {
-                        Err("the peer sends more than TLS can take".to_owned())
-                    }
+                    Err(mpsc::error::TrySendError::Full(_)) => Err("the peer sends more than TLS can take".to_owned()),
                 },
                 None => Ok(()),
             },

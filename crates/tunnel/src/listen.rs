@@ -24,6 +24,7 @@ pub(crate) async fn run(
     let server = ServerConfig {
         tls_crypt: config.tls_crypt,
         ciphers: config.data_ciphers,
+        key_derivation: config.key_derivation,
         tun_mtu: config.tun_mtu,
         keepalive: config.keepalive,
         network: Ipv4Prefix { address: listen.address, prefix_len: listen.prefix_len },
@@ -54,4 +55,3 @@ impl Role for Server {
         false
     }
 }
-

@@ -65,7 +65,8 @@ impl TlsFactory {
             context.add_client_ca(&authority).map_err(TlsError::Authority)?;
             context.cert_store_mut().add_cert(authority).map_err(TlsError::Authority)?;
         }
-        let mut chain = X509::stack_from_pem(config.tls.cert_pem.as_bytes()).map_err(TlsError::Certificate)?.into_iter();
+        let mut chain =
+            X509::stack_from_pem(config.tls.cert_pem.as_bytes()).map_err(TlsError::Certificate)?.into_iter();
         let leaf = chain.next().ok_or(TlsError::Empty("own certificate"))?;
         context.set_certificate(&leaf).map_err(TlsError::Certificate)?;
         for intermediate in chain {
@@ -123,6 +124,9 @@ impl PeerCheck {
         let extended = certificate.extended_key_usage();
         if self.marked && !(certificate.key_usage().is_some() && extended.is_some_and(|marks| marks.contains(usage))) {
             return Err(format!("the certificate is not marked for use by a TLS {role}"));
+        }
+        if identity.common_name.is_empty() && identity.san_uris.is_empty() {
+            return Err("the certificate names nobody: it has neither a common name nor a URI".to_owned());
         }
         match &self.expected {
             Some(name) if !identity.is_named(name) => Err(format!("the certificate is not that of '{name}'")),

@@ -1,4 +1,5 @@
 //! Both roles against the stock `openvpn`, in network namespaces. Needs root.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -46,6 +47,11 @@ fn stock_client_chacha20_tls_1_2() {
 }
 
 #[test]
+fn stock_client_prf() {
+    stock_client(&["derive=prf"], &["--explicit-exit-notify", "1"], &["Prf"]);
+}
+
+#[test]
 fn stock_client_aes_128_gcm() {
     let stock = ["--data-ciphers", "AES-128-GCM", "--explicit-exit-notify", "1"];
     stock_client(&[], &stock, &["Aes128Gcm"]);
@@ -82,6 +88,11 @@ fn stock_server(ours: &[&str], stock: &[&str], expect: &[&str]) {
 #[test]
 fn stock_server_aes_256_gcm_tls_1_3_ekm() {
     stock_server(&[], &[], &["Aes256Gcm", "Ekm", "TLSv1.3"]);
+}
+
+#[test]
+fn stock_server_prf() {
+    stock_server(&["derive=prf"], &[], &["Prf"]);
 }
 
 #[test]

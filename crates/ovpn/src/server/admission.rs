@@ -65,16 +65,17 @@ impl Server {
         let (remote, local) = (session.remote, session.channel.local());
         let client = session.channel.remote().unwrap_or(SessionId([0; 8]));
         // The peer is authenticated: only now may it push out an older session of its own.
-        for older in self.sessions_of(&tls.identity, remote) {
+        for older in self.older_sessions(&tls.identity, remote) {
             self.end(now, older, EndReason::Replaced);
         }
         let address = self.assign_address(&tls.identity)?;
         let peer_id = self.assign_peer_id(key)?;
-        let (key_derivation, block) = if info.has(negotiation::PROTO_TLS_KEY_EXPORT) {
-            (KeyDerivation::Ekm, tls.exporter)
-        } else {
-            (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, ours, client, local))
-        };
+        let (key_derivation, block) =
+            if self.config.key_derivation == KeyDerivation::Ekm && info.has(negotiation::PROTO_TLS_KEY_EXPORT) {
+                (KeyDerivation::Ekm, tls.exporter)
+            } else {
+                (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, ours, client, local))
+            };
         let sends_peer_id = info.has(negotiation::PROTO_DATA_V2).then_some(peer_id);
         let data =
             DataChannel::new(Role::Server, 0, sends_peer_id, cipher, &block).map_err(|_| EndReason::KeyExhausted)?;
@@ -103,9 +104,8 @@ impl Server {
 
     /// The address of a listed peer, else the lowest free one of the pool.
     fn assign_address(&self, identity: &Identity) -> Result<Ipv4Addr, EndReason> {
-        if let Some(listed) = self.config.peers.iter().find(|peer| identity.is_named(&peer.name)) {
-            let free = !self.by_address.contains_key(&listed.address);
-            return if free { Ok(listed.address) } else { Err(EndReason::Full) };
+        if let Some(listed) = self.listed_address(identity) {
+            return Ok(listed);
         }
         let pool = self.config.pool.clone().ok_or(EndReason::NotListed)?;
         let reserved = |address: &Ipv4Addr| {
@@ -115,6 +115,10 @@ impl Server {
             .map(Ipv4Addr::from)
             .find(|address| !self.by_address.contains_key(address) && !reserved(address))
             .ok_or(EndReason::Full)
+    }
+
+    pub(super) fn listed_address(&self, identity: &Identity) -> Option<Ipv4Addr> {
+        self.config.peers.iter().find(|peer| identity.is_named(&peer.name)).map(|peer| peer.address)
     }
 
     /// Takes the lowest free number.

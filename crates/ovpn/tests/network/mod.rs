@@ -1,0 +1,379 @@
+//! The simulated network.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ovpn::client::{Client, ClientConfig};
+use ovpn::data::{Cipher, HEADROOM};
+use ovpn::endpoint::{
+    EndReason, Endpoint, Event, Identity, Keepalive, Received, SessionKey, TlsInput, TlsOutput, TlsSession,
+};
+use ovpn::keys::{KeyBlock, KeyDerivation};
+use ovpn::push::Ipv4Prefix;
+use ovpn::server::{Server, ServerConfig, StaticPeer};
+use ovpn::static_key::StaticKey;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// The server's address inside of the tunnel.
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+
+pub(crate) fn client_config() -> ClientConfig {
+    ClientConfig {
+        tls_crypt: Some(StaticKey::from_bytes(std::array::from_fn(|at| at as u8))),
+        ciphers: Cipher::ALL.to_vec(),
+        tun_mtu: 1500,
+        max_mtu: 1600,
+        key_derivation: KeyDerivation::Ekm,
+        keepalive: Keepalive { ping: Duration::ZERO, ping_restart: Duration::from_secs(120) },
+    }
+}
+
+pub(crate) fn server_config() -> ServerConfig {
+    ServerConfig {
+        tls_crypt: client_config().tls_crypt,
+        ciphers: Cipher::ALL.to_vec(),
+        key_derivation: KeyDerivation::Ekm,
+        tun_mtu: 1420,
+        keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
+        network: Ipv4Prefix { address: SERVER, prefix_len: 24 },
+        peers: Vec::new(),
+        pool: Some(Ipv4Addr::new(10, 8, 0, 10)..=Ipv4Addr::new(10, 8, 0, 200)),
+        routes: Vec::new(),
+        max_peers: 16,
+        max_handshakes: 64,
+    }
+}
+
+pub(crate) fn listed(name: &str, address: &str) -> StaticPeer {
+    StaticPeer { name: name.to_owned(), address: address.parse().unwrap() }
+}
+
+pub(crate) fn identity(name: &str) -> Identity {
+    Identity { common_name: name.to_owned(), san_uris: vec![format!("urn:test:{name}")] }
+}
+
+/// An IPv4 packet of `size` bytes.
+pub(crate) fn packet(source: Ipv4Addr, destination: Ipv4Addr, size: u16) -> Vec<u8> {
+    let mut packet: Vec<u8> = (0..size).map(|at| at as u8).collect();
+    packet[0] = 0x45;
+    packet[2..4].copy_from_slice(&size.to_be_bytes());
+    packet[12..16].copy_from_slice(&source.octets());
+    packet[16..20].copy_from_slice(&destination.octets());
+    packet
+}
+
+/// What the network does to datagrams.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Fault {
+    pub(crate) loss: f64,
+    pub(crate) repeat: f64,
+    pub(crate) delay: Duration,
+}
+
+/// Stands for TLS: flights of realistic size, then records. Whoever is called "bad" is refused, "mute" never finishes.
+struct Pipe {
+    name: String,
+    is_client: bool,
+    input: Vec<u8>,
+}
+
+impl Pipe {
+    fn record(kind: u8, payload: &[u8]) -> TlsOutput {
+        let mut record = vec![kind];
+        record.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+        record.extend_from_slice(payload);
+        TlsOutput::Ciphertext(record)
+    }
+
+    fn established(peer: &str) -> TlsOutput {
+        let exporter = KeyBlock::from_exporter(std::array::from_fn(|at| (at * 7) as u8));
+        let session = TlsSession { exporter, identity: identity(peer), version: "pipe".to_owned() };
+        TlsOutput::Established(Box::new(session))
+    }
+
+    fn handle(&mut self, input: TlsInput) -> Vec<TlsOutput> {
+        match input {
+            TlsInput::Start if self.is_client => vec![Self::record(b'h', &[0; 500])],
+            TlsInput::Start | TlsInput::Close => Vec::new(),
+            TlsInput::Message(message) => vec![Self::record(b'm', &message)],
+            TlsInput::Ciphertext(bytes) => {
+                self.input.extend_from_slice(&bytes);
+                let mut output = Vec::new();
+                while let Some(header) = self.input.first_chunk::<3>() {
+                    let (kind, length) = (header[0], usize::from(u16::from_be_bytes([header[1], header[2]])));
+                    if self.input.len() < 3 + length {
+                        break;
+                    }
+                    let payload = self.input[3..3 + length].to_vec();
+                    self.input.drain(..3 + length);
+                    output.extend(self.handle_record(kind, payload));
+                }
+                output
+            }
+        }
+    }
+
+    fn handle_record(&mut self, kind: u8, payload: Vec<u8>) -> Vec<TlsOutput> {
+        match kind {
+            b'h' => vec![Self::record(b'f', &[0; 5000])],
+            b'f' if self.name == "mute" => Vec::new(),
+            b'f' => {
+                let mut finished = vec![0; 1500];
+                finished.extend_from_slice(self.name.as_bytes());
+                vec![Self::record(b'c', &finished), Self::established("server")]
+            }
+            b'c' => match std::str::from_utf8(&payload[1500..]).unwrap() {
+                "bad" => vec![Self::record(b'a', &[]), TlsOutput::Failed("refused".to_owned())],
+                name => vec![Self::established(name)],
+            },
+            b'a' => vec![TlsOutput::Failed("refused".to_owned())],
+            // What noise makes of a record is an error.
+            b'm' => vec![TlsOutput::Message(payload)],
+            _ => vec![TlsOutput::Failed("noise".to_owned())],
+        }
+    }
+}
+
+struct Host {
+    client: Client,
+    pipe: Pipe,
+    address: SocketAddr,
+}
+
+/// One server, clients, and what is on its way between them.
+pub(crate) struct Network {
+    now: Instant,
+    rng: StdRng,
+    pub(crate) fault: Fault,
+    pub(crate) server: Server,
+    server_address: SocketAddr,
+    server_pipes: HashMap<SessionKey, Pipe>,
+    clients: Vec<Option<Host>>,
+    pub(crate) events: Vec<Vec<Event>>,
+    pub(crate) server_events: Vec<Event>,
+    /// By time of arrival: destination, source, datagram.
+    on_the_way: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
+    sent: u64,
+    /// Every datagram that was sent.
+    pub(crate) recorded: Vec<Vec<u8>>,
+}
+
+impl Network {
+    pub(crate) fn new(seed: u64, config: ServerConfig) -> Self {
+        let now = Instant::now();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let server_rng = Box::new(StdRng::seed_from_u64(rng.random()));
+        Self {
+            now,
+            server: Server::new(config, now, 1_700_000_000, server_rng),
+            rng,
+            fault: Fault::default(),
+            server_address: "192.0.2.1:1194".parse().unwrap(),
+            server_pipes: HashMap::new(),
+            clients: Vec::new(),
+            events: Vec::new(),
+            server_events: Vec::new(),
+            on_the_way: BTreeMap::new(),
+            sent: 0,
+            recorded: Vec::new(),
+        }
+    }
+
+    pub(crate) fn add_client(&mut self, name: &str, config: ClientConfig) -> usize {
+        let at = self.clients.len();
+        let rng = Box::new(StdRng::seed_from_u64(self.rng.random()));
+        let client = Client::new(config, self.server_address, self.now, 1_700_000_000, rng);
+        let pipe = Pipe { name: name.to_owned(), is_client: true, input: Vec::new() };
+        let address = SocketAddr::from(([198, 51, 100, 1], 40_000 + at as u16));
+        self.clients.push(Some(Host { client, pipe, address }));
+        self.events.push(Vec::new());
+        at
+    }
+
+    /// Puts one client behind the address of another. What the server sends there reaches both.
+    pub(crate) fn share_address(&mut self, at: usize, other: usize) {
+        let address = self.clients[other].as_ref().unwrap().address;
+        self.clients[at].as_mut().unwrap().address = address;
+    }
+
+    pub(crate) fn forget_clients(&mut self) {
+        self.clients.iter_mut().for_each(|client| *client = None);
+    }
+
+    fn client(&self, at: usize) -> &Client {
+        &self.clients[at].as_ref().unwrap().client
+    }
+
+    pub(crate) fn has_ended(&self, at: usize) -> bool {
+        self.client(at).has_ended()
+    }
+
+    pub(crate) fn is_connected(&self, at: usize) -> bool {
+        self.client(at).is_connected()
+    }
+
+    pub(crate) fn client_is_flushed(&self, at: usize) -> bool {
+        self.client(at).is_flushed()
+    }
+
+    /// The inner address that the client was told.
+    pub(crate) fn address(&self, at: usize) -> Option<Ipv4Addr> {
+        self.events[at].iter().rev().find_map(|event| match event {
+            Event::Configured(configured) => Some(configured.ifconfig.address()),
+            _ => None,
+        })
+    }
+
+    /// Why the client's session ended.
+    pub(crate) fn last_reason(&self, at: usize) -> Option<EndReason> {
+        self.events[at].iter().rev().find_map(|event| match event {
+            Event::Disconnected { reason, .. } | Event::HandshakeFailed { reason, .. } => Some(reason.clone()),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn client_shuts_down(&mut self, at: usize) {
+        let now = self.now;
+        self.clients[at].as_mut().unwrap().client.shut_down(now);
+    }
+
+    pub(crate) fn server_shuts_down(&mut self) {
+        self.server.shut_down(self.now);
+    }
+
+    /// Lets `time` pass.
+    pub(crate) fn run(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    /// Lets time pass until `done`, at most `time`.
+    pub(crate) fn run_until(&mut self, time: Duration, done: impl Fn(&Self) -> bool) {
+        let end = self.now + time;
+        loop {
+            self.settle();
+            if done(self) {
+                return;
+            }
+            let timeouts = self.clients.iter().flatten().map(|host| &host.client as &dyn Endpoint);
+            let timeouts = timeouts.chain([&self.server as &dyn Endpoint]);
+            let next = timeouts.filter_map(Endpoint::poll_timeout).min();
+            let arrival = self.on_the_way.first_key_value().map(|((at, _), _)| *at);
+            // Real drivers are late by a little as well; it also keeps a timeout in the past from stopping the clock.
+            let next = [next, arrival].into_iter().flatten().min().unwrap_or(end);
+            self.now = next.max(self.now + Duration::from_micros(10));
+            if self.now >= end {
+                self.now = end;
+                return;
+            }
+            while let Some(entry) = self.on_the_way.first_entry().filter(|entry| entry.key().0 <= self.now) {
+                let (to, from, datagram) = entry.remove();
+                self.arrive(to, from, datagram);
+            }
+            self.server.handle_timeout(self.now);
+            for host in self.clients.iter_mut().flatten() {
+                host.client.handle_timeout(self.now);
+            }
+        }
+    }
+
+    fn arrive(&mut self, to: SocketAddr, from: SocketAddr, datagram: Vec<u8>) {
+        if to == self.server_address {
+            let _ = self.server.handle_datagram(self.now, from, &mut datagram.clone());
+            return;
+        }
+        for host in self.clients.iter_mut().flatten().filter(|host| host.address == to) {
+            let _ = host.client.handle_datagram(self.now, from, &mut datagram.clone());
+        }
+    }
+
+    /// Drains the polls of all endpoints.
+    fn settle(&mut self) {
+        let now = self.now;
+        let mut out = Vec::new();
+        let mut sent = Vec::new();
+        while let Some((session, input)) = self.server.poll_tls() {
+            let fresh = || Pipe { name: "server".to_owned(), is_client: false, input: Vec::new() };
+            for output in self.server_pipes.entry(session).or_insert_with(fresh).handle(input) {
+                self.server.handle_tls(now, session, output);
+            }
+        }
+        while let Some(to) = self.server.poll_transmit(now, &mut out) {
+            sent.push((to, self.server_address, out.clone()));
+        }
+        self.server_events.extend(std::iter::from_fn(|| self.server.poll_event()));
+        for (at, host) in self.clients.iter_mut().enumerate() {
+            let Some(host) = host else { continue };
+            while let Some((session, input)) = host.client.poll_tls() {
+                for output in host.pipe.handle(input) {
+                    host.client.handle_tls(now, session, output);
+                }
+            }
+            while let Some(to) = host.client.poll_transmit(now, &mut out) {
+                sent.push((to, host.address, out.clone()));
+            }
+            self.events[at].extend(std::iter::from_fn(|| host.client.poll_event()));
+        }
+        for (to, from, datagram) in sent {
+            assert!(datagram.len() <= 1250 - 28, "a control packet of {} bytes", datagram.len());
+            self.send(to, from, datagram);
+        }
+    }
+
+    fn send(&mut self, to: SocketAddr, from: SocketAddr, datagram: Vec<u8>) {
+        self.recorded.push(datagram.clone());
+        let copies = if self.rng.random_bool(self.fault.repeat) { 2 } else { 1 };
+        for _ in 0..copies {
+            if !self.rng.random_bool(self.fault.loss) {
+                let delay = Duration::from_millis(5) + self.fault.delay.mul_f64(self.rng.random());
+                self.sent += 1;
+                self.on_the_way.insert((self.now + delay, self.sent), (to, from, datagram.clone()));
+            }
+        }
+    }
+
+    /// What comes out at the server when the client sends `inner`.
+    pub(crate) fn client_sends(&mut self, at: usize, inner: &[u8]) -> Option<Vec<u8>> {
+        let sealed = self.client_seals(at, inner);
+        self.deliver_to_server(at, &sealed)
+    }
+
+    pub(crate) fn client_seals(&mut self, at: usize, inner: &[u8]) -> Vec<u8> {
+        let mut buf = [&[0; HEADROOM], inner].concat();
+        let now = self.now;
+        let (to, range) = self.clients[at].as_mut().unwrap().client.seal_packet(now, &mut buf).unwrap();
+        assert_eq!(to, self.server_address);
+        buf[range].to_vec()
+    }
+
+    /// What comes out at the server for a datagram from the client's address.
+    pub(crate) fn deliver_to_server(&mut self, at: usize, datagram: &[u8]) -> Option<Vec<u8>> {
+        let mut buf = datagram.to_vec();
+        let from = self.clients[at].as_ref().unwrap().address;
+        match self.server.handle_datagram(self.now, from, &mut buf) {
+            Ok(Received::Packet(range)) => Some(buf[range].to_vec()),
+            Ok(Received::Consumed) | Err(_) => None,
+        }
+    }
+
+    /// What comes out at the client for a datagram from the server's address.
+    pub(crate) fn deliver_to_client(&mut self, at: usize, datagram: &[u8]) -> Option<Vec<u8>> {
+        let mut buf = datagram.to_vec();
+        let (now, from) = (self.now, self.server_address);
+        match self.clients[at].as_mut().unwrap().client.handle_datagram(now, from, &mut buf) {
+            Ok(Received::Packet(range)) => Some(buf[range].to_vec()),
+            Ok(Received::Consumed) | Err(_) => None,
+        }
+    }
+
+    /// What comes out at a client when the server sends `inner`.
+    pub(crate) fn server_sends(&mut self, inner: &[u8]) -> Option<Vec<u8>> {
+        let mut buf = [&[0; HEADROOM], inner].concat();
+        let (to, range) = self.server.seal_packet(self.now, &mut buf).ok()?;
+        let reached: BTreeSet<usize> = (0..self.clients.len())
+            .filter(|&at| self.clients[at].as_ref().is_some_and(|host| host.address == to))
+            .collect();
+        reached.into_iter().find_map(|at| self.deliver_to_client(at, &buf[range.clone()]))
+    }
+}
