@@ -1,2 +1,51 @@
-//! placeholder
-fn main() {}
+//! The developer's commands. Everything that needs more than `cargo` starts here: it installs what it needs first.
+#![forbid(unsafe_code)]
+
+mod cargo;
+mod demo;
+mod progress;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The developer's commands of CloudAtHome.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set up a whole cloud on this machine, in a small internet of network namespaces, and show what is where
+    ///
+    /// Installs what is missing from Debian's packages, builds, starts edge and home with real engines, Caddy and an
+    /// ACME server, waits until a visitor gets the service, and takes everything down on Ctrl-C. Needs root.
+    Demo {
+        /// Prove that it does its main job, in both dialing directions, and exit with 0 or 1
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run every test: formatting, clippy, unit, interoperability and end-to-end tests, and the demo's check
+    ///
+    /// Installs what is missing from Debian's packages. What cannot run here is listed as skipped with the reason; with
+    /// CI=true a skip is a failure.
+    Test,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo { check } => demo::run(check),
+        Command::Test => test::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,10 @@
-//! End-to-end and interop tests on the lab.
+//! The whole product in a lab: [`Cloud`] sets it up, [`check`] proves that it does its main job. The demo and the
+//! end-to-end tests stand on both.
+#![forbid(unsafe_code)]
+
+mod check;
+mod cloud;
+pub mod stock;
+
+pub use check::check;
+pub use cloud::{Agent, Binaries, Cloud, Dialer, HOSTNAME, identity};

@@ -61,9 +61,10 @@ pub const LAB: &[Package] = &[
 /// To build the images where no registry can be reached.
 pub const IMAGES: &[Package] = &[program("mmdebstrap", "mmdebstrap", "build images from Debian's packages")];
 
-/// To try our tunnel against the original.
-pub const INTEROP: &[Package] = &[
+/// To test the parts against the originals they work with.
+pub const TESTS: &[Package] = &[
     program("openvpn", "openvpn", "be the other end of the tunnel in the interoperability tests"),
+    program("busybox-static", "busybox", "be the content of a tiny container image"),
     program("iputils-ping", "ping", "send packets through the tunnel"),
 ];
 

@@ -1,0 +1,165 @@
+//! The proof that the product does its main job, as a visitor and as an operator see it. Nothing here depends on
+//! which image serves: it runs unchanged against the real applications.
+
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::http::sha256;
+use lab::{Topology, topology, wait_until};
+use serde_json::Value;
+
+use crate::cloud::{Cloud, HOSTNAME};
+
+/// Bytes of the file that goes up and comes down again.
+const FILE_BYTES: u64 = 200 * 1000 * 1000;
+/// For the file, each way.
+const TRANSFER_LIMIT: Duration = Duration::from_secs(180);
+/// From the death of home-agent to the holding page, and from its start to the service.
+const SWITCH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Proves everything, in order; `say` hears of each result.
+///
+/// # Errors
+/// With the first thing that does not hold.
+pub fn check(cloud: &mut Cloud, say: &mut dyn FnMut(&str)) -> Result<()> {
+    say(&certificate(cloud).context("a certificate of the ACME authority")?);
+    say(&statuses(cloud).context("agentctl on both hosts")?);
+    say(&metrics(cloud).context("metrics of both agents")?);
+    say(&real_address(cloud).context("the visitor's address upstream")?);
+    say(&transfer(cloud).context("a large file up and down")?);
+    say(&inbound(cloud).context("inbound connections to home")?);
+    say(&outage(cloud).context("home-agent killed and started again")?);
+    Ok(())
+}
+
+fn certificate(cloud: &Cloud) -> Result<String> {
+    let reply = cloud.visitor()?.get(&cloud.url("/status.php"))?;
+    ensure!(reply.status == 200, "/status.php answers {}", reply.status);
+    let status: Value = serde_json::from_slice(&reply.body).context("read /status.php")?;
+    ensure!(status["installed"] == true && status["maintenance"] == false, "/status.php says {status}");
+    // Without the lab's root nobody trusts it: the first answer proved the chain.
+    let untrusting = lab::Http::new(cloud.lab.host("visitor")?).limit(Duration::from_secs(10));
+    ensure!(untrusting.get(&cloud.url("/status.php")).is_err(), "the certificate is trusted without the ACME root");
+    Ok(format!("https://{HOSTNAME}/status.php answers 200, its certificate chains to the ACME root"))
+}
+
+fn statuses(cloud: &Cloud) -> Result<String> {
+    for (agent, role, other) in [(&cloud.edge, "edge", "home"), (&cloud.home, "home", "edge")] {
+        wait_until(&format!("{role} to show both hosts serving"), SWITCH_LIMIT, || {
+            let status = agent.status()?;
+            ensure!(status["local"]["role"] == role, "the local role is {}", status["local"]["role"]);
+            ensure!(status["peer"]["role"] == other, "the peer's role is {}", status["peer"]["role"]);
+            for side in ["local", "peer"] {
+                let services = status[side]["services"].as_array().context("no list of services")?;
+                let nextcloud = services.iter().find(|service| service["name"] == "nextcloud");
+                let nextcloud = nextcloud.with_context(|| format!("{side} has no service nextcloud"))?;
+                ensure!(nextcloud["hostname"] == HOSTNAME, "{side}: its hostname is {}", nextcloud["hostname"]);
+                ensure!(nextcloud["serving"]["state"] == "yes", "{side}: serving is {}", nextcloud["serving"]);
+            }
+            Ok(true)
+        })?;
+    }
+    Ok("agentctl status on either host shows both".to_owned())
+}
+
+fn metrics(cloud: &Cloud) -> Result<String> {
+    for agent in [&cloud.edge, &cloud.home] {
+        let connected = agent.metric("cloudathome_tunnel_connected")?;
+        ensure!(connected == Some(1.0), "cloudathome_tunnel_connected is {connected:?} on {}", agent.host.name());
+        let page = agent.metrics()?;
+        ensure!(page.ends_with("# EOF\n"), "the metrics page of {} is not complete", agent.host.name());
+    }
+    Ok("/metrics answers on both and agrees".to_owned())
+}
+
+/// The application's access log is where the official image shows who it thinks asked.
+fn real_address(cloud: &Cloud) -> Result<String> {
+    let visitor = topology::VISITOR.to_string();
+    let marker = format!("/status.php?check={}", std::process::id());
+    let forged =
+        ["-H", "X-Forwarded-For: 192.0.2.66", "-H", "X-Real-IP: 192.0.2.66", "-H", "Forwarded: for=192.0.2.66"];
+    let reply = cloud.visitor()?.request(&forged, &cloud.url(&marker))?;
+    ensure!(reply.status == 200, "{marker} answers {}", reply.status);
+    wait_until("the request in the application's log", SWITCH_LIMIT, || {
+        let log = cloud.home_engine.docker(&["logs", "--tail", "200", "cloudathome-nextcloud"])?;
+        let line = log.lines().find(|line| line.contains(&marker)).context("it is not there")?;
+        ensure!(line.starts_with(&visitor), "the application saw another address: {line}");
+        ensure!(!line.contains("192.0.2.66"), "the application saw a forged address: {line}");
+        Ok(true)
+    })?;
+    Ok(format!("the application saw the visitor as {visitor}, forged headers notwithstanding"))
+}
+
+fn transfer(cloud: &Cloud) -> Result<String> {
+    let (user, password) = cloud.login()?;
+    let client = cloud.visitor()?.login(&user, &password).limit(TRANSFER_LIMIT);
+    let url = cloud.url(&format!("/remote.php/dav/files/{user}/check.bin"));
+    let sent = cloud.lab.random_file("sent.bin", FILE_BYTES)?;
+    let received = sent.with_file_name("received.bin");
+
+    let up = client.upload(&sent, &url)?;
+    ensure!(matches!(up.status, 201 | 204), "the upload was answered with {}: {}", up.status, up.text());
+    let down = client.download(&url, &received)?;
+    ensure!(down.status == 200, "the download was answered with {}", down.status);
+    ensure!(sha256(&sent)? == sha256(&received)?, "the file came back changed");
+    let deleted = client.request(&["-X", "DELETE"], &url)?;
+    ensure!(deleted.status == 204, "deleting was answered with {}", deleted.status);
+    let stranger = cloud.visitor()?.login(&user, "not the password").get(&url)?;
+    ensure!(stranger.status == 401, "a wrong password was answered with {}", stranger.status);
+
+    let megabytes = FILE_BYTES / 1_000_000;
+    let (up, down) = (up.took.as_secs_f64(), down.took.as_secs_f64());
+    Ok(format!("{megabytes} MB went up in {up:.1} s and came down in {down:.1} s, SHA-256 equal"))
+}
+
+fn inbound(cloud: &Cloud) -> Result<String> {
+    if cloud.lab.topology() == Topology::HomePublic {
+        return Ok("home has a public address here: inbound connections are not in question".to_owned());
+    }
+    let visitor = cloud.lab.host("visitor")?;
+    let mut tried = 0;
+    for address in [topology::PROVIDER, topology::HOME_ROUTER, topology::HOME_PRIVATE] {
+        for port in [80, 443, 1194, 8080] {
+            let to = SocketAddrV4::new(address, port);
+            ensure!(!visitor.connects(to, Duration::from_secs(1))?, "{to} lets the visitor in");
+            tried += 1;
+        }
+    }
+    Ok(format!("{tried} inbound connections to home's addresses failed"))
+}
+
+fn outage(cloud: &mut Cloud) -> Result<String> {
+    let visitor = cloud.visitor()?.limit(Duration::from_secs(5));
+    let url = cloud.url("/status.php");
+    let container = |cloud: &Cloud| {
+        cloud.home_engine.docker(&["inspect", "--format", "{{.Id}} {{.State.StartedAt}}", "cloudathome-nextcloud"])
+    };
+    let before = container(cloud)?;
+
+    let killed = Instant::now();
+    cloud.home.process.kill9();
+    wait_until("the holding page", SWITCH_LIMIT, || {
+        let reply = visitor.get(&url)?;
+        ensure!(reply.status == 503, "{url} answers {}", reply.status);
+        ensure!(reply.header("retry-after").is_some(), "the holding page has no Retry-After");
+        Ok(true)
+    })?;
+    let held = killed.elapsed();
+
+    let started = Instant::now();
+    cloud.home.process.restart()?;
+    wait_until("the service", SWITCH_LIMIT, || {
+        let reply = visitor.get(&url)?;
+        ensure!(reply.status == 200, "{url} answers {}", reply.status);
+        Ok(true)
+    })?;
+    let back = started.elapsed();
+    let after = container(cloud)?;
+    ensure!(before == after, "the container was touched: {before} became {after}");
+    Ok(format!(
+        "home-agent killed: holding page after {:.1} s; started: back after {:.1} s, the container untouched",
+        held.as_secs_f64(),
+        back.as_secs_f64()
+    ))
+}

@@ -1,0 +1,308 @@
+//! An edge and a home in a lab, with everything around them that is not theirs: engines, images, certificates, ACME.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::images::{self, Images};
+use lab::{Engine, Host, Http, Lab, Pebble, Process, Topology, wait_until};
+use model::Role;
+use pki::{Ca, HostIdentity, Subject, Validity};
+use serde_json::Value;
+
+/// The public name of home's Nextcloud.
+pub const HOSTNAME: &str = "cloud.example.test";
+/// The edge's name in its certificate.
+const EDGE: &str = "vps";
+/// Home's name in its certificate.
+const HOME: &str = "attic";
+/// Nextcloud's administrator.
+const ADMIN: &str = "admin";
+/// From the agents' start to the first answer through the public name: Nextcloud installs itself meanwhile.
+const SERVING_LIMIT: Duration = Duration::from_secs(180);
+/// For an agent to end when asked to.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// The product's programs.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    dir: PathBuf,
+}
+
+impl Binaries {
+    /// The programs in `dir`.
+    ///
+    /// # Errors
+    /// When one of them is missing.
+    pub fn in_dir(dir: &Path) -> Result<Self> {
+        for name in ["edge-agent", "home-agent", "agentctl"] {
+            let path = dir.join(name);
+            ensure!(path.is_file(), "{} is missing; build it with `cargo build`", path.display());
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// The programs that were built together with the running one.
+    ///
+    /// # Errors
+    /// When one of them is missing.
+    pub fn beside_this_one() -> Result<Self> {
+        let this = std::env::current_exe().context("find the running program")?;
+        let dir = this.parent().context("find the running program's directory")?;
+        // Tests are one level deeper.
+        Self::in_dir(if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir })
+    }
+
+    /// The path of a program.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+/// Who dials whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialer {
+    /// The usual case: home is behind NAT and dials the edge.
+    Home,
+    /// Home has a public address and listens.
+    Edge,
+}
+
+/// An agent on its host.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its host.
+    pub host: Host,
+    /// Its process.
+    pub process: Process,
+    agentctl: PathBuf,
+}
+
+impl Agent {
+    /// Starts `program` with `config` on `host`.
+    ///
+    /// # Errors
+    /// When the configuration cannot be written or the program not be started.
+    pub fn start(host: &Host, binaries: &Binaries, program: &str, config: &str) -> Result<Self> {
+        let file = host.dir().join(format!("{program}.toml"));
+        fs::write(&file, config).with_context(|| format!("write {}", file.display()))?;
+        let path = binaries.path(program);
+        let mut command = host.command(&path.to_string_lossy());
+        command.arg("--config").arg(&file);
+        let process = host.spawn(program, command)?;
+        Ok(Self { host: host.clone(), process, agentctl: binaries.path("agentctl") })
+    }
+
+    /// What `agentctl status --json` says on this host.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn status(&self) -> Result<Value> {
+        let agentctl = self.agentctl.to_string_lossy();
+        let output = self.host.output(Duration::from_secs(10), &[&agentctl, "status", "--json"])?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout).with_context(|| format!("read what agentctl printed; it said: {stderr}"))
+    }
+
+    /// What `agentctl status` shows people.
+    ///
+    /// # Errors
+    /// When agentctl cannot be run.
+    pub fn status_text(&self) -> Result<String> {
+        let agentctl = self.agentctl.to_string_lossy();
+        let output = self.host.output(Duration::from_secs(10), &[&agentctl, "status"])?;
+        Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// The agent's metrics page.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> Result<String> {
+        let reply = Http::new(&self.host).limit(Duration::from_secs(5)).get("http://127.0.0.1:9586/metrics")?;
+        ensure!(reply.status == 200, "/metrics answered {}", reply.status);
+        Ok(reply.text())
+    }
+
+    /// The value of a metric of this agent, all label sets added up; none when it is not exported.
+    ///
+    /// # Errors
+    /// As [`Agent::metrics`].
+    pub fn metric(&self, name: &str) -> Result<Option<f64>> {
+        let page = self.metrics()?;
+        let sample = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        };
+        let values: Vec<f64> = page.lines().filter_map(sample).collect();
+        Ok((!values.is_empty()).then(|| values.iter().sum()))
+    }
+}
+
+/// The whole product in a lab.
+#[derive(Debug)]
+pub struct Cloud {
+    /// The agent on the public host.
+    pub edge: Agent,
+    /// The agent at home.
+    pub home: Agent,
+    /// The edge's engine.
+    pub edge_engine: Engine,
+    /// Home's engine.
+    pub home_engine: Engine,
+    /// The ACME server.
+    pub pebble: Pebble,
+    /// What the containers run.
+    pub images: Images,
+    // Last: it takes everything down.
+    /// The lab.
+    pub lab: Lab,
+}
+
+impl Cloud {
+    /// Builds the lab and starts everything; `say` hears of each step. Returns before the service is up: see
+    /// [`Cloud::wait_until_serving`].
+    ///
+    /// # Errors
+    /// When a step fails; nothing is left behind then.
+    pub fn start(dialer: Dialer, binaries: &Binaries, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        say("images");
+        let images = images::provide(say)?;
+        say("hosts, routers and the name service");
+        let lab = Lab::new(match dialer {
+            Dialer::Home => Topology::HomeBehindNat,
+            Dialer::Edge => Topology::HomePublic,
+        })?;
+        say("the ACME server");
+        let pebble = Pebble::start(&lab)?;
+        let (vps, home) = (lab.host("vps")?, lab.host("home")?);
+        say("the Docker engines, and their images");
+        let (edge_engine, home_engine) = std::thread::scope(|scope| {
+            let edge = scope.spawn(|| engine_with(vps, &images.caddy.tar));
+            let home = engine_with(home, &images.nextcloud.tar);
+            (edge.join().map_err(|_| anyhow::anyhow!("starting the edge's engine panicked")), home)
+        });
+        let (edge_engine, home_engine) = (edge_engine??, home_engine?);
+
+        say("the agents");
+        let ca = Ca::generate("CloudAtHome lab", Validity::from_now(Validity::CA))?;
+        let tls_crypt = pki::generate_static_key();
+        let own = |role, name: &str, host: &Host| -> Result<PathBuf> {
+            let dir = host.dir().join("identity");
+            let identity = identity(&ca, role, name, Validity::from_now(Validity::LEAF))?;
+            HostIdentity { tls_crypt: tls_crypt.clone(), ..identity }.save(&dir)?;
+            Ok(dir)
+        };
+        let (edge_identity, home_identity) = (own(Role::Edge, EDGE, vps)?, own(Role::Home, HOME, home)?);
+        let listen = "mode = \"listen\"\nlisten = \"0.0.0.0:1194\"";
+        let dial = |to: &str| format!("mode = \"dial\"\nremotes = [\"{to}:1194\"]");
+        let (edge_tunnel, home_tunnel) = match dialer {
+            Dialer::Home => (listen.to_owned(), dial("vps.example.test")),
+            Dialer::Edge => (dial(&home.address().to_string()), listen.to_owned()),
+        };
+        let edge_config = format!(
+            "domain = \"example.test\"\nidentity_dir = {:?}\nstate_dir = {:?}\n\n\
+             [tunnel]\n{edge_tunnel}\npeer = \"{HOME}\"\n\n\
+             [ingress]\nemail = \"owner@example.test\"\nimage = {:?}\nacme_directory = {:?}\n\
+             acme_api_root = {:?}\nacme_issuer_root = {:?}\n",
+            edge_identity,
+            vps.dir().join("state"),
+            images.caddy.name,
+            pebble.directory_url(),
+            pebble.api_root(),
+            pebble.issuing_root(),
+        );
+        let home_config = format!(
+            "identity_dir = {:?}\nstate_dir = {:?}\n\n\
+             [tunnel]\n{home_tunnel}\npeer = \"{EDGE}\"\n\n\
+             [services.nextcloud]\nkind = \"nextcloud\"\nhostname = \"cloud\"\nimage = {:?}\nadmin_user = \"{ADMIN}\"\n",
+            home_identity,
+            home.dir().join("state"),
+            images.nextcloud.name,
+        );
+        let edge = Agent::start(vps, binaries, "edge-agent", &edge_config)?;
+        let home = Agent::start(home, binaries, "home-agent", &home_config)?;
+        Ok(Self { edge, home, edge_engine, home_engine, pebble, images, lab })
+    }
+
+    /// A client on the visitor's host that trusts the ACME server's root and nothing else.
+    ///
+    /// # Errors
+    /// Never in this lab: it has a visitor.
+    pub fn visitor(&self) -> Result<Http> {
+        Ok(Http::new(self.lab.host("visitor")?).trust(self.pebble.issuing_root()).limit(Duration::from_secs(10)))
+    }
+
+    /// The address of `path` at the public name.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("https://{HOSTNAME}{path}")
+    }
+
+    /// Waits until the visitor gets the service through its public name.
+    ///
+    /// # Errors
+    /// When an agent ends, or the service does not come up; the error has what both agents say.
+    pub fn wait_until_serving(&mut self) -> Result<Duration> {
+        let visitor = self.visitor()?;
+        let url = self.url("/status.php");
+        let (edge, home) = (&mut self.edge.process, &mut self.home.process);
+        let serving = wait_until("the service at its public name", SERVING_LIMIT, || {
+            for agent in [&mut *edge, &mut *home] {
+                // An agent that has ended will not come back: what it logged says why.
+                ensure!(agent.is_running(), "an agent has ended: {}", agent.log_tail(5));
+            }
+            let reply = visitor.get(&url)?;
+            ensure!(reply.status == 200, "{url} answers {}", reply.status);
+            Ok(true)
+        });
+        serving.with_context(|| {
+            format!(
+                "not serving. The edge says:\n{}\nHome says:\n{}\nEnd of the edge's log:\n{}\nEnd of home's log:\n{}",
+                self.edge.status_text().unwrap_or_else(|error| format!("{error:#}")),
+                self.home.status_text().unwrap_or_else(|error| format!("{error:#}")),
+                self.edge.process.log_tail(15),
+                self.home.process.log_tail(15),
+            )
+        })
+    }
+
+    /// Nextcloud's administrator and the password that home-agent generated.
+    ///
+    /// # Errors
+    /// When there is none yet.
+    pub fn login(&self) -> Result<(String, String)> {
+        let file = self.home.host.dir().join("state/secrets/nextcloud-admin-password");
+        let password = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        Ok((ADMIN.to_owned(), password.trim().to_owned()))
+    }
+
+    /// Asks the agents to end, as systemd would, and takes the lab down.
+    ///
+    /// # Errors
+    /// When an agent has to be killed or does not end well.
+    pub fn stop(mut self) -> Result<()> {
+        for agent in [&mut self.home, &mut self.edge] {
+            let status = agent.process.terminate(STOP_LIMIT)?;
+            ensure!(status.success(), "an agent ended with {status}: {}", agent.process.log_tail(5));
+        }
+        Ok(())
+    }
+}
+
+/// An identity with a tls-crypt key of its own.
+///
+/// # Errors
+/// When the name is not one, or the certificate cannot be made.
+pub fn identity(ca: &Ca, role: Role, name: &str, validity: Validity) -> Result<HostIdentity> {
+    let identity = ca.issue(&Subject { role, name: name.parse()?, validity })?;
+    Ok(HostIdentity { ca_pem: ca.cert_pem().to_owned(), identity, tls_crypt: pki::generate_static_key() })
+}
+
+fn engine_with(host: &Host, image: &Path) -> Result<Engine> {
+    let engine = host.start_engine()?;
+    engine.load_image(image)?;
+    Ok(engine)
+}

@@ -1,0 +1,132 @@
+//! The demo: a whole cloud on one machine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use e2e::{Binaries, Cloud, Dialer};
+use lab::{capability, packages};
+
+use crate::cargo;
+use crate::progress::Progress;
+
+/// The agents are looked at this often while the demo stands.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// What shells expect of a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// Sets the cloud up and shows it until Ctrl-C, or proves it.
+pub(crate) fn run(check: bool) -> Result<()> {
+    let progress = Progress::start();
+    prepare(&progress)?;
+    if check { prove(&progress) } else { show(&progress) }
+}
+
+/// Installs and builds what the demo needs.
+pub(crate) fn prepare(progress: &Progress) -> Result<()> {
+    let needed = packages::BUILD.iter().chain(packages::LAB).chain(packages::IMAGES);
+    packages::ensure(needed, &mut |line| eprintln!("{line}"))?;
+    let obstacles = capability::obstacles();
+    if !obstacles.is_empty() {
+        bail!("the demo cannot run here: {}", obstacles.join("; "));
+    }
+    progress.step("building the agents");
+    // The whole workspace: the same build as the tests', so that neither repeats the other's.
+    cargo::run(&["build", "--workspace"])
+}
+
+/// Proves that the cloud does its main job, in both directions.
+pub(crate) fn prove(progress: &Progress) -> Result<()> {
+    let binaries = Binaries::beside_this_one()?;
+    for (dialer, what) in [
+        (Dialer::Home, "home behind two NATs dials the edge"),
+        (Dialer::Edge, "home with a public address listens, the edge dials"),
+    ] {
+        progress.step(&format!("check: {what}"));
+        let mut cloud = Cloud::start(dialer, &binaries, &mut |what| progress.step(what))?;
+        let took = cloud.wait_until_serving()?;
+        progress.step(&format!("serving {:.1} s after the agents started", took.as_secs_f64()));
+        e2e::check(&mut cloud, &mut |result| progress.proven(result)).with_context(|| {
+            format!(
+                "{what}: the check failed; the end of the edge's log:\n{}\nof home's:\n{}\nbecause",
+                cloud.edge.process.log_tail(20),
+                cloud.home.process.log_tail(20)
+            )
+        })?;
+        cloud.stop()?;
+    }
+    progress.step("everything holds; the machine is as it was");
+    Ok(())
+}
+
+/// Ctrl-C is heard at any time. While the cloud is being set up, the program simply ends: the lab takes itself down
+/// when its owner has gone.
+fn show(progress: &Progress) -> Result<()> {
+    let (asked, stop) = mpsc::channel();
+    let standing = Arc::new(AtomicBool::new(false));
+    let set_up = standing.clone();
+    ctrlc::set_handler(move || {
+        if set_up.load(Ordering::Acquire) {
+            let _ = asked.send(());
+        } else {
+            eprintln!("\nstopped; the lab takes itself down");
+            std::process::exit(INTERRUPTED);
+        }
+    })
+    .context("listen for Ctrl-C")?;
+
+    let binaries = Binaries::beside_this_one()?;
+    let mut cloud = Cloud::start(Dialer::Home, &binaries, &mut |what| progress.step(what))?;
+    progress.step("waiting until the visitor gets the service (Nextcloud installs itself)");
+    cloud.wait_until_serving()?;
+    describe(&cloud)?;
+    standing.store(true, Ordering::Release);
+    let mut complained = false;
+    while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(WATCH_INTERVAL) {
+        let ended = [&mut cloud.edge, &mut cloud.home]
+            .into_iter()
+            .find_map(|agent| (!agent.process.is_running()).then_some(agent));
+        if let Some(agent) = ended
+            && !complained
+        {
+            eprintln!("an agent has ended; Ctrl-C takes the demo down. Its last words:\n{}", agent.process.log_tail(3));
+            complained = true;
+        }
+    }
+    eprintln!();
+    progress.step("taking everything down");
+    drop(cloud);
+    progress.step("the machine is as it was");
+    Ok(())
+}
+
+/// What is where, and how to look at it.
+fn describe(cloud: &Cloud) -> Result<()> {
+    let (user, password) = cloud.login()?;
+    let enter = |name: &str| -> Result<String> { Ok(format!("sh {}", cloud.lab.host(name)?.enter_path().display())) };
+    let root = cloud.pebble.issuing_root().display().to_string();
+    let agentctl = Binaries::beside_this_one()?.path("agentctl").display().to_string();
+    println!();
+    println!("Home's Nextcloud serves at {} (only inside the lab)", cloud.url("/"));
+    for image in [&cloud.images.caddy, &cloud.images.nextcloud] {
+        println!("  {:<18} {}{}", image.name, image.version, if image.stand_in { " (a stand-in)" } else { "" });
+    }
+    println!("  engines            Docker {} and {}", cloud.edge_engine.version(), cloud.home_engine.version());
+    println!("  login              {user} / {password}");
+    println!();
+    println!("As the visitor       {} curl --cacert {root} {}", enter("visitor")?, cloud.url("/status.php"));
+    println!("A visitor's shell    {}", enter("visitor")?);
+    println!("Status at the edge   {} {agentctl} status", enter("vps")?);
+    println!("Status at home       {} {agentctl} status", enter("home")?);
+    println!("Metrics              {} curl http://127.0.0.1:9586/metrics", enter("vps")?);
+    println!();
+    for line in cloud.lab.describe() {
+        println!("{line}");
+    }
+    println!();
+    println!("{}", cloud.edge.status_text()?);
+    println!("Ctrl-C takes everything down and leaves the machine as it was.");
+    Ok(())
+}
