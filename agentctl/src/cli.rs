@@ -1,0 +1,205 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use model::{HostId, Role};
+
+use crate::exit::Exit;
+
+/// Inspects and operates the agents of CloudAtHome
+#[derive(Debug, Parser)]
+#[command(
+    name = "agentctl",
+    version,
+    arg_required_else_help = true,
+    after_help = overview(),
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+fn overview() -> String {
+    examples(&[
+        ("sudo agentctl status", "is it serving, and if not, why"),
+        ("sudo agentctl status --json | jq .local.services", "the same for programs"),
+        ("agentctl pki init --dir ./authority", "make the private certificate authority"),
+    ])
+}
+
+/// Examples and exit codes, as they stand under every help text.
+fn examples(examples: &[(&str, &str)]) -> String {
+    let width = examples.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
+    let mut text = String::from("Examples:\n");
+    for (command, what) in examples {
+        text.push_str(&format!("  {command:width$}  {what}\n"));
+    }
+    text.push('\n');
+    text.push_str(Exit::HELP);
+    text
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows how both hosts are, by asking the agent of this one
+    #[command(after_help = examples(&[
+        ("sudo agentctl status", "tables for people"),
+        ("sudo agentctl status --json", "JSON for programs: {local, peer, peer_age_seconds}"),
+        ("sudo agentctl status --socket /run/cloudathome/home.sock", "where both agents run on one host"),
+    ]))]
+    Status(StatusArgs),
+    /// Makes identities by hand
+    #[command(
+        arg_required_else_help = true,
+        disable_help_subcommand = true,
+        after_help = examples(&[
+            ("agentctl pki init --dir ./authority", "once, on a machine you trust"),
+            ("agentctl pki issue --ca ./authority --role edge --name vps --out ./vps", "then for each host"),
+        ])
+    )]
+    Pki {
+        #[command(subcommand)]
+        command: PkiCommand,
+    },
+    /// Prints a script that completes agentctl's arguments in a shell
+    #[command(after_help = examples(&[
+        ("agentctl completions bash > /etc/bash_completion.d/agentctl", "for every user's bash"),
+        ("agentctl completions fish > ~/.config/fish/completions/agentctl.fish", "for your own fish"),
+    ]))]
+    Completions(CompletionsArgs),
+    /// Writes a manual page for every command
+    #[command(after_help = examples(&[
+        ("agentctl man --dir /usr/local/share/man/man1", "then: man agentctl-status"),
+    ]))]
+    Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PkiCommand {
+    /// Makes the private certificate authority and the tunnel's static key
+    ///
+    /// Whoever holds the directory can make hosts that yours trust: keep it on a machine that neither agent runs on.
+    #[command(after_help = examples(&[
+        ("agentctl pki init --dir ./authority", "makes ./authority, which must not exist or be empty"),
+        ("agentctl pki init --dir ./authority --name \"Our cloud\"", "with a name that people see"),
+    ]))]
+    Init(InitArgs),
+    /// Issues an identity: the directory that an agent loads, or the files for a device
+    ///
+    /// The directory holds a private key: bring it to its host by a way that nobody else can read (scp does), and
+    /// let root own it there.
+    #[command(after_help = examples(&[
+        ("agentctl pki issue --ca ./authority --role edge --name vps --out ./vps", "for the public host"),
+        ("agentctl pki issue --ca ./authority --role home --name attic --out ./attic", "for the host at home"),
+        ("scp -r ./vps root@vps.example.com:/etc/cloudathome/identity", "where the agent looks for it"),
+    ]))]
+    Issue(IssueArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The directory to make
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The authority's name, for people only; 1 to 64 characters
+    #[arg(long, value_name = "NAME", default_value = "CloudAtHome", value_parser = authority_name)]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IssueArgs {
+    /// The authority's directory, as `pki init` made it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: PathBuf,
+    /// What the holder may be
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) role: RoleArg,
+    /// The holder's name; the opposite agent's tunnel.peer must say the same
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: HostId,
+    /// The directory to make
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Where to; made when missing, and older pages in it are replaced
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// [`Role`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleArg {
+    /// The public host
+    Edge,
+    /// The host behind NAT
+    Home,
+    /// A phone or laptop with a stock OpenVPN client
+    Device,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Edge => Self::Edge,
+            RoleArg::Home => Self::Home,
+            RoleArg::Device => Self::Device,
+        }
+    }
+}
+
+/// X.509 takes 64 characters for a common name.
+fn authority_name(text: &str) -> Result<String, String> {
+    if (1..=64).contains(&text.chars().count()) && !text.contains(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err("use 1 to 64 printable characters".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_command_has_examples_and_exit_codes() {
+        fn check(command: &clap::Command) {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Examples:\n") && help.contains("Exit codes:\n"), "{}", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        check(&command);
+    }
+}

@@ -1,0 +1,98 @@
+//! How a command ends: its exit code, and what is said when it failed.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+/// The exit codes, stable across releases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done; of `status`: everything is healthy and every service is serving.
+    Ok = 0,
+    /// Could not be done.
+    Failed = 1,
+    /// The command line makes no sense; clap ends the process with it.
+    Usage = 2,
+    /// No agent answers.
+    Unreachable = 3,
+    /// The agent answered, and something is not well.
+    Unwell = 4,
+}
+
+impl Exit {
+    /// The table for `--help` and the manual pages.
+    pub const HELP: &'static str = "\
+Exit codes:
+  0  done; of status: everything is healthy and every service is serving
+  1  could not be done
+  2  the command line makes no sense
+  3  the agent cannot be reached
+  4  the agent answered, and something is not well: degraded, or not serving";
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command could not be done.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What failed, with its causes.
+    pub error: anyhow::Error,
+    /// What to do next, when that is known.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure that ends with [`Exit::Failed`] and a next step.
+    pub(crate) fn new(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> Self {
+        Self { exit: Exit::Failed, error: error.into(), hint: Some(hint.into()) }
+    }
+
+    /// Whether the reader of our output has left, as `head` does: nobody's fault.
+    #[must_use]
+    pub fn is_closed_pipe(&self) -> bool {
+        self.error.chain().any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        })
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { exit: Exit::Failed, error: error.into(), hint: None }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "agentctl: {:#}", self.error)?;
+        if let Some(hint) = &self.hint {
+            writeln!(f, "  next: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_code() {
+        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable, Exit::Unwell] {
+            assert!(Exit::HELP.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_says_what_why_and_what_next() {
+        let cause = io::Error::from(io::ErrorKind::PermissionDenied);
+        let failure = Failure::new(anyhow::Error::new(cause).context("cannot write x"), "run it with sudo");
+        assert_eq!(failure.to_string(), "agentctl: cannot write x: permission denied\n  next: run it with sudo\n");
+    }
+}

@@ -1,0 +1,34 @@
+//! Asks the agent next to it and prints; makes identities by hand; writes its own completions and manual pages.
+//!
+//! Data goes to standard output, everything else to standard error.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod exit;
+mod pki_command;
+mod render;
+mod shell;
+mod status;
+mod verdict;
+
+use std::io::Write;
+
+pub use cli::Cli;
+pub use exit::{Exit, Failure};
+pub use render::Colour;
+
+use cli::{Command, PkiCommand};
+
+/// Runs one command, writing its data to `out`.
+///
+/// # Errors
+/// When it could not be done. A status that is not well is no error: it is [`Exit::Unwell`].
+pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Status(args) => status::run(&args, colour, out),
+        Command::Pki { command: PkiCommand::Init(args) } => pki_command::init(&args, out),
+        Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),
+        Command::Completions(args) => shell::completions(args.shell, out),
+        Command::Man(args) => shell::man(&args.dir, out),
+    }
+}

@@ -1,0 +1,55 @@
+//! `agentctl completions` and `agentctl man`.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+fn agentctl() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
+    command.env_clear();
+    command
+}
+
+#[test]
+fn completions_for_every_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = agentctl().args(["completions", shell]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(script.contains("agentctl") && script.contains("issue"), "{shell}");
+    }
+    assert_eq!(agentctl().args(["completions", "cmd"]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn a_page_for_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let man = dir.path().join("man1");
+    let output = agentctl().args(["man", "--dir"]).arg(&man).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut pages: Vec<_> =
+        fs::read_dir(&man).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    pages.sort();
+    assert_eq!(
+        pages,
+        [
+            "agentctl-completions.1",
+            "agentctl-man.1",
+            "agentctl-pki-init.1",
+            "agentctl-pki-issue.1",
+            "agentctl-pki.1",
+            "agentctl-status.1",
+            "agentctl.1"
+        ]
+    );
+    let status = fs::read_to_string(man.join("agentctl-status.1")).unwrap();
+    assert!(status.contains("Exit codes") && status.contains("Examples"), "{status}");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_fault() {
+    let mut child =
+        agentctl().args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), b"".as_slice()));
+}

@@ -1,0 +1,154 @@
+//! `agentctl status` against a fake agent: the real inspection service with a made-up state.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use control::{Snapshot, serve_inspection};
+use model::{ControlStatus, Generation, Health, HostStatus, Role, ServiceStatus, Serving, TunnelState, TunnelStatus};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+fn fake_host(name: &str, role: Role, serving: Serving) -> HostStatus {
+    HostStatus {
+        host: name.parse().unwrap(),
+        role,
+        version: "0.1.0".into(),
+        boot_id: "0123456789abcdef".into(),
+        uptime_seconds: 60,
+        generation: Generation(2),
+        tunnel: TunnelStatus { state: TunnelState::Connected, ..TunnelStatus::default() },
+        control: ControlStatus { connected: true, last_heard_seconds: Some(0), ..ControlStatus::default() },
+        containers: vec![],
+        services: vec![ServiceStatus {
+            name: "nextcloud".parse().unwrap(),
+            host: "attic".parse().unwrap(),
+            hostname: Some("cloud.example.test".parse().unwrap()),
+            upstream: None,
+            health: Health::Healthy,
+            serving,
+        }],
+    }
+}
+
+fn fake_state(serving: Serving, peer_age: Option<u64>) -> Snapshot {
+    let peer = peer_age.map(|age| {
+        let at = Instant::now().checked_sub(Duration::from_secs(age)).unwrap();
+        (fake_host("attic", Role::Home, serving.clone()), at)
+    });
+    Snapshot { local: fake_host("vps", Role::Edge, serving), peer }
+}
+
+/// Runs `agentctl status` while a fake agent serves `state`.
+fn status(state: Snapshot, arguments: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("edge.sock");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let stop = CancellationToken::new();
+    let (_sender, receiver) = watch::channel(state);
+    let serving = runtime.spawn({
+        let (socket, stop) = (socket.clone(), stop.clone());
+        async move { serve_inspection(&socket, receiver, stop).await }
+    });
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "the fake agent does not come up");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = agentctl(&socket, arguments);
+    stop.cancel();
+    runtime.block_on(serving).unwrap().unwrap();
+    output
+}
+
+fn agentctl(socket: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_agentctl"))
+        .arg("status")
+        .arg("--socket")
+        .arg(socket)
+        .args(arguments)
+        .env_clear()
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn healthy_is_0() {
+    let output = status(fake_state(Serving::Yes, Some(1)), &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output.stdout).starts_with("cloud.example.test is serving\n"), "{output:?}");
+    assert!(text(&output.stdout).contains("\nHome attic: up"), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn not_serving_is_4_and_says_why() {
+    let no = Serving::No { reason: "answered 503".into() };
+    let output = status(fake_state(no, Some(1)), &[]);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert!(text(&output.stdout).starts_with("cloud.example.test is NOT serving: answered 503\n"), "{output:?}");
+}
+
+#[test]
+fn an_old_report_is_4_and_shows_its_age() {
+    let output = status(fake_state(Serving::Yes, Some(12)), &[]);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert!(text(&output.stdout).contains("Home attic (as it was: last report 12 s ago)"), "{output:?}");
+}
+
+#[test]
+fn json_is_an_envelope_of_the_statuses() {
+    let output = status(fake_state(Serving::Yes, Some(2)), &["--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["local", "peer", "peer_age_seconds"]);
+    assert_eq!(json["local"]["role"], "edge");
+    assert_eq!(json["peer"]["host"], "attic");
+    assert_eq!(json["local"]["services"][0]["serving"]["state"], "yes");
+    assert!(json["peer_age_seconds"].as_u64().unwrap() >= 2);
+
+    let output = status(fake_state(Serving::Unknown, None), &["--json"]);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["peer"].is_null() && json["peer_age_seconds"].is_null(), "{json}");
+}
+
+#[test]
+fn no_agent_is_3() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("edge.sock");
+    let missing = agentctl(&socket, &[]);
+    assert_eq!(missing.status.code(), Some(3), "{missing:?}");
+    assert!(missing.stdout.is_empty());
+    let message = text(&missing.stderr);
+    assert!(message.contains("there is no ") && message.contains("systemctl status cloudathome-edge"), "{message}");
+
+    // Left behind by an agent that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let dead = agentctl(&socket, &[]);
+    assert_eq!(dead.status.code(), Some(3), "{dead:?}");
+    assert!(text(&dead.stderr).contains("has ended"), "{dead:?}");
+}
+
+#[test]
+fn an_agent_that_hangs_is_3_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("edge.sock");
+    let _never_accepts = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let asked = Instant::now();
+    let output = agentctl(&socket, &[]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output.stderr).contains("did not answer"), "{output:?}");
+    assert!(asked.elapsed() < Duration::from_secs(9));
+}
+
+#[test]
+fn a_wrong_command_line_is_2() {
+    let output = agentctl(Path::new("/nonexistent"), &["--jsno"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
