@@ -1,7 +1,6 @@
 //! How a command ends: its exit code, and what is said when it failed.
 
 use std::fmt;
-use std::io;
 use std::process::ExitCode;
 
 /// The exit codes, stable across releases.
@@ -52,14 +51,6 @@ impl Failure {
     pub(crate) fn new(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> Self {
         Self { exit: Exit::Failed, error: error.into(), hint: Some(hint.into()) }
     }
-
-    /// Whether the reader of our output has left, as `head` does: nobody's fault.
-    #[must_use]
-    pub fn is_closed_pipe(&self) -> bool {
-        self.error.chain().any(|cause| {
-            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-        })
-    }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
@@ -80,6 +71,8 @@ impl fmt::Display for Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

@@ -1,4 +1,5 @@
 //! `agentctl pki`: from nothing to identities that the agents load.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,8 @@
 //! `agentctl status` against a fake agent: the real inspection service with a made-up state.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use control::{Snapshot, serve_inspection};
@@ -40,7 +41,7 @@ fn fake_state(serving: Serving, peer_age: Option<u64>) -> Snapshot {
 }
 
 /// Runs `agentctl status` while a fake agent serves `state`.
-fn status(state: Snapshot, arguments: &[&str]) -> Output {
+fn status(state: Snapshot, arguments: &[&str], stdout: Stdio) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("edge.sock");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -55,21 +56,20 @@ fn status(state: Snapshot, arguments: &[&str]) -> Output {
         assert!(Instant::now() < deadline, "the fake agent does not come up");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let output = agentctl(&socket, arguments);
+    let output = command(&socket, arguments).stdout(stdout).output().unwrap();
     stop.cancel();
     runtime.block_on(serving).unwrap().unwrap();
     output
 }
 
 fn agentctl(socket: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_agentctl"))
-        .arg("status")
-        .arg("--socket")
-        .arg(socket)
-        .args(arguments)
-        .env_clear()
-        .output()
-        .unwrap()
+    command(socket, arguments).output().unwrap()
+}
+
+fn command(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
+    command.arg("status").arg("--socket").arg(socket).args(arguments).env_clear();
+    command
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -78,7 +78,7 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn healthy_is_0() {
-    let output = status(fake_state(Serving::Yes, Some(1)), &[]);
+    let output = status(fake_state(Serving::Yes, Some(1)), &[], Stdio::piped());
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(text(&output.stdout).starts_with("cloud.example.test is serving\n"), "{output:?}");
     assert!(text(&output.stdout).contains("\nHome attic: up"), "{output:?}");
@@ -88,21 +88,21 @@ fn healthy_is_0() {
 #[test]
 fn not_serving_is_4_and_says_why() {
     let no = Serving::No { reason: "answered 503".into() };
-    let output = status(fake_state(no, Some(1)), &[]);
+    let output = status(fake_state(no, Some(1)), &[], Stdio::piped());
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     assert!(text(&output.stdout).starts_with("cloud.example.test is NOT serving: answered 503\n"), "{output:?}");
 }
 
 #[test]
 fn an_old_report_is_4_and_shows_its_age() {
-    let output = status(fake_state(Serving::Yes, Some(12)), &[]);
+    let output = status(fake_state(Serving::Yes, Some(12)), &[], Stdio::piped());
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     assert!(text(&output.stdout).contains("Home attic (as it was: last report 12 s ago)"), "{output:?}");
 }
 
 #[test]
 fn json_is_an_envelope_of_the_statuses() {
-    let output = status(fake_state(Serving::Yes, Some(2)), &["--json"]);
+    let output = status(fake_state(Serving::Yes, Some(2)), &["--json"], Stdio::piped());
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
@@ -112,10 +112,19 @@ fn json_is_an_envelope_of_the_statuses() {
     assert_eq!(json["local"]["services"][0]["serving"]["state"], "yes");
     assert!(json["peer_age_seconds"].as_u64().unwrap() >= 2);
 
-    let output = status(fake_state(Serving::Unknown, None), &["--json"]);
+    let output = status(fake_state(Serving::Unknown, None), &["--json"], Stdio::piped());
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(json["peer"].is_null() && json["peer_age_seconds"].is_null(), "{json}");
+}
+
+#[test]
+fn the_exit_code_does_not_depend_on_a_reader() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let no = Serving::No { reason: "answered 503".into() };
+    let output = status(fake_state(no, Some(1)), &[], writer.into());
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(4), b"".as_slice()));
 }
 
 #[test]
