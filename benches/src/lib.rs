@@ -1,1 +1,2 @@
-//! Throughput and latency benchmarks.
+//! Throughput and latency benchmarks: `cargo bench -p benches`. They measure; whether something is right is for tests.
+#![forbid(unsafe_code)]
