@@ -21,7 +21,9 @@ file_env() {
         exit 1
     fi
     if [ -n "${!file:-}" ]; then
-        export "$1=$(cat "${!file}")"
+        local value
+        value="$(cat "${!file}")"
+        export "$1=$value"
         unset "$file"
     fi
 }

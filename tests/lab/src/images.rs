@@ -98,9 +98,12 @@ impl Cache {
 
     fn image(&self, folder: &str, variable: &str, progress: &mut dyn FnMut(&str)) -> Result<Image> {
         if let Some(reference) = std::env::var(variable).ok().filter(|value| !value.is_empty()) {
-            return self
-                .fetched(&reference, progress)
-                .with_context(|| format!("cannot provide the image '{reference}', which {variable} names"));
+            return self.named(&reference, progress).with_context(|| {
+                format!(
+                    "cannot provide the image '{reference}': correct {variable}, unset it, or put that image into \
+                         this machine's engine"
+                )
+            });
         }
         let recipe = Recipe::read(&recipe::folder(folder))?;
         match self.official(&recipe, progress) {
@@ -117,7 +120,7 @@ impl Cache {
         if !registry::is_reachable() {
             return None;
         }
-        match self.fetched(&recipe.name, progress) {
+        match self.pulled(&recipe.name, progress) {
             Ok(image) => Some(image),
             Err(error) => {
                 progress(&format!("could not pull {}, so it is built from Debian's packages: {error:#}", recipe.name));
@@ -126,40 +129,40 @@ impl Cache {
         }
     }
 
-    fn fetched(&self, reference: &str, progress: &mut dyn FnMut(&str)) -> Result<Image> {
-        // What the machine's own engine holds is asked for each time: a name there may mean another image by now.
-        let held = registry::held(reference);
-        let key = match &held {
-            Some(found) => format!("held-{}", found.id.trim_start_matches("sha256:")),
-            None => "pulled".to_owned(),
+    /// The image that was asked for by name: as the machine's own engine has it, or from its registry.
+    fn named(&self, reference: &str, progress: &mut dyn FnMut(&str)) -> Result<Image> {
+        // Asked for each time: a name in that engine may mean another image by now.
+        let Some(found) = registry::held(reference) else {
+            return self.pulled(reference, progress);
         };
-        let tar = self.dir.join(format!("{}-{key}.tar", slug(reference)));
-        let fresh = if held.is_some() { self.entry(&tar) } else { self.pulled_lately(reference) };
-        if let Some(image) = fresh {
+        let tar = self.dir.join(format!("{}-held-{}.tar", slug(reference), found.id.trim_start_matches("sha256:")));
+        if let Some(image) = self.entry(&tar) {
             return Ok(image);
         }
-        let part = part(&tar);
-        let found = match held {
-            Some(found) => {
-                progress(&format!("copying {reference} from this machine's engine"));
-                registry::save(reference, &part)?;
-                found
-            }
-            None => {
-                progress(&format!("pulling {reference}"));
-                registry::pull(reference, &self.dir, &part)?
-            }
-        };
-        // An archive carries no digests: an image named by one is found by its id.
-        let name = if reference.contains('@') { found.id } else { reference.to_owned() };
-        self.keep(&tar, Image { name, tar: tar.clone(), version: found.version, stand_in: false })
+        progress(&format!("copying {reference} from this machine's engine"));
+        registry::save(reference, &part(&tar))?;
+        self.keep(&tar, others_image(reference, found, &tar))
+    }
+
+    fn pulled(&self, reference: &str, progress: &mut dyn FnMut(&str)) -> Result<Image> {
+        if let Some(image) = self.pulled_lately(reference) {
+            return Ok(image);
+        }
+        progress(&format!("pulling {reference}"));
+        let tar = self.pulled_tar(reference);
+        let found = registry::pull(reference, &self.dir, &part(&tar))?;
+        self.keep(&tar, others_image(reference, found, &tar))
     }
 
     fn pulled_lately(&self, reference: &str) -> Option<Image> {
-        let tar = self.dir.join(format!("{}-pulled.tar", slug(reference)));
+        let tar = self.pulled_tar(reference);
         let written = fs::metadata(&tar).and_then(|meta| meta.modified()).ok()?;
         let age = SystemTime::now().duration_since(written).unwrap_or_default();
         if age < PULLED_FOR { self.entry(&tar) } else { None }
+    }
+
+    fn pulled_tar(&self, reference: &str) -> PathBuf {
+        self.dir.join(format!("{}-pulled.tar", slug(reference)))
     }
 
     fn built(&self, recipe: &Recipe, progress: &mut dyn FnMut(&str)) -> Result<Image> {
@@ -226,6 +229,12 @@ impl Cache {
     }
 }
 
+fn others_image(reference: &str, found: registry::Found, tar: &Path) -> Image {
+    // An archive carries no digests: an image named by one is found by its id.
+    let name = if reference.contains('@') { found.id } else { reference.to_owned() };
+    Image { name, tar: tar.to_owned(), version: found.version, stand_in: false }
+}
+
 fn note_of(tar: &Path) -> PathBuf {
     tar.with_extension("json")
 }
@@ -249,16 +258,24 @@ fn bounded(deadline: Duration, program: &str) -> Command {
 
 /// Runs a command to its end and returns what it printed.
 fn output(mut command: Command) -> Result<String> {
-    let what = format!("{command:?}");
+    let what = shown(&command);
     let done = command.output().with_context(|| format!("cannot run {what}"))?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
         let lines: Vec<&str> = said.lines().collect();
         let tail = lines[lines.len().saturating_sub(12)..].join("\n");
         let why = if done.status.code() == Some(124) { "took too long".to_owned() } else { done.status.to_string() };
-        bail!("{why}: {what}\n{tail}");
+        bail!("`{what}`: {why}\n{tail}");
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// The command line for people, without what `bounded` puts before it.
+fn shown(command: &Command) -> String {
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
+    let own = words.iter().position(|word| word.starts_with("--kill-after=")).map_or(0, |limit| limit + 2);
+    words[own..].join(" ")
 }
 
 #[cfg(test)]
@@ -295,7 +312,8 @@ mod tests {
     fn a_new_build_replaces_the_last_one_and_leaves_the_rest() {
         let (_dir, cache) = cache();
         let old = kept(&cache, "caddy-2-abc.tar");
-        let others = ["base-caddy-2-abc.tar", "caddy-2-pulled.tar", "nextcloud-apache-abc.tar"].map(|f| kept(&cache, f));
+        let others =
+            ["base-caddy-2-abc.tar", "caddy-2-pulled.tar", "nextcloud-apache-abc.tar"].map(|f| kept(&cache, f));
         cache.forget("caddy-2-");
         assert!(!old.exists() && !note_of(&old).exists());
         assert!(others.iter().all(|tar| tar.exists()));
@@ -316,6 +334,6 @@ mod tests {
         let mut command = bounded(Duration::from_secs(5), "sh");
         command.args(["-c", "echo no space >&2; exit 3"]);
         let error = output(command).unwrap_err().to_string();
-        assert!(error.contains("exit status: 3") && error.contains("no space"), "{error}");
+        assert_eq!(error, "`sh -c echo no space >&2; exit 3`: exit status: 3\nno space");
     }
 }

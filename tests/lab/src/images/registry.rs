@@ -60,7 +60,7 @@ pub(super) fn pull(reference: &str, workspace: &Path, tar: &Path) -> Result<Foun
 
 fn inspect(client: &Client, reference: &str) -> Result<Found> {
     let mut docker = client.docker(ASK_DEADLINE);
-    docker.args(["image", "inspect", "--format", "{{.Id}} {{join .RepoDigests \" \"}}", reference]);
+    docker.args(["image", "inspect", "--format", "{{.Id}} {{range .RepoDigests}}{{.}} {{end}}", reference]);
     let said = output(docker)?;
     let mut words = said.split_whitespace();
     let id = words.next().context("the engine named no image id")?.to_owned();
@@ -105,9 +105,14 @@ impl Engine {
         let socket = dir.join("docker.sock");
         let log_path = dir.join("log");
         let log = fs::File::create(&log_path)?;
+        // The machine's own daemon.json says things that are not for this engine, or that contradict the options below.
+        let settings = dir.join("daemon.json");
+        fs::write(&settings, "{}")?;
         // The thread that starts it also waits for it, so it cannot outlive us.
         let process = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--", "dockerd", "--bridge=none", "--iptables=false", "--ip-forward=false"])
+            .arg("--config-file")
+            .arg(settings)
             .arg("--data-root")
             .arg(dir.join("data"))
             .arg("--exec-root")
