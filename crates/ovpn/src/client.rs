@@ -28,8 +28,8 @@ use crate::push::{PushError, PushReply};
 use crate::static_key::StaticKey;
 use crate::wrap::{Role, WrapKeys};
 
-/// How long the first packet is repeated before giving up on the address.
-const RESET_WINDOW: Duration = Duration::from_secs(10);
+/// Silence after which a handshake is given up: nobody is there, or a server that has forgotten us.
+const PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_PUSH_REQUEST: Duration = Duration::from_secs(1);
 const PUSH_REQUEST_INTERVAL: Duration = Duration::from_secs(5);
 /// A client has one session.
@@ -88,7 +88,10 @@ pub struct Client {
     keys: WrapKeys,
     channel: ControlChannel,
     phase: Phase,
+    /// End of the hand window.
     deadline: Instant,
+    /// When the handshake counts as abandoned by the server.
+    patience: Instant,
     /// A goodbye is on its way over the control channel.
     leaving: bool,
     tls: VecDeque<TlsInput>,
@@ -119,7 +122,8 @@ impl Client {
             keys,
             channel: ControlChannel::client(now, SessionId(id), unix_time),
             phase: Phase::Reset,
-            deadline: now + RESET_WINDOW,
+            deadline: now + HAND_WINDOW,
+            patience: now + PATIENCE,
             leaving: false,
             tls: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -143,12 +147,12 @@ impl Client {
     fn handle_control(&mut self, now: Instant, header: Header, datagram: &mut [u8]) -> Result<(), DropReason> {
         let packet = self.keys.open(datagram)?;
         self.channel.handle(now, header, &packet)?;
+        self.patience = now + PATIENCE;
         if let Phase::Connected { live, .. } = &mut self.phase {
             live.note_heard(now);
         }
         if matches!(self.phase, Phase::Reset) {
             self.phase = Phase::Handshake;
-            self.deadline = now + HAND_WINDOW;
             self.tls.push_back(TlsInput::Start);
         }
         while let Some(bytes) = self.channel.poll_tls() {
@@ -350,8 +354,10 @@ impl Endpoint for Client {
 
     fn handle_timeout(&mut self, now: Instant) {
         match &mut self.phase {
-            Phase::Reset if now >= self.deadline => self.end(EndReason::NoAnswer),
-            Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. } if now >= self.deadline => {
+            Phase::Reset if now >= self.patience => self.end(EndReason::NoAnswer),
+            Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. }
+                if now >= self.deadline.min(self.patience) =>
+            {
                 self.end(EndReason::HandshakeTimeout);
             }
             Phase::Push { next_request, .. } if now >= *next_request => {
@@ -396,8 +402,8 @@ impl Endpoint for Client {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let own = match &self.phase {
-            Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } => Some(self.deadline),
-            Phase::Push { next_request, .. } => Some(self.deadline.min(*next_request)),
+            Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } => Some(self.deadline.min(self.patience)),
+            Phase::Push { next_request, .. } => Some(self.deadline.min(self.patience).min(*next_request)),
             Phase::Connected { live, .. } => live.poll_timeout(),
             Phase::Ended => None,
         };

@@ -109,6 +109,8 @@ pub struct Server {
     /// Sessions that may have something to transmit.
     dirty: BTreeSet<SessionKey>,
     next_timeout: Option<Instant>,
+    /// Nobody new is answered any more.
+    closing: bool,
     tls: VecDeque<(SessionKey, TlsInput)>,
     outbox: VecDeque<Waiting>,
     events: VecDeque<Event>,
@@ -134,6 +136,7 @@ impl Server {
             rate: (now, 0),
             dirty: BTreeSet::new(),
             next_timeout: None,
+            closing: false,
             tls: VecDeque::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -166,7 +169,7 @@ impl Server {
         let packet = self.keys.open(datagram)?;
         let key = match self.by_source.get(&(from, packet.sender)) {
             Some(&key) => key,
-            None if header.key_id != 0 => return Err(DropReason::UnknownSession),
+            None if header.key_id != 0 || self.closing => return Err(DropReason::UnknownSession),
             None if header.opcode == Opcode::HardResetClient => {
                 let reply = answer_reset(&self.keys, &self.cookies, now, from, self.unix_time, &packet)?;
                 if !take_turn(&mut self.rate, now) {
@@ -554,6 +557,7 @@ impl Endpoint for Server {
     }
 
     fn shut_down(&mut self, now: Instant) {
+        self.closing = true;
         let keys: Vec<SessionKey> = self.sessions.keys().copied().collect();
         for key in keys {
             self.say_goodbye(now, key);

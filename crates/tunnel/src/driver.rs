@@ -87,7 +87,6 @@ pub(crate) struct Driver {
     control: Vec<u8>,
     /// A sealed packet in `outbound` that the socket did not take.
     blocked: Option<(SocketAddr, Range<usize>)>,
-    changed: bool,
 }
 
 /// How a role reacts to what only concerns it.
@@ -120,7 +119,6 @@ impl Driver {
             inbound: Box::new([0; BUFFER]),
             control: Vec::with_capacity(BUFFER),
             blocked: None,
-            changed: true,
         }
     }
 
@@ -149,7 +147,7 @@ impl Driver {
             // Past the deadline the peers find out by themselves.
             let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         }
-        self.drain_events(endpoint);
+        self.settle(endpoint, socket, &mut tls);
         crate::report::add(&mut self.base, &endpoint.counters());
         self.snapshot.send_replace(Snapshot::new(&self.base, &Counters::default(), Vec::new()));
         self.blocked = None;
@@ -263,21 +261,18 @@ impl Driver {
                 endpoint.count_drop(DropReason::Blocked);
             }
         }
-        self.drain_events(endpoint);
-        if self.changed {
+        // Whoever reads an event finds its effect in the snapshot.
+        let mut news = endpoint.poll_event();
+        if news.is_some() {
             self.publish(endpoint);
         }
-    }
-
-    fn drain_events<E: Endpoint>(&mut self, endpoint: &mut E) {
-        while let Some(event) = endpoint.poll_event() {
-            self.changed = true;
+        while let Some(event) = news {
             self.report(event.into());
+            news = endpoint.poll_event();
         }
     }
 
     fn publish<E: Endpoint>(&mut self, endpoint: &E) {
-        self.changed = false;
         let snapshot = Snapshot::new(&self.base, &endpoint.counters(), endpoint.peers());
         self.snapshot.send_if_modified(|old| {
             let differs = *old != snapshot;

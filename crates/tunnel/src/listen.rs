@@ -35,6 +35,7 @@ pub(crate) async fn run(
         max_handshakes: MAX_HANDSHAKES,
     };
     let mut server = Server::new(server, Instant::now(), crate::unix_time(), crate::rng());
+    socket.writable().await.map_err(Error::Receive)?;
     driver.report(Event::Listening { address });
     driver.run(&mut server, &socket).await.map(drop)
 }

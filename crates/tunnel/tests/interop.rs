@@ -8,8 +8,9 @@ use support::{Lab, Side, cannot_run};
 
 const POOL: &str = "pool=10.8.0.10-10.8.0.20";
 
-/// A stock client connects to our listener and pings it. `stock` are its further options, `expect` what our event says.
-fn stock_client(ours: &[&str], stock: &[&str], expect: &[&str]) {
+/// A stock client connects to our listener and pings it. `stock` are its further options, `expect` what our event says;
+/// `transfer` adds 100 MB each way.
+fn stock_client(ours: &[&str], stock: &[&str], expect: &[&str], transfer: bool) {
     if cannot_run() {
         return;
     }
@@ -26,6 +27,10 @@ fn stock_client(ours: &[&str], stock: &[&str], expect: &[&str]) {
     lab.ping(Side::Client, "10.8.0.1", 56);
     lab.ping(Side::Client, "10.8.0.1", 1350);
     lab.ping(Side::Server, "10.8.0.10", 56);
+    if transfer {
+        lab.transfer(Side::Client, "10.8.0.1");
+        lab.transfer(Side::Server, "10.8.0.10");
+    }
     let warnings = lab.log("stock");
     assert!(!warnings.contains("is used inconsistently"), "{warnings}");
 
@@ -37,28 +42,28 @@ fn stock_client(ours: &[&str], stock: &[&str], expect: &[&str]) {
 
 #[test]
 fn stock_client_aes_256_gcm_tls_1_3_ekm() {
-    stock_client(&[], &["--explicit-exit-notify", "1"], &["Aes256Gcm", "Ekm", "TLSv1.3"]);
+    stock_client(&[], &["--explicit-exit-notify", "1"], &["Aes256Gcm", "Ekm", "TLSv1.3"], true);
 }
 
 #[test]
 fn stock_client_chacha20_tls_1_2() {
     let stock = ["--tls-version-max", "1.2", "--explicit-exit-notify", "1"];
-    stock_client(&["ciphers=CHACHA20-POLY1305:AES-256-GCM"], &stock, &["ChaCha20Poly1305", "Ekm", "TLSv1.2"]);
+    stock_client(&["ciphers=CHACHA20-POLY1305:AES-256-GCM"], &stock, &["ChaCha20Poly1305", "Ekm", "TLSv1.2"], false);
 }
 
 #[test]
 fn stock_client_prf() {
-    stock_client(&["derive=prf"], &["--explicit-exit-notify", "1"], &["Prf"]);
+    stock_client(&["derive=prf"], &["--explicit-exit-notify", "1"], &["Prf"], false);
 }
 
 #[test]
 fn stock_client_aes_128_gcm() {
     let stock = ["--data-ciphers", "AES-128-GCM", "--explicit-exit-notify", "1"];
-    stock_client(&[], &stock, &["Aes128Gcm"]);
+    stock_client(&[], &stock, &["Aes128Gcm"], false);
 }
 
 /// Our dialer connects to a stock server and pings it.
-fn stock_server(ours: &[&str], stock: &[&str], expect: &[&str]) {
+fn stock_server(ours: &[&str], stock: &[&str], expect: &[&str], transfer: bool) {
     if cannot_run() {
         return;
     }
@@ -78,6 +83,10 @@ fn stock_server(ours: &[&str], stock: &[&str], expect: &[&str]) {
     lab.ping(Side::Client, "10.8.0.1", 56);
     lab.ping(Side::Client, "10.8.0.1", 1472);
     lab.ping(Side::Server, "10.8.0.2", 56);
+    if transfer {
+        lab.transfer(Side::Client, "10.8.0.1");
+        lab.transfer(Side::Server, "10.8.0.2");
+    }
     let warnings = lab.log("stock");
     assert!(!warnings.contains("is used inconsistently"), "{warnings}");
 
@@ -87,30 +96,30 @@ fn stock_server(ours: &[&str], stock: &[&str], expect: &[&str]) {
 
 #[test]
 fn stock_server_aes_256_gcm_tls_1_3_ekm() {
-    stock_server(&[], &[], &["Aes256Gcm", "Ekm", "TLSv1.3"]);
+    stock_server(&[], &[], &["Aes256Gcm", "Ekm", "TLSv1.3"], true);
 }
 
 #[test]
 fn stock_server_prf() {
-    stock_server(&["derive=prf"], &[], &["Prf"]);
+    stock_server(&["derive=prf"], &[], &["Prf"], false);
 }
 
 #[test]
 fn stock_server_chacha20_tls_1_2() {
     let stock = ["--data-ciphers", "CHACHA20-POLY1305", "--tls-version-max", "1.2"];
-    stock_server(&[], &stock, &["ChaCha20Poly1305", "Ekm", "TLSv1.2"]);
+    stock_server(&[], &stock, &["ChaCha20Poly1305", "Ekm", "TLSv1.2"], false);
 }
 
 #[test]
 fn stock_server_tls_1_3_only() {
-    stock_server(&["tls_min=1.3"], &["--tls-version-min", "1.3"], &["TLSv1.3"]);
+    stock_server(&["tls_min=1.3"], &["--tls-version-min", "1.3"], &["TLSv1.3"], false);
 }
 
 #[test]
 fn stock_server_pushes_many_routes() {
     let routes: Vec<String> = (0..60).map(|i| format!("route 10.77.{i}.0 255.255.255.0")).collect();
     let options: Vec<&str> = routes.iter().flat_map(|route| ["--push", route.as_str()]).collect();
-    stock_server(&[], &options, &["10.77.0.0", "10.77.59.0"]);
+    stock_server(&[], &options, &["10.77.0.0", "10.77.59.0"], false);
 }
 
 /// Two of ours, both ways, and a restart of each.
@@ -140,14 +149,14 @@ fn ours_with_ours() {
     lab.finish("server");
     lab.wait_for("client2", "PeerExit");
     lab.spawn_ours(Side::Server, "server2", "server", &listener);
-    lab.wait_for_count("client2", "PeerConnected", 2);
+    lab.wait_for_count("client2", "PeerConnected(", 2);
     lab.ping(Side::Server, "10.8.0.2", 56);
 
     // One that dies without a word is noticed by its silence.
     lab.signal("server2", Signal::SIGKILL);
     lab.wait_for("client2", "PingTimeout");
     lab.spawn_ours(Side::Server, "server3", "server", &listener);
-    lab.wait_for_count("client2", "PeerConnected", 3);
+    lab.wait_for_count("client2", "PeerConnected(", 3);
     lab.ping(Side::Server, "10.8.0.2", 56);
 }
 

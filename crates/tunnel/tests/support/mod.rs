@@ -24,6 +24,8 @@ pub(crate) fn cannot_run() -> bool {
         "no /dev/net/tun"
     } else if run("openvpn", &["--version"]).is_empty() {
         "no openvpn installed"
+    } else if run("socat", &["-V"]).is_empty() {
+        "no socat installed"
     } else if !example().exists() {
         "the example is not built: cargo build -p tunnel --example peer"
     } else {
@@ -209,12 +211,14 @@ impl Lab {
                 return contents;
             }
             if Instant::now() > deadline {
-                let logs: Vec<String> =
-                    self.children.iter().map(|(log, _)| format!("== {log}\n{}", self.log(log))).collect();
-                panic!("no '{text}' in {log}\n{}", logs.join("\n"));
+                panic!("no '{text}' in {log}\n{}", self.all_logs());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    fn all_logs(&self) -> String {
+        self.children.iter().map(|(log, _)| format!("== {log}\n{}\n", self.log(log))).collect()
     }
 
     /// Sends a signal to the process with this log. Namespaces are entered by exec, so it is the process itself.
@@ -250,8 +254,44 @@ impl Lab {
             if self.command(side, "ping").args(words).stdout(Stdio::null()).status().unwrap().success() {
                 return;
             }
-            assert!(Instant::now() < deadline, "no answer from {address}");
+            assert!(Instant::now() < deadline, "no answer from {address}\n{}", self.all_logs());
         }
+    }
+}
+
+/// Bytes of [`Lab::transfer`].
+const TRANSFER: u64 = 100_000_000;
+
+impl Lab {
+    /// Sends 100 MB over TCP to `address`, which is an inner address of the other side, and compares what arrived.
+    #[track_caller]
+    pub(crate) fn transfer(&self, from: Side, address: &str) {
+        let (source, copy) = (self.path("source"), self.path("copy"));
+        if !Path::new(&source).exists() {
+            let mut random = File::open("/dev/urandom").unwrap().take(TRANSFER);
+            std::io::copy(&mut random, &mut File::create(&source).unwrap()).unwrap();
+        }
+        let _ = fs::remove_file(&copy);
+        let to = if from == Side::Client { Side::Server } else { Side::Client };
+        let mut receiver = self
+            .command(to, "socat")
+            .args(["-u", &format!("TCP-LISTEN:5000,bind={address},reuseaddr"), &format!("CREATE:{copy}")])
+            .spawn()
+            .unwrap();
+        let sender = self
+            .command(from, "timeout")
+            .args(["60", "socat", "-u", &format!("OPEN:{source},rdonly")])
+            .arg(format!("TCP:{address}:5000,retry=100,interval=0.05"))
+            .status()
+            .unwrap();
+        if !sender.success() {
+            receiver.kill().unwrap();
+        }
+        receiver.wait().unwrap();
+        let sum = |path: &str| run("sha256sum", &[path]).split(' ').next().map(str::to_owned);
+        assert!(sender.success(), "the transfer to {address} failed");
+        assert_eq!(fs::metadata(&copy).unwrap().len(), TRANSFER);
+        assert_eq!(sum(&source), sum(&copy));
     }
 }
 

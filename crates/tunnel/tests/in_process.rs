@@ -1,0 +1,249 @@
+//! Both roles in this process, over loopback and devices in memory. Needs no rights.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tunnel::{
+    Command, Device, Dial, EndReason, Error, Event, Handle, Listen, Mode, StaticKey, StaticPeer, TlsMaterial,
+    TunnelConfig,
+};
+
+const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+const DIALER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> TlsMaterial {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        TlsMaterial { ca_pem: self.0.pem(), cert_pem: certificate.pem(), key_pem: key.serialize_pem().into() }
+    }
+
+    fn listener(&self, bind: SocketAddr) -> TunnelConfig {
+        let mode = Mode::Listen(Listen {
+            bind,
+            address: LISTENER,
+            prefix_len: 24,
+            peers: vec![StaticPeer { name: "dialer".to_owned(), address: DIALER }],
+            pool: None,
+            routes: Vec::new(),
+            max_peers: 4,
+        });
+        TunnelConfig::new(mode, self.issue("listener", ExtendedKeyUsagePurpose::ServerAuth), Some(key()))
+    }
+
+    fn dialer(&self, remote: SocketAddr) -> TunnelConfig {
+        let mode = Mode::Dial(Dial { remotes: vec![remote.to_string()], peer: Some("listener".to_owned()) });
+        TunnelConfig::new(mode, self.issue("dialer", ExtendedKeyUsagePurpose::ClientAuth), Some(key()))
+    }
+}
+
+fn key() -> StaticKey {
+    StaticKey::from_bytes([5; 256])
+}
+
+fn any() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
+
+struct Running {
+    handle: Handle,
+    device: UnixDatagram,
+    stop: CancellationToken,
+}
+
+impl Running {
+    fn start(config: TunnelConfig) -> Self {
+        let (device, far) = Device::pair().unwrap();
+        far.set_read_timeout(Some(DEADLINE)).unwrap();
+        let stop = CancellationToken::new();
+        Self { handle: tunnel::start(config, device, stop.clone()).unwrap(), device: far, stop }
+    }
+
+    async fn event(&mut self) -> Event {
+        timeout(DEADLINE, self.handle.events.recv()).await.unwrap().unwrap()
+    }
+
+    /// The first event that `pick` takes.
+    async fn wait<T>(&mut self, pick: impl Fn(Event) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = pick(self.event().await) {
+                return found;
+            }
+        }
+    }
+
+    async fn connected(&mut self) {
+        self.wait(|event| matches!(event, Event::PeerConnected(_)).then_some(())).await;
+    }
+
+    async fn finish(self) {
+        self.stop.cancel();
+        timeout(DEADLINE, self.handle.task).await.unwrap().unwrap().unwrap();
+    }
+}
+
+async fn listening(authority: &Authority) -> (Running, SocketAddr) {
+    let mut listener = Running::start(authority.listener(any()));
+    let Event::Listening { address } = listener.event().await else { panic!("not listening first") };
+    (listener, address)
+}
+
+fn packet(source: Ipv4Addr, destination: Ipv4Addr, mark: u8) -> Vec<u8> {
+    let mut packet = vec![mark; 200];
+    packet[..4].copy_from_slice(&[0x45, 0, 0, 200]);
+    packet[12..16].copy_from_slice(&source.octets());
+    packet[16..20].copy_from_slice(&destination.octets());
+    packet
+}
+
+#[track_caller]
+fn receive(device: &UnixDatagram) -> Vec<u8> {
+    let mut buf = vec![0; 2000];
+    let length = device.recv(&mut buf).unwrap();
+    buf.truncate(length);
+    buf
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn carries_packets_and_says_goodbye() {
+    let authority = Authority::new();
+    let (mut listener, address) = listening(&authority).await;
+    let mut dialer = Running::start(authority.dialer(address));
+    assert!(matches!(dialer.event().await, Event::Connecting { .. }));
+    let Event::Configured(configured) = dialer.event().await else { panic!("not configured") };
+    assert_eq!((configured.ifconfig.address(), configured.gateway, configured.mtu), (DIALER, Some(LISTENER), 1420));
+    dialer.connected().await;
+    listener.connected().await;
+
+    for mark in 0..100 {
+        let (there, back) = (packet(DIALER, LISTENER, mark), packet(LISTENER, DIALER, mark));
+        dialer.device.send(&there).unwrap();
+        assert_eq!(receive(&listener.device), there);
+        listener.device.send(&back).unwrap();
+        assert_eq!(receive(&dialer.device), back);
+    }
+    let snapshot = timeout(DEADLINE, listener.handle.snapshot.wait_for(|now| now.traffic.sent_packets == 100));
+    let snapshot = snapshot.await.unwrap().unwrap().clone();
+    assert_eq!((snapshot.peers.len(), snapshot.traffic.received_packets), (1, 100));
+    assert_eq!(snapshot.address_of(snapshot.peers[0].peer.peer), Some(DIALER));
+
+    dialer.finish().await;
+    let ended = |event| match event {
+        Event::PeerDisconnected { reason, .. } => Some(reason),
+        _ => None,
+    };
+    assert_eq!(listener.wait(ended).await, EndReason::PeerExit);
+    listener.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn obeys_commands() {
+    let authority = Authority::new();
+    let (mut listener, address) = listening(&authority).await;
+    let mut dialer = Running::start(authority.dialer(address));
+    dialer.connected().await;
+    listener.connected().await;
+    dialer.handle.commands.send(Command::Reconnect).await.unwrap();
+    dialer.connected().await;
+    listener.connected().await;
+    let peer = listener.handle.snapshot.borrow().peers[0].peer.peer;
+    listener.handle.commands.send(Command::Disconnect { peer }).await.unwrap();
+    let left = |event| match event {
+        Event::PeerDisconnected { reason, .. } => Some(reason),
+        _ => None,
+    };
+    assert_eq!(dialer.wait(left).await, EndReason::PeerExit);
+    dialer.connected().await;
+    dialer.finish().await;
+    listener.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_fail_and_are_counted() {
+    let authority = Authority::new();
+    let (mut listener, address) = listening(&authority).await;
+    let mut stranger = authority.dialer(address);
+    let ca_pem = stranger.tls.ca_pem.clone();
+    stranger.tls = TlsMaterial { ca_pem, ..Authority::new().issue("dialer", ExtendedKeyUsagePurpose::ClientAuth) };
+    // It is of the right authority, but marked for the other role.
+    let mut unmarked = authority.dialer(address);
+    unmarked.tls = authority.issue("dialer", ExtendedKeyUsagePurpose::ServerAuth);
+    for config in [stranger, unmarked] {
+        let dialer = Running::start(config);
+        let failed = |event| match event {
+            Event::HandshakeFailed { reason, .. } => Some(reason),
+            _ => None,
+        };
+        let reason = listener.wait(failed).await;
+        assert!(matches!(reason, EndReason::Tls(_)), "{reason}");
+        dialer.finish().await;
+    }
+    assert!(listener.handle.snapshot.borrow().handshakes_failed >= 2);
+    let mut dialer = Running::start(authority.dialer(address));
+    dialer.connected().await;
+    dialer.finish().await;
+    listener.finish().await;
+}
+
+#[tokio::test]
+async fn refuses_what_cannot_work() {
+    let authority = Authority::new();
+    let start = |config| tunnel::start(config, Device::pair().unwrap().0, CancellationToken::new()).map(drop);
+    let mut config = authority.dialer(any());
+    config.tls.key_pem = authority.issue("other", ExtendedKeyUsagePurpose::ClientAuth).key_pem;
+    assert!(matches!(start(config), Err(Error::Tls(_))));
+    let mut config = authority.dialer(any());
+    config.tls.ca_pem = "nothing".to_owned();
+    assert!(matches!(start(config), Err(Error::Tls(_))));
+    let mut config = authority.dialer(any());
+    config.tun_mtu = 100;
+    assert!(matches!(start(config), Err(Error::Setting(_))));
+    let mut config = authority.dialer(any());
+    config.mode = Mode::Dial(Dial { remotes: Vec::new(), peer: None });
+    assert!(matches!(start(config), Err(Error::Setting(_))));
+    let taken = std::net::UdpSocket::bind(any()).unwrap();
+    let config = authority.listener(taken.local_addr().unwrap());
+    assert!(matches!(start(config), Err(Error::Bind { .. })));
+    assert!(Device::open_persistent("").is_err() && Device::open_persistent("has/slash").is_err());
+    let shown = format!("{:?}", authority.dialer(any()));
+    assert!(!shown.contains("PRIVATE") && !shown.contains("0505"));
+}
+
+/// A name that does not resolve, and a listener that is not there yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dials_until_somebody_answers() {
+    let authority = Authority::new();
+    let place = std::net::UdpSocket::bind(any()).unwrap();
+    let address = place.local_addr().unwrap();
+    drop(place);
+    let mut config = authority.dialer(address);
+    if let Mode::Dial(dial) = &mut config.mode {
+        dial.remotes.insert(0, "not-a-name.invalid:1194".to_owned());
+    }
+    let mut dialer = Running::start(config);
+    dialer.wait(|event| matches!(event, Event::Unresolved { .. }).then_some(())).await;
+    dialer.wait(|event| matches!(event, Event::Connecting { .. }).then_some(())).await;
+    let listener = Running::start(authority.listener(address));
+    dialer.connected().await;
+    dialer.finish().await;
+    listener.finish().await;
+}
