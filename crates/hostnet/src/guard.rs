@@ -2,7 +2,7 @@
 //!
 //! Linux answers on any link for any address of the host. Whoever shares a network with this host could therefore
 //! route a tunnel address to it and reach what is published there for the tunnel only. One nftables table of ours
-//! drops such packets before anything else sees them.
+//! drops such packets before anything else acts on them.
 
 use std::fmt::Write as _;
 use std::io;
@@ -72,6 +72,9 @@ pub async fn remove() -> Result<(), GuardError> {
     run("remove the guard of the tunnel address", &format!("table {TABLE}\ndelete table {TABLE}\n")).await
 }
 
+/// Right after connection tracking and before any translation of addresses: only what opens a connection, or belongs to
+/// none, is judged. When the host itself asks a container by the tunnel address, the replies come from the container's
+/// bridge and must pass.
 fn render(guarded: &[Guarded]) -> Result<String, GuardError> {
     let mut rules = String::new();
     for Guarded { device, address } in guarded {
@@ -83,7 +86,8 @@ fn render(guarded: &[Guarded]) -> Result<String, GuardError> {
         let _ = writeln!(rules, "\t\tiifname != \"lo\" iifname != \"{device}\" ip daddr {address} counter drop");
     }
     Ok(format!(
-        "table {TABLE} {{\n\tchain prerouting {{\n\t\ttype filter hook prerouting priority raw; policy accept;\n{rules}\t}}\n}}\n"
+        "table {TABLE} {{\n\tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
+         \t\tct direction reply accept\n{rules}\t}}\n}}\n"
     ))
 }
 
