@@ -21,7 +21,7 @@ final class Pages
             return;
         }
         if (($_GET['direct'] ?? '') === '1') {
-            $note = 'Wrong login or password.';
+            $note = 'Wrong login or password, or the page was too old: please try again.';
         }
         self::page('Login', '<form method="post" action="/login">'
             . '<p>' . self::text($note) . '</p>'
@@ -33,13 +33,11 @@ final class Pages
 
     public static function log_in(): void
     {
-        if (!hash_equals($_SESSION['token'], self::field('requesttoken'))) {
-            self::redirect('/login');
-            return;
-        }
         $user = self::field('user');
-        if (!Users::check($user, self::field('password'))) {
-            self::redirect('/login?direct=1&user=' . rawurlencode($user));
+        $is_from_our_form = hash_equals($_SESSION['token'], self::field('requesttoken'));
+        if (!$is_from_our_form || !Users::check($user, self::field('password'))) {
+            // Without a host, as the real one does it here and nowhere else.
+            header('Location: /login?user=' . rawurlencode($user) . '&direct=1', true, 303);
             return;
         }
         session_regenerate_id(true);

@@ -95,7 +95,7 @@ final class Request
 
     public static function is_trusted_host(): bool
     {
-        if (self::overwrites() && Config::get('overwritehost', '') !== '') {
+        if (Config::get('overwritehost', '') !== '') {
             return true;
         }
         $host = preg_replace('/:\d+$/', '', self::host());
