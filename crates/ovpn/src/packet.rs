@@ -172,3 +172,31 @@ impl<'a> ControlBody<'a> {
         out.extend_from_slice(self.payload);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_bodies_do_not_panic_and_read_back(bytes: Vec<u8>, count in 0u8..10, ack: bool) {
+            let opcode = if ack { Opcode::Ack } else { Opcode::Control };
+            let body = [&[count][..], &bytes].concat();
+            if let Some(decoded) = ControlBody::decode(opcode, &body) {
+                prop_assert!(usize::from(count) <= MAX_ACKS);
+                let mut again = Vec::new();
+                decoded.encode(&mut again);
+                prop_assert_eq!(again, body);
+            }
+            let _ = ControlBody::decode(opcode, &bytes);
+        }
+
+        #[test]
+        fn first_bytes_read_back(byte: u8) {
+            if let Some(header) = Header::decode(byte) {
+                prop_assert_eq!(header.encode(), byte);
+            }
+        }
+    }
+}

@@ -89,3 +89,17 @@ impl fmt::Debug for StaticKey {
         f.write_str("StaticKey(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_does_not_panic(inside in "[0-9a-fA-F\\sz-]{0,600}", around: String) {
+            let _ = StaticKey::parse(&around);
+            let _ = StaticKey::parse(&format!("{around}{BEGIN}{inside}{END}{around}"));
+        }
+    }
+}

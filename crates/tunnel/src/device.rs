@@ -14,7 +14,9 @@ use tokio::io::unix::AsyncFd;
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The kernel has no TUN, or we may not use it.
-    #[error("cannot open the TUN device '{name}': /dev/net/tun must exist and CAP_NET_ADMIN is needed")]
+    #[error(
+        "cannot open the TUN device '{name}': /dev/net/tun must exist, CAP_NET_ADMIN is needed, and no other process may have the device open"
+    )]
     Open {
         /// Name of the link.
         name: String,

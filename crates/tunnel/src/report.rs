@@ -76,7 +76,7 @@ pub enum Command {
     },
 }
 
-/// The state of a tunnel, published when it changes and every second while it carries something.
+/// The state of a tunnel, published right before each event and every second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Connected peers.

@@ -1,6 +1,6 @@
 //! Admission: what happens when a client's key exchange message has come in over a verified TLS session.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use super::{Peer, Phase, Server};
@@ -100,6 +100,20 @@ impl Server {
         self.by_address.insert(address, key);
         self.by_remote.insert(remote, key);
         Ok(())
+    }
+
+    /// Sessions that must give way to an authenticated newcomer: of the same identity, from the same address, or with
+    /// the address that is listed for it.
+    fn older_sessions(&self, identity: &Identity, remote: SocketAddr) -> Vec<SessionKey> {
+        let listed = self.listed_address(identity);
+        let same = |peer: &Peer| {
+            peer.connected.identity == *identity || peer.connected.remote == remote || Some(peer.address) == listed
+        };
+        let found = self.sessions.iter().filter(|(_, session)| match &session.phase {
+            Phase::Settling { peer, .. } | Phase::Connected { peer, .. } => same(peer),
+            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Ended { .. } => false,
+        });
+        found.map(|(&key, _)| key).collect()
     }
 
     /// The address of a listed peer, else the lowest free one of the pool.

@@ -1,0 +1,189 @@
+//! The calls of a driver.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::time::Instant;
+
+use super::{Phase, Server, Session};
+use crate::data::HEADROOM;
+use crate::drops::DropReason;
+use crate::endpoint::{Counters, EndReason, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsOutput};
+use crate::packet::{Header, Opcode};
+
+impl Endpoint for Server {
+    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<Received, DropReason> {
+        let result = match datagram.first().copied().and_then(Header::decode) {
+            None => Err(DropReason::Malformed),
+            Some(header) => match header.opcode {
+                Opcode::DataV1 | Opcode::DataV2 => self.handle_data(now, from, header, datagram),
+                Opcode::HardResetClient | Opcode::Control | Opcode::Ack | Opcode::SoftReset => {
+                    self.handle_control(now, from, header, datagram).map(|()| Received::Consumed)
+                }
+                Opcode::HardResetServer => Err(DropReason::Malformed),
+            },
+        };
+        result.inspect_err(|&reason| self.counters.drops.count(reason))
+    }
+
+    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(SocketAddr, Range<usize>), DropReason> {
+        let result = match buf.get(HEADROOM..).and_then(|packet| packet.first_chunk::<20>()) {
+            Some(header) if header[0] >> 4 == 4 => {
+                let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
+                self.by_address.get(&destination).copied().ok_or(DropReason::NoRoute)
+            }
+            _ => Err(DropReason::NotIp),
+        };
+        let result = result.and_then(|key| {
+            let Some(Session { phase: Phase::Connected { live, .. }, remote, .. }) = self.sessions.get_mut(&key) else {
+                return Err(DropReason::NoRoute);
+            };
+            let remote = *remote;
+            live.seal(now, buf).map(|range| (remote, range)).map_err(|_| {
+                self.end(now, key, EndReason::KeyExhausted);
+                DropReason::NoRoute
+            })
+        });
+        result.inspect_err(|&reason| self.counters.drops.count(reason))
+    }
+
+    fn handle_tls(&mut self, now: Instant, key: SessionKey, output: TlsOutput) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        self.dirty.insert(key);
+        match output {
+            TlsOutput::Ciphertext(bytes) => session.channel.send_tls(&bytes),
+            TlsOutput::Established(tls) => {
+                if let Phase::Handshake { deadline } = session.phase {
+                    session.phase = Phase::KeyExchange { deadline, tls };
+                }
+            }
+            TlsOutput::Message(message) => self.handle_message(now, key, &message),
+            TlsOutput::Failed(why) => self.end(now, key, EndReason::Tls(why)),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let (mut over, mut gone) = (Vec::new(), Vec::new());
+        let mut next: Option<Instant> = None;
+        for (&key, session) in &mut self.sessions {
+            let due = match &mut session.phase {
+                Phase::Handshake { deadline } | Phase::KeyExchange { deadline, .. } => {
+                    if *deadline <= now {
+                        over.push((key, EndReason::HandshakeTimeout));
+                    }
+                    Some(*deadline)
+                }
+                Phase::Settling { deadline, .. } => {
+                    if *deadline <= now {
+                        over.push((key, EndReason::HandshakeTimeout));
+                    }
+                    Some(*deadline)
+                }
+                Phase::Connected { live, .. } => {
+                    if live.is_dead(now) {
+                        over.push((key, EndReason::PingTimeout));
+                    } else {
+                        match live.poll_ping(now) {
+                            Some(Ok(datagram)) => self.outbox.push_back((session.remote, datagram)),
+                            Some(Err(_)) => over.push((key, EndReason::KeyExhausted)),
+                            None => {}
+                        }
+                    }
+                    live.poll_timeout()
+                }
+                Phase::Ended { until } => {
+                    if *until <= now {
+                        gone.push(key);
+                    }
+                    Some(*until)
+                }
+            };
+            let resend = session.channel.poll_timeout();
+            if resend.is_some_and(|at| at <= now) {
+                self.dirty.insert(key);
+            }
+            next = [next, due, resend].into_iter().flatten().min();
+        }
+        self.next_timeout = next;
+        for (key, reason) in over {
+            self.end(now, key, reason);
+        }
+        for key in gone {
+            self.remove(key);
+        }
+    }
+
+    fn poll_tls(&mut self) -> Option<(SessionKey, TlsInput)> {
+        self.tls.pop_front()
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
+        if let Some((to, datagram)) = self.outbox.pop_front() {
+            *out = datagram;
+            return Some(to);
+        }
+        while let Some(&key) = self.dirty.first() {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                if session.channel.poll_transmit(now, &self.keys, out) {
+                    if let Phase::Connected { live, .. } = &mut session.phase {
+                        live.note_sent(now);
+                    }
+                    return Some(session.remote);
+                }
+                let due = session.channel.poll_timeout();
+                self.next_timeout = [self.next_timeout, due].into_iter().flatten().min();
+            }
+            self.dirty.remove(&key);
+        }
+        None
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.next_timeout
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        self.closing = true;
+        let keys: Vec<SessionKey> = self.sessions.keys().copied().collect();
+        for key in keys {
+            self.say_goodbye(now, key);
+            self.end(now, key, EndReason::Local);
+        }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.outbox.is_empty() && self.sessions.values().all(|session| session.channel.is_settled())
+    }
+
+    fn count_drop(&mut self, reason: DropReason) {
+        self.counters.drops.count(reason);
+    }
+
+    fn counters(&self) -> Counters {
+        let mut counters = self.counters.clone();
+        for session in self.sessions.values() {
+            if let Phase::Connected { live, .. } = &session.phase {
+                counters.traffic.add(&live.traffic());
+            }
+        }
+        counters
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        let mut peers = Vec::new();
+        for session in self.sessions.values() {
+            if let Phase::Connected { live, peer } = &session.phase {
+                peers.push(PeerStatus {
+                    connected: peer.connected.clone(),
+                    since: live.since(),
+                    last_heard: live.last_heard(),
+                    traffic: live.traffic(),
+                });
+            }
+        }
+        peers
+    }
+}
