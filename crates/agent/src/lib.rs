@@ -10,5 +10,5 @@ mod status;
 
 pub use link::{Link, LinkView};
 pub use metrics::registry;
-pub use state::{StateError, StateFile};
+pub use state::{StateError, StateFile, private_dir};
 pub use status::{Myself, publish};

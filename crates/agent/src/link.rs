@@ -5,6 +5,7 @@
 //! without it, senders get an error at once instead of leaking to the provider.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hostnet::guard::{self, Guarded};
@@ -18,13 +19,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{
-    Device, Dial, Event, Handle, Listen, PeerConnected, Snapshot, StaticKey, StaticPeer, TlsMaterial, TunnelConfig,
+    Device, Dial, Event, Handle, Keepalive, Listen, PeerConnected, Snapshot, StaticKey, StaticPeer, TlsMaterial,
+    TunnelConfig,
 };
 
 use crate::config::{Mode, TunnelSettings};
 
 /// Peers at a time, the opposite agent and devices together.
 const MAX_PEERS: usize = 250;
+
+/// Signs of life inside the tunnel. A dialer whose listener was killed starts over after the second of them.
+const KEEPALIVE: Keepalive = Keepalive { ping: Duration::from_secs(2), ping_restart: Duration::from_secs(8) };
 
 /// What the agent sees of its tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,6 +144,7 @@ fn tunnel_config(
     let tls_crypt = StaticKey::parse(identity.tls_crypt.expose_secret()).context("the identity's tls-crypt key")?;
     let mut config = TunnelConfig::new(mode, tls, Some(tls_crypt));
     config.data_ciphers.clone_from(&settings.data_ciphers);
+    config.keepalive = KEEPALIVE;
     Ok(config)
 }
 

@@ -1,9 +1,9 @@
 //! Small state files: JSON with a version, written whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::marker::PhantomData;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -11,6 +11,15 @@ use serde::{Deserialize, Serialize};
 
 /// The version of the state that this release writes.
 const VERSION: u32 = 1;
+
+/// Makes a directory, and those above it, that only we can look into.
+///
+/// # Errors
+/// When it cannot be made, or is not ours.
+pub fn private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+}
 
 /// Why state could not be read or written.
 #[derive(Debug, thiserror::Error)]
