@@ -1,10 +1,8 @@
 //! Caddy: its container, its configuration, and the proof that what it publishes is served.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,7 +70,7 @@ impl Publisher {
     /// When the admin socket's directory cannot be made or the roots cannot be used.
     pub(crate) fn start(common: &Common, config: &Ingress, stop: CancellationToken) -> anyhow::Result<Self> {
         let admin_dir = common.state_dir.join("caddy-admin");
-        private_dir(&admin_dir).with_context(|| format!("{} cannot be made", admin_dir.display()))?;
+        agent::private_dir(&admin_dir).with_context(|| format!("{} cannot be made", admin_dir.display()))?;
         let prober = Prober::new(config.acme_issuer_root.as_deref())?;
         let name: ServiceName = "caddy".parse()?;
         let state = IngressState {
@@ -165,12 +163,6 @@ impl Publisher {
             serving: Serving::Unknown,
         }
     }
-}
-
-/// A directory that only we can look into.
-fn private_dir(path: &Path) -> std::io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 /// Keeps Caddy's configuration what is wanted.

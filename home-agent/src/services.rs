@@ -53,7 +53,9 @@ impl Services {
     /// # Errors
     /// When the generated passwords cannot be kept.
     pub(crate) fn start(common: &Common, services: Vec<Service>, stop: CancellationToken) -> anyhow::Result<Self> {
-        let secrets = Secrets::open(common.state_dir.join("secrets"))?;
+        let state_dir = &common.state_dir;
+        agent::private_dir(state_dir).with_context(|| format!("{} cannot be made", state_dir.display()))?;
+        let secrets = Secrets::open(state_dir.join("secrets"))?;
         let managed = services.into_iter().map(|service| {
             let name = format!("{}-admin-password", service.name);
             let admin_password = secrets

@@ -79,7 +79,9 @@ fn a_stock_client_connects_to_our_edge() -> Result<()> {
     edge.process.wait_until("the edge's metrics", Duration::from_secs(20), || Ok(edge_up(&edge.host)))?;
 
     let phone = identities.save(home, Role::Device, "phone")?;
-    let mut client = stock::client(home, "openvpn", &phone, "vps.example.test", &[])?;
+    // Without the option a stock client leaves without a word.
+    let notify = ["--explicit-exit-notify", "1"];
+    let mut client = stock::client(home, "openvpn", &phone, "vps.example.test", &notify)?;
     let log = client.log_path().to_owned();
     client.wait_until("the stock client to connect", stock::CONNECT_LIMIT, || {
         Ok(std::fs::read_to_string(&log)?.contains(stock::CONNECTED))
