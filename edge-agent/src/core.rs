@@ -52,7 +52,7 @@ impl Core {
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refused = Vec::new();
         loop {
-            let resolution = self.sites.resolve(home.session.is_some() && self.link.borrow().agent_connected);
+            let resolution = self.sites.resolve(self.reachable(&home));
             if refused != resolution.rejected {
                 refused.clone_from(&resolution.rejected);
                 for rejected in &refused {
@@ -72,6 +72,8 @@ impl Core {
                 }
             };
             tokio::select! {
+                // In this order: once asked to stop, parts that end are no news.
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 _ = refresh.tick() => {}
                 changed = self.link.changed() => changed?,
@@ -126,6 +128,11 @@ impl Core {
         Ok(())
     }
 
+    /// A session outlives its tunnel until silence ends it; nobody answers in it meanwhile.
+    fn reachable(&self, home: &Home) -> bool {
+        home.session.is_some() && self.link.borrow().agent_connected
+    }
+
     /// Publishes the status, to readers and to home.
     fn tell(&self, home: &Home, resolution: &Resolution, desired: DesiredConfig) {
         let mut status = self.myself.status();
@@ -135,10 +142,12 @@ impl Core {
             let reason = result.outcome.as_ref().err()?;
             Some(format!("home refused configuration {}: {reason}", result.generation))
         });
+        let reachable = self.reachable(home);
+        let broken = (home.session.is_some() && !reachable).then(|| "the tunnel is down".to_owned());
         status.control = ControlStatus {
-            connected: home.session.is_some(),
+            connected: reachable,
             peer: home.host.clone(),
-            reason: refused.or_else(|| home.reason.clone()),
+            reason: broken.or(refused).or_else(|| home.reason.clone()),
             last_heard_seconds: home.heard.map(|at| at.elapsed().as_secs()),
         };
         let peer_service = |site: &ingress::Site| {
@@ -156,7 +165,7 @@ impl Core {
                     hostname: Some(site.hostname.clone()),
                     upstream: known.as_ref().and_then(|service| service.upstream),
                     health: match known {
-                        Some(service) if home.session.is_some() => service.health,
+                        Some(service) if reachable => service.health,
                         _ => model::Health::Unknown,
                     },
                     serving: self.publisher.as_ref().map_or_else(

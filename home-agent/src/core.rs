@@ -61,6 +61,8 @@ impl Core {
             }
             self.tell(&edge);
             tokio::select! {
+                // In this order: once asked to stop, parts that end are no news.
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 _ = refresh.tick() => {}
                 changed = self.link.changed() => changed?,

@@ -81,6 +81,7 @@ fn show(progress: &Progress) -> Result<()> {
     let mut cloud = Cloud::start(Dialer::Home, &binaries, &mut |what| progress.step(what))?;
     progress.step("waiting until the visitor gets the service (Nextcloud installs itself)");
     cloud.wait_until_serving()?;
+    cloud.wait_until_proven()?;
     describe(&cloud)?;
     standing.store(true, Ordering::Release);
     let mut complained = false;
@@ -110,9 +111,6 @@ fn describe(cloud: &Cloud) -> Result<()> {
     let agentctl = Binaries::beside_this_one()?.path("agentctl").display().to_string();
     println!();
     println!("Home's Nextcloud serves at {} (only inside the lab)", cloud.url("/"));
-    for image in [&cloud.images.caddy, &cloud.images.nextcloud] {
-        println!("  {:<18} {}{}", image.name, image.version, if image.stand_in { " (a stand-in)" } else { "" });
-    }
     println!("  engines            Docker {} and {}", cloud.edge_engine.version(), cloud.home_engine.version());
     println!("  login              {user} / {password}");
     println!();

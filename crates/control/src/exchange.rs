@@ -17,6 +17,8 @@ const SEND_DEADLINE: Duration = SILENCE_LIMIT;
 pub(crate) enum Ended {
     #[error("the agent is stopping")]
     Stopped,
+    #[error("the tunnel is down")]
+    TunnelDown,
     #[error("the peer closed the stream")]
     Closed,
     #[error("nothing heard from the peer for {} s", SILENCE_LIMIT.as_secs())]

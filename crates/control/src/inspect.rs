@@ -75,12 +75,11 @@ pub async fn serve_inspection(
     let listener = bind(path).map_err(|source| InspectorError::Bind { path: path.to_owned(), source })?;
     let service =
         v1::inspection_server::InspectionServer::new(Service { state }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let served = Server::builder()
-        .add_service(service)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
-        .await;
+    let serving = Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(listener));
+    // Not gracefully: a client that keeps its connection must not keep the agent.
+    let served = stop.run_until_cancelled(serving).await;
     drop(fs::remove_file(path));
-    served.map_err(InspectorError::Serve)
+    served.unwrap_or(Ok(())).map_err(InspectorError::Serve)
 }
 
 /// The socket appears under its name only once its mode is right.

@@ -71,12 +71,11 @@ pub async fn serve_edge(
     let service = v1::control_server::ControlServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let served = Server::builder()
-        .add_service(service)
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled_owned())
-        .await;
+    let serving = Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(incoming));
+    // Not gracefully: the tunnel ends at the same time, and connections whose peer is gone would never drain.
+    let served = stop.run_until_cancelled(serving).await;
     accepting.abort();
-    Ok(served?)
+    Ok(served.unwrap_or(Ok(()))?)
 }
 
 async fn accept(

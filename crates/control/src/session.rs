@@ -307,9 +307,15 @@ impl HomeLink {
         let stop = self.stop.clone();
         let mut wait = RETRY_MIN;
         loop {
+            let mut tunnel_up = self.tunnel_up.clone();
             let session = async {
                 self.tunnel_up.wait_for(|up| *up).await.map_err(|_| Ended::Stopped)?;
-                self.session(&mut wait).await
+                let down = async { tunnel_up.wait_for(|up| !*up).await.is_ok() };
+                tokio::select! {
+                    // What is left of the connection could not be told from silence.
+                    _ = down => Err(Ended::TunnelDown),
+                    ended = self.session(&mut wait) => ended,
+                }
             };
             let ended = tokio::select! {
                 () = stop.cancelled() => return,

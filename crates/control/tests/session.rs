@@ -1,5 +1,7 @@
 //! A home and an edge talk over real TLS on loopback; everybody else is refused.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::net::SocketAddrV4;
 use std::time::Duration;
 

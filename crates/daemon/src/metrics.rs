@@ -29,7 +29,9 @@ pub async fn serve(listen: SocketAddr, registry: Registry, stop: CancellationTok
     let app = Router::new()
         .route("/metrics", get(move || async move { render(&registry) }))
         .route("/healthz", get(|| async { "ok\n" }));
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.context("metrics server failed")
+    // Not gracefully: Prometheus keeps its connection open and must not keep the agent.
+    let served = stop.run_until_cancelled(async { axum::serve(listener, app).await }).await;
+    served.unwrap_or(Ok(())).context("metrics server failed")
 }
 
 fn render(registry: &Registry) -> impl IntoResponse + use<> {

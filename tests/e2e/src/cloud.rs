@@ -170,6 +170,9 @@ impl Cloud {
     pub fn start(dialer: Dialer, binaries: &Binaries, say: &mut dyn FnMut(&str)) -> Result<Self> {
         say("images");
         let images = images::provide(say)?;
+        for image in [&images.caddy, &images.nextcloud] {
+            say(&format!("  {} is {}{}", image.name, image.version, if image.stand_in { ", a stand-in" } else { "" }));
+        }
         say("hosts, routers and the name service");
         let lab = Lab::new(match dialer {
             Dialer::Home => Topology::HomeBehindNat,
@@ -266,6 +269,18 @@ impl Cloud {
                 self.edge.process.log_tail(15),
                 self.home.process.log_tail(15),
             )
+        })
+    }
+
+    /// Waits until the edge's own proof agrees, which it renews every few seconds.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_until_proven(&self) -> Result<Duration> {
+        wait_until("the edge to prove the service", SERVING_LIMIT, || {
+            let status = self.edge.status()?;
+            let services = status["local"]["services"].as_array().context("no list of services")?;
+            Ok(services.iter().any(|service| service["serving"]["state"] == "yes"))
         })
     }
 
