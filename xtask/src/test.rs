@@ -1,9 +1,6 @@
 //! Every test there is, in the order in which they find faults fastest.
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 use lab::{capability, images, packages};
 
 use crate::progress::Progress;
@@ -32,7 +29,9 @@ pub(crate) fn run() -> Result<()> {
     if obstacles.is_empty() {
         progress.step("images");
         let images = images::provide(&mut |line| progress.step(line))?;
-        environment.push(("CLOUDATHOME_CADDY", caddy_program(&images.caddy)?));
+        // The image's Caddy runs on this machine too, for the tests that need no engine.
+        let caddy = images.caddy.extract("usr/bin/caddy", &cargo::workspace().join("target/caddy"));
+        environment.push(("CLOUDATHOME_CADDY", caddy?));
     }
     progress.step("tests");
     skipped.extend(cargo::test(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"], &environment)?);
@@ -55,17 +54,4 @@ fn report(progress: &Progress, skipped: &[String]) -> Result<()> {
     }
     progress.step(&format!("all tests passed, {} skipped", skipped.len()));
     Ok(())
-}
-
-/// The image's Caddy as a program of this machine, for the tests that need no engine.
-fn caddy_program(image: &images::Image) -> Result<PathBuf> {
-    let dir = cargo::workspace().join("target/caddy");
-    std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-    let extract = "tar -xf \"$1\" -C \"$2\" && cd \"$2\" && \
-        for layer in $(find . -name 'layer.tar' -o -path './blobs/sha256/*' -type f); do \
-        tar -xf \"$layer\" usr/bin/caddy 2>/dev/null || true; done; test -x usr/bin/caddy";
-    let status =
-        Command::new("sh").args(["-c", extract, "sh"]).arg(&image.tar).arg(&dir).status().context("run tar")?;
-    ensure!(status.success(), "{} holds no /usr/bin/caddy", image.tar.display());
-    Ok(dir.join("usr/bin/caddy"))
 }

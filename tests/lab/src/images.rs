@@ -67,6 +67,39 @@ impl Image {
     }
 }
 
+impl Image {
+    /// Takes the file `path` (relative to the image's root) out of the image and puts it under `dir`, for programs that
+    /// run on this machine as well. Returns where it is.
+    ///
+    /// # Errors
+    /// When no layer holds it, or the archive cannot be read.
+    pub fn extract(&self, path: &str, dir: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let member = |name: &str| {
+            let mut tar = Command::new("tar");
+            tar.arg("--extract").arg("--to-stdout").arg("--file").arg(&self.tar).arg(name);
+            tar
+        };
+        let manifest: serde_json::Value = serde_json::from_str(&output(member("manifest.json"))?)?;
+        let layers = manifest[0]["Layers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        // Upper layers come last and win.
+        for layer in layers.iter().rev().filter_map(serde_json::Value::as_str) {
+            let mut layer = member(layer).stdout(Stdio::piped()).spawn().context("run tar")?;
+            let content = layer.stdout.take().map_or_else(Stdio::null, Stdio::from);
+            let mut unpack = Command::new("tar");
+            unpack.arg("--extract").arg("--directory").arg(dir);
+            // Some archives write `./usr`, others `usr`.
+            unpack.args(["--wildcards", "--no-anchored", "--", path]).stdin(content).stderr(Stdio::null());
+            let found = unpack.status().context("run tar")?.success();
+            layer.wait().context("wait for tar")?;
+            if found {
+                return Ok(dir.join(path));
+            }
+        }
+        bail!("{} ({}) holds no {path}", self.name, self.tar.display())
+    }
+}
+
 /// Provides every image the lab needs, from the cache where it holds them. Blocks for as long as a build takes, which is
 /// a minute or two the first time. `progress` hears what is being waited for.
 ///
