@@ -215,14 +215,11 @@ mod tests {
     }
 
     fn try_load(text: &str, flags: &[(&str, &str)]) -> Result<Checked, ConfigError> {
-        let dir = std::env::temp_dir().join(format!("daemon-config-{}-{:p}", std::process::id(), text));
-        fs::create_dir_all(&dir).unwrap();
-        let file = dir.join("agent.toml");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.toml");
         fs::write(&file, text).unwrap();
         let flags = flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let loaded = load::<Written, Checked>(&file, &Overrides { env_prefix: "DAEMON_TEST_NOT_SET", flags });
-        fs::remove_dir_all(&dir).unwrap();
-        loaded
+        load::<Written, Checked>(&file, &Overrides { env_prefix: "DAEMON_TEST_NOT_SET", flags })
     }
 
     const GOOD: &str = "host = \"vps\"\n\n[tunnel]\nmode = \"listen\"\nmtu = 1400\n";
