@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use control::{Snapshot, serve_inspection};
+use control::{InspectionSocket, Snapshot};
 use model::{ControlStatus, Generation, Health, HostStatus, Role, ServiceStatus, Serving, TunnelState, TunnelStatus};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ fn status(state: Snapshot, arguments: &[&str], stdout: Stdio) -> Output {
     let (_sender, receiver) = watch::channel(state);
     let serving = runtime.spawn({
         let (socket, stop) = (socket.clone(), stop.clone());
-        async move { serve_inspection(&socket, receiver, stop).await }
+        async move { InspectionSocket::bind(&socket)?.serve(receiver, stop).await }
     });
     let deadline = Instant::now() + Duration::from_secs(10);
     while !socket.exists() {

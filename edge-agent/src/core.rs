@@ -45,7 +45,7 @@ impl Core {
     /// Runs until stopped, or until a part it hears from is gone.
     ///
     /// # Errors
-    /// When state cannot be stored.
+    /// When a part ended without being asked to.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut home = Home { reason: Some("home has not connected yet".to_owned()), ..Home::default() };
         let mut refresh = interval(REFRESH);
@@ -59,7 +59,8 @@ impl Core {
                     warn!(host = %rejected.host, service = %rejected.service, reason = rejected.reason, "service not published");
                 }
             }
-            let desired = self.sites.desired(&resolution)?;
+            let desired = self.sites.desired(&resolution);
+            self.sites.save();
             if let Some(publisher) = &self.publisher {
                 publisher.publish(Publication { sites: resolution.sites.clone() });
             }
@@ -79,23 +80,16 @@ impl Core {
                 changed = self.link.changed() => changed?,
                 () = published => {}
                 event = self.control_events.recv() => match event {
-                    Some(event) => self.handle(&mut home, event)?,
+                    Some(event) => self.handle(&mut home, event),
                     None => return Ok(()),
                 },
             }
         }
     }
 
-    fn handle(&mut self, home: &mut Home, event: EdgeEvent) -> anyhow::Result<()> {
+    fn handle(&mut self, home: &mut Home, event: EdgeEvent) {
         match event {
             EdgeEvent::Opened { session, peer } => {
-                if let Some(known) = &home.host
-                    && *known != peer.host
-                    && home.session.is_some()
-                {
-                    warn!(connected = %known, refused = %peer.host, "a second home connected; this release serves one");
-                    return Ok(());
-                }
                 // A home that comes back before its old session ended takes over.
                 *home = Home {
                     session: Some(session),
@@ -119,13 +113,12 @@ impl Core {
             }
             EdgeEvent::Report { session, status, services } if home.session == Some(session) => {
                 home.heard = Some(Instant::now());
-                self.sites.announce(status.host.clone(), services)?;
+                self.sites.announce(status.host.clone(), services);
                 home.status = Some((*status, Instant::now()));
             }
             // Of a session that another has replaced.
             EdgeEvent::Closed { .. } | EdgeEvent::Result { .. } | EdgeEvent::Report { .. } => {}
         }
-        Ok(())
     }
 
     /// A session outlives its tunnel until silence ends it; nobody answers in it meanwhile.

@@ -18,9 +18,9 @@ use std::net::SocketAddrV4;
 
 use agent::{Link, Myself};
 use anyhow::Context;
-use control::{ControlTls, EdgeOutput, EdgeService, Snapshot};
+use control::{ControlTls, EdgeOutput, EdgeService, InspectionSocket, Snapshot};
 use daemon::Ready;
-use model::Role;
+use model::{Role, RoleUri};
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -55,6 +55,10 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let service = EdgeService::new(myself.introduction(), output_receiver, events, stop.clone());
     let listener = control::bind_on_device(SocketAddrV4::new(address, common.control_port), &common.tunnel.device)?;
 
+    let home = RoleUri { role: Role::Home, name: common.tunnel.peer.clone() };
+    let socket = InspectionSocket::bind(&common.control_socket)?;
+    let metrics = daemon::metrics::bind(common.metrics_listen).await?;
+
     let publisher = match &config.ingress {
         Some(ingress) => Some(Publisher::start(common, ingress, stop.clone())?),
         None => None,
@@ -64,13 +68,13 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn({
         let stop = stop.clone();
-        async move { control::serve_edge(listener, tls, service, stop).await.context("the control channel") }
+        async move { control::serve_edge(listener, tls, home, service, stop).await.context("the control channel") }
     });
     parts.spawn({
-        let (socket, receiver, stop) = (common.control_socket.clone(), snapshot_receiver.clone(), stop.clone());
-        async move { control::serve_inspection(&socket, receiver, stop).await.context("the agent's socket") }
+        let (receiver, stop) = (snapshot_receiver.clone(), stop.clone());
+        async move { socket.serve(receiver, stop).await.context("the agent's socket") }
     });
-    parts.spawn(daemon::metrics::serve(common.metrics_listen, agent::registry(snapshot_receiver), stop.clone()));
+    parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver), stop.clone()));
     parts.spawn(core.run(stop.clone()));
     parts.spawn(link.ended());
     ready.notify();

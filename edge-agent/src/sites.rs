@@ -4,10 +4,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use agent::config::chain;
 use agent::{StateError, StateFile};
 use ingress::{Resolution, Source, resolve};
-use model::{DesiredConfig, Generation, HostId, Hostname, ServiceAnnouncement};
+use model::{DesiredConfig, HostId, Hostname, ServiceAnnouncement};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 /// What is stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +33,10 @@ pub(crate) struct Sites {
     home_address: Ipv4Addr,
     file: StateFile<Stored>,
     stored: Stored,
+    /// Whether the file holds something older.
+    unsaved: bool,
+    /// Whether the log has the reason.
+    complained: bool,
 }
 
 impl Sites {
@@ -43,12 +49,14 @@ impl Sites {
     ) -> Result<Self, StateError> {
         let file = StateFile::new(state_dir, "edge.json");
         let stored = file.load()?.unwrap_or_default();
-        Ok(Self { domain, edge_address, home_address, file, stored })
+        Ok(Self { domain, edge_address, home_address, file, stored, unsaved: false, complained: false })
     }
 
     /// Takes what a home announces.
-    pub(crate) fn announce(&mut self, host: HostId, services: Vec<ServiceAnnouncement>) -> Result<(), StateError> {
-        self.change(|stored| stored.home = Some(Announced { host, services }))
+    pub(crate) fn announce(&mut self, host: HostId, services: Vec<ServiceAnnouncement>) {
+        let announced = Some(Announced { host, services });
+        self.unsaved |= self.stored.home != announced;
+        self.stored.home = announced;
     }
 
     /// What is published. While home is not `reachable`, its names stay and show the holding page.
@@ -63,7 +71,7 @@ impl Sites {
     }
 
     /// What home is to apply. The generation rises when, and only when, the content changes.
-    pub(crate) fn desired(&mut self, resolution: &Resolution) -> Result<DesiredConfig, StateError> {
+    pub(crate) fn desired(&mut self, resolution: &Resolution) -> DesiredConfig {
         let generation = self.stored.desired.as_ref().map(|desired| desired.generation).unwrap_or_default();
         let mut desired = DesiredConfig {
             generation,
@@ -72,27 +80,32 @@ impl Sites {
             hostnames: resolution.sites.iter().map(|site| (site.service.clone(), site.hostname.clone())).collect(),
         };
         if self.stored.desired.as_ref() != Some(&desired) {
-            desired.generation = Generation::next(generation);
-            self.change(|stored| stored.desired = Some(desired.clone()))?;
+            desired.generation = generation.next();
+            self.stored.desired = Some(desired.clone());
+            self.unsaved = true;
         }
-        Ok(desired)
+        desired
     }
 
-    /// Changes what is stored; the file is written first, so that nothing is sent that a restart would forget.
-    fn change(&mut self, change: impl FnOnce(&mut Stored)) -> Result<(), StateError> {
-        let mut changed = self.stored.clone();
-        change(&mut changed);
-        if changed != self.stored {
-            self.file.store(&changed)?;
-            self.stored = changed;
+    /// Stores what changed. A disk that is full must not end what is published: it is tried again with each pass.
+    pub(crate) fn save(&mut self) {
+        if !self.unsaved {
+            return;
         }
-        Ok(())
+        match self.file.store(&self.stored) {
+            Ok(()) => (self.unsaved, self.complained) = (false, false),
+            Err(_) if self.complained => {}
+            Err(error) => {
+                warn!(error = chain(&error), "what is published is not stored and would be lost in a restart");
+                self.complained = true;
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use model::Health;
+    use model::{Generation, Health};
 
     use super::*;
 
@@ -116,16 +129,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut sites = open(dir.path());
         let resolution = sites.resolve(false);
-        assert_eq!(sites.desired(&resolution).unwrap().generation, Generation(1));
-        sites.announce("attic".parse().unwrap(), vec![announcement("nextcloud", "cloud", Health::Unknown)]).unwrap();
+        assert_eq!(sites.desired(&resolution).generation, Generation(1));
+        sites.announce("attic".parse().unwrap(), vec![announcement("nextcloud", "cloud", Health::Unknown)]);
         let resolution = sites.resolve(true);
-        let second = sites.desired(&resolution).unwrap();
+        let second = sites.desired(&resolution);
+        sites.save();
         assert_eq!(second.generation, Generation(2));
         assert_eq!(second.hostnames.values().next().unwrap().as_str(), "cloud.example.test");
 
         let mut again = open(dir.path());
         let resolution = again.resolve(false);
-        assert_eq!(again.desired(&resolution).unwrap(), second, "the name stays while home is away");
+        assert_eq!(again.desired(&resolution), second, "the name stays while home is away");
     }
 
     #[test]
@@ -133,11 +147,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut sites = open(dir.path());
         let host: HostId = "attic".parse().unwrap();
-        sites.announce(host.clone(), vec![announcement("nextcloud", "cloud", Health::Healthy)]).unwrap();
+        sites.announce(host.clone(), vec![announcement("nextcloud", "cloud", Health::Healthy)]);
         assert!(sites.resolve(true).sites[0].upstream.is_some());
         assert!(sites.resolve(false).sites[0].upstream.is_none());
         let sick = Health::Unhealthy { reason: "no answer".into() };
-        sites.announce(host, vec![announcement("nextcloud", "cloud", sick)]).unwrap();
+        sites.announce(host, vec![announcement("nextcloud", "cloud", sick)]);
         assert!(sites.resolve(true).sites[0].upstream.is_none());
     }
 }

@@ -17,9 +17,9 @@ use std::net::SocketAddrV4;
 
 use agent::{Link, Myself, StateFile};
 use anyhow::Context;
-use control::{ControlTls, HomeLink, HomeOutput, Snapshot};
+use control::{ControlTls, HomeLink, HomeOutput, InspectionSocket, Snapshot};
 use daemon::Ready;
-use model::Role;
+use model::{Role, RoleUri};
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -53,7 +53,8 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });
     let control = HomeLink {
         us: myself.introduction(),
-        edge: SocketAddrV4::new(common.tunnel.edge_address(), common.control_port),
+        edge: RoleUri { role: Role::Edge, name: common.tunnel.peer.clone() },
+        address: SocketAddrV4::new(common.tunnel.edge_address(), common.control_port),
         device: common.tunnel.device.clone(),
         tls,
         state: output_receiver,
@@ -61,6 +62,8 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         events,
         stop: stop.clone(),
     };
+    let socket = InspectionSocket::bind(&common.control_socket)?;
+    let metrics = daemon::metrics::bind(common.metrics_listen).await?;
     let services = Services::start(common, config.services, stop.clone())?;
     let core = Core {
         myself,
@@ -76,10 +79,10 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn({
-        let (socket, receiver, stop) = (common.control_socket.clone(), snapshot_receiver.clone(), stop.clone());
-        async move { control::serve_inspection(&socket, receiver, stop).await.context("the agent's socket") }
+        let (receiver, stop) = (snapshot_receiver.clone(), stop.clone());
+        async move { socket.serve(receiver, stop).await.context("the agent's socket") }
     });
-    parts.spawn(daemon::metrics::serve(common.metrics_listen, agent::registry(snapshot_receiver), stop.clone()));
+    parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver), stop.clone()));
     parts.spawn(async move {
         control.run().await;
         Ok(())

@@ -63,23 +63,37 @@ pub enum InspectorError {
     Empty,
 }
 
-/// Serves `state` on a unix socket at `path` (mode 0600, in place of one that a dead agent left) until stopped.
-///
-/// # Errors
-/// When the socket cannot be made.
-pub async fn serve_inspection(
-    path: &Path,
-    state: watch::Receiver<Snapshot>,
-    stop: CancellationToken,
-) -> Result<(), InspectorError> {
-    let listener = bind(path).map_err(|source| InspectorError::Bind { path: path.to_owned(), source })?;
-    let service =
-        v1::inspection_server::InspectionServer::new(Service { state }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let serving = Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(listener));
-    // Not gracefully: a client that keeps its connection must not keep the agent.
-    let served = stop.run_until_cancelled(serving).await;
-    drop(fs::remove_file(path));
-    served.unwrap_or(Ok(())).map_err(InspectorError::Serve)
+/// The inspection service's socket, bound and not served yet.
+#[derive(Debug)]
+pub struct InspectionSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl InspectionSocket {
+    /// Makes a unix socket at `path` (mode 0600, in place of one that a dead agent left). Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn bind(path: &Path) -> Result<Self, InspectorError> {
+        let listener = bind(path).map_err(|source| InspectorError::Bind { path: path.to_owned(), source })?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Serves `state` until stopped, and removes the socket.
+    ///
+    /// # Errors
+    /// When the server fails as a whole.
+    pub async fn serve(self, state: watch::Receiver<Snapshot>, stop: CancellationToken) -> Result<(), InspectorError> {
+        let service = v1::inspection_server::InspectionServer::new(Service { state })
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let serving =
+            Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(self.listener));
+        // Not gracefully: a client that keeps its connection must not keep the agent.
+        let served = stop.run_until_cancelled(serving).await;
+        drop(fs::remove_file(&self.path));
+        served.unwrap_or(Ok(())).map_err(InspectorError::Serve)
+    }
 }
 
 /// The socket appears under its name only once its mode is right.

@@ -2,8 +2,8 @@
 //! for `agentctl` (unix socket).
 //!
 //! Who may connect is decided here and nowhere else: [`ControlTls`] takes certificates of the private CA only,
-//! and each end takes the opposite [`model::Role`] only, so that a device, which holds a certificate of the
-//! same CA, is refused.
+//! and each end takes the one opposite agent only, by role and name, so that a device, which holds a certificate
+//! of the same CA, is refused.
 //!
 //! ```text
 //!   home agent ── watch<HomeOutput> ─▶ HomeLink ══ Session stream ══ EdgeService ◀─ watch<EdgeOutput> ── edge agent
@@ -17,7 +17,7 @@ mod listen;
 mod session;
 mod tls;
 
-pub use inspect::{Inspector, InspectorError, Snapshot, serve_inspection};
+pub use inspect::{InspectionSocket, Inspector, InspectorError, Snapshot};
 pub use listen::{ListenError, bind_on_device, serve_edge};
 pub use session::{
     ConfigResult, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, SessionId,

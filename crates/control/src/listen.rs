@@ -1,11 +1,11 @@
-//! The edge's listener: bound to the tunnel's address and link, open to homes only.
+//! The edge's listener: bound to the tunnel's address and link, open to its home only.
 
 use std::io;
 use std::net::SocketAddrV4;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use model::{Role, RoleUri};
+use model::RoleUri;
 use proto::{MAX_MESSAGE_BYTES, v1};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -56,18 +56,19 @@ pub fn bind_on_device(address: SocketAddrV4, device: &str) -> Result<TcpListener
     bind().map_err(|source| ListenError::Bind { address, device: device.to_owned(), source })
 }
 
-/// Serves homes on `listener` until stopped.
+/// Serves `home`, and nobody else, on `listener` until stopped.
 ///
 /// # Errors
 /// When the HTTP/2 server fails as a whole; a single connection's fault is logged.
 pub async fn serve_edge(
     listener: TcpListener,
     tls: ControlTls,
+    home: RoleUri,
     service: EdgeService,
     stop: CancellationToken,
 ) -> Result<(), ListenError> {
     let (accepted, incoming) = mpsc::channel(HANDSHAKES);
-    let accepting = tokio::spawn(accept(listener, tls, accepted, stop.clone()));
+    let accepting = tokio::spawn(accept(listener, tls, home, accepted, stop.clone()));
     let service = v1::control_server::ControlServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -81,6 +82,7 @@ pub async fn serve_edge(
 async fn accept(
     listener: TcpListener,
     tls: ControlTls,
+    home: RoleUri,
     accepted: mpsc::Sender<Result<HomeConnection, io::Error>>,
     stop: CancellationToken,
 ) {
@@ -100,11 +102,11 @@ async fn accept(
                 continue;
             }
         };
-        let (tls, accepted) = (tls.clone(), accepted.clone());
+        let (tls, peer, accepted) = (tls.clone(), home.clone(), accepted.clone());
         tokio::spawn(async move {
             let _permit = permit;
-            match tls.accept(stream, Role::Home).await {
-                Ok((stream, peer)) => {
+            match tls.accept(stream, &peer).await {
+                Ok(stream) => {
                     drop(accepted.send(Ok(HomeConnection { stream, peer })).await);
                 }
                 Err(error) => {
@@ -116,7 +118,7 @@ async fn accept(
     }
 }
 
-/// A connection whose peer has proven to be a home.
+/// A connection whose peer has proven to be the home.
 struct HomeConnection {
     stream: TlsStream<TcpStream>,
     peer: RoleUri,

@@ -285,8 +285,10 @@ pub enum HomeEvent {
 pub struct HomeLink {
     /// Who we are.
     pub us: Introduction,
-    /// The edge's control address in the tunnel.
-    pub edge: SocketAddrV4,
+    /// The edge, as its certificate must name it.
+    pub edge: RoleUri,
+    /// Its control address in the tunnel.
+    pub address: SocketAddrV4,
     /// The tunnel's link: connections never leave by another.
     pub device: String,
     /// Our TLS.
@@ -345,7 +347,7 @@ impl HomeLink {
         use v1::home_message::Message as Out;
         let wrap = |message| v1::HomeMessage { message: Some(message) };
 
-        let (channel, peer) = self.connect().await.map_err(Ended::Refused)?;
+        let channel = self.connect().await.map_err(Ended::Refused)?;
         let mut client = v1::control_client::ControlClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -360,7 +362,7 @@ impl HomeLink {
         let Some(In::Hello(hello)) = first(&mut inbound).await?.message else {
             return Err(Ended::Refused("the edge's first message was not a hello".to_owned()));
         };
-        let peer = introduced(hello, &peer)?;
+        let peer = introduced(hello, &self.edge)?;
         info!(edge = %peer.host, version = peer.agent_version, "control session open");
         self.events.send(HomeEvent::Opened { peer }).await.map_err(|_| Ended::Stopped)?;
         *wait = RETRY_MIN;
@@ -405,10 +407,10 @@ impl HomeLink {
         Ok(exchange(inbound, outbound, self.state.clone(), self.stop.clone(), encode, &self.events, handle).await)
     }
 
-    /// A connection to the edge over the tunnel's link, and who answered.
-    async fn connect(&self) -> Result<(Channel, RoleUri), String> {
+    /// A connection to the edge over the tunnel's link.
+    async fn connect(&self) -> Result<Channel, String> {
         let failed = |what: &str, error: &dyn std::error::Error| {
-            let mut text = format!("{what} {}: {error}", self.edge);
+            let mut text = format!("{what} {}: {error}", self.address);
             let mut source = error.source();
             while let Some(cause) = source {
                 text.push_str(&format!(": {cause}"));
@@ -420,13 +422,12 @@ impl HomeLink {
         socket
             .bind_device(Some(self.device.as_bytes()))
             .map_err(|error| failed(&format!("binding to {} for", self.device), &error))?;
-        let connecting = timeout(CONNECT_DEADLINE, socket.connect(self.edge.into()));
+        let connecting = timeout(CONNECT_DEADLINE, socket.connect(self.address.into()));
         let stream = connecting
             .await
-            .map_err(|_| format!("the edge's control address {} does not answer through the tunnel", self.edge))?
+            .map_err(|_| format!("the edge's control address {} does not answer through the tunnel", self.address))?
             .map_err(|error| failed("connecting to", &error))?;
-        let (stream, peer) =
-            self.tls.connect(stream, Role::Edge).await.map_err(|error| failed("identifying", &error))?;
+        let stream = self.tls.connect(stream, &self.edge).await.map_err(|error| failed("identifying", &error))?;
 
         let mut stream = Some(TokioIo::new(stream));
         let connector = tower::service_fn(move |_: Uri| {
@@ -438,6 +439,6 @@ impl HomeLink {
             .connect_with_connector(connector)
             .await
             .map_err(|error| failed("opening HTTP/2 to", &error))?;
-        Ok((channel, peer))
+        Ok(channel)
     }
 }

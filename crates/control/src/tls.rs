@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{Role, RoleUri};
+use model::RoleUri;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -40,13 +40,13 @@ pub enum TlsError {
     /// The certificate carries no role of ours.
     #[error("the peer's certificate is not one of ours")]
     Certificate(#[from] pki::CertificateError),
-    /// The certificate is ours and of the wrong role.
-    #[error("the peer is {found}; only the role {wanted} may use the control channel here")]
-    WrongRole {
-        /// What the certificate says.
+    /// The certificate is ours and somebody else's.
+    #[error("the peer is {found}; only {wanted} may use the control channel here")]
+    WrongPeer {
+        /// Whom the certificate names.
         found: RoleUri,
-        /// What it should say.
-        wanted: Role,
+        /// Whom it should name.
+        wanted: RoleUri,
     },
     /// No certificate was presented.
     #[error("the peer presented no certificate")]
@@ -104,37 +104,37 @@ impl ControlTls {
     ///
     /// # Errors
     /// When the handshake fails or takes longer than [`CONNECT_DEADLINE`], or the peer is not `wanted`.
-    pub(crate) async fn accept<S>(&self, stream: S, wanted: Role) -> Result<(server::TlsStream<S>, RoleUri), TlsError>
+    pub(crate) async fn accept<S>(&self, stream: S, wanted: &RoleUri) -> Result<server::TlsStream<S>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let handshake = TlsAcceptor::from(self.server.clone()).accept(stream);
         let stream =
             timeout(CONNECT_DEADLINE, handshake).await.map_err(|_| TlsError::Deadline)?.map_err(TlsError::Handshake)?;
-        let peer = checked_role(stream.get_ref().1.peer_certificates(), wanted)?;
-        Ok((stream, peer))
+        check_peer(stream.get_ref().1.peer_certificates(), wanted)?;
+        Ok(stream)
     }
 
     /// Opens a connection to a peer that is `wanted`.
     ///
     /// # Errors
     /// When the handshake fails or takes longer than [`CONNECT_DEADLINE`], or the peer is not `wanted`.
-    pub(crate) async fn connect<S>(&self, stream: S, wanted: Role) -> Result<(client::TlsStream<S>, RoleUri), TlsError>
+    pub(crate) async fn connect<S>(&self, stream: S, wanted: &RoleUri) -> Result<client::TlsStream<S>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         #[expect(clippy::expect_used, reason = "ROLE.cloudathome.internal is a DNS name for every role")]
-        let name = ServerName::try_from(pki::server_name(wanted)).expect("a DNS name");
+        let name = ServerName::try_from(pki::server_name(wanted.role)).expect("a DNS name");
         let handshake = TlsConnector::from(self.client.clone()).connect(name, stream);
         let stream =
             timeout(CONNECT_DEADLINE, handshake).await.map_err(|_| TlsError::Deadline)?.map_err(TlsError::Handshake)?;
-        let peer = checked_role(stream.get_ref().1.peer_certificates(), wanted)?;
-        Ok((stream, peer))
+        check_peer(stream.get_ref().1.peer_certificates(), wanted)?;
+        Ok(stream)
     }
 }
 
-fn checked_role(certificates: Option<&[CertificateDer<'_>]>, wanted: Role) -> Result<RoleUri, TlsError> {
+fn check_peer(certificates: Option<&[CertificateDer<'_>]>, wanted: &RoleUri) -> Result<(), TlsError> {
     let leaf = certificates.and_then(<[_]>::first).ok_or(TlsError::NoCertificate)?;
     let found = pki::role_of(leaf)?;
-    if found.role == wanted { Ok(found) } else { Err(TlsError::WrongRole { found, wanted }) }
+    if found == *wanted { Ok(()) } else { Err(TlsError::WrongPeer { found, wanted: wanted.clone() }) }
 }

@@ -16,15 +16,21 @@ use tokio_util::sync::CancellationToken;
 /// The type that Prometheus asks for.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves `registry` on `listen` until stopped. `listen` should be a loopback or tunnel address: nothing here asks
-/// who wants to know.
+/// Binds the page's address, which should be a loopback or tunnel address: nothing here asks who wants to know.
 ///
 /// # Errors
-/// When the address cannot be bound.
-pub async fn serve(listen: SocketAddr, registry: Registry, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen)
+/// When it cannot be bound.
+pub async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen)
         .await
-        .with_context(|| format!("metrics cannot listen on {listen}; choose another address in [metrics] listen"))?;
+        .with_context(|| format!("metrics cannot listen on {listen}; choose another address in [metrics] listen"))
+}
+
+/// Serves `registry` until stopped.
+///
+/// # Errors
+/// When the server fails as a whole.
+pub async fn serve(listener: TcpListener, registry: Registry, stop: CancellationToken) -> anyhow::Result<()> {
     let registry = Arc::new(registry);
     let app = Router::new()
         .route("/metrics", get(move || async move { render(&registry) }))
