@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use agent::{LinkView, Myself, StateFile, publish};
 use control::{ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
-use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus};
+use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus, ServiceName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -111,19 +111,7 @@ impl Core {
 
     /// Takes a configuration, whole or not at all.
     fn accept(&mut self, config: DesiredConfig) -> Result<(), String> {
-        if !self.subnet.contains(&config.edge_address) {
-            // It would be trusted to say who the visitor is.
-            return Err(format!(
-                "the edge's address {} is not in the tunnel's subnet {}",
-                config.edge_address, self.subnet
-            ));
-        }
-        if let Some((name, _)) = config.hostnames.iter().find(|(name, _)| !self.services.has(name)) {
-            return Err(format!("this home has no service {name}"));
-        }
-        if let Some((name, hostname)) = config.hostnames.iter().find(|(_, host)| !host.is_under(&config.domain)) {
-            return Err(format!("{hostname}, the name of {name}, is not under the domain {}", config.domain));
-        }
+        let config = judge(config, self.stored.as_ref(), self.subnet, |name| self.services.has(name))?;
         self.applied.store(&config).map_err(|error| agent::config::chain(&error))?;
         self.stored = Some(config);
         Ok(())
@@ -152,5 +140,68 @@ impl Core {
             *output = HomeOutput { result: edge.result.clone(), status: Some(status), services };
             changed
         });
+    }
+}
+
+/// What an edge may want: names for services that are ours, under its domain, and requests from an address in the tunnel.
+/// A name once given stays until the edge gives another: it can rename a service, not stop it.
+fn judge(
+    mut config: DesiredConfig,
+    before: Option<&DesiredConfig>,
+    subnet: Ipv4Net,
+    has: impl Fn(&ServiceName) -> bool,
+) -> Result<DesiredConfig, String> {
+    if !subnet.contains(&config.edge_address) {
+        // It would be trusted to say who the visitor is.
+        return Err(format!("the edge's address {} is not in the tunnel's subnet {subnet}", config.edge_address));
+    }
+    for (name, hostname) in &config.hostnames {
+        if !has(name) {
+            return Err(format!("this home has no service {name}"));
+        }
+        if !hostname.is_under(&config.domain) {
+            return Err(format!("{hostname}, the name of {name}, is not under the domain {}", config.domain));
+        }
+    }
+    for (name, hostname) in before.into_iter().flat_map(|before| &before.hostnames) {
+        if has(name) {
+            config.hostnames.entry(name.clone()).or_insert_with(|| hostname.clone());
+        }
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(hostnames: &[(&str, &str)]) -> DesiredConfig {
+        DesiredConfig {
+            generation: Generation(1),
+            domain: "example.test".parse().unwrap(),
+            edge_address: "10.86.0.1".parse().unwrap(),
+            hostnames: hostnames.iter().map(|(name, host)| (name.parse().unwrap(), host.parse().unwrap())).collect(),
+        }
+    }
+
+    fn judged(new: DesiredConfig, before: Option<&DesiredConfig>) -> Result<DesiredConfig, String> {
+        judge(new, before, "10.86.0.0/24".parse().unwrap(), |name| name.as_str() == "nextcloud")
+    }
+
+    #[test]
+    fn an_edge_can_rename_a_service_and_not_stop_it() {
+        let named = config(&[("nextcloud", "cloud.example.test")]);
+        assert_eq!(judged(named.clone(), None).unwrap(), named);
+        assert_eq!(judged(config(&[]), Some(&named)).unwrap().hostnames, named.hostnames);
+        let renamed = config(&[("nextcloud", "files.example.test")]);
+        assert_eq!(judged(renamed.clone(), Some(&named)).unwrap(), renamed);
+    }
+
+    #[test]
+    fn what_is_not_the_edges_business_is_refused() {
+        assert!(judged(config(&[("ghost", "blog.example.test")]), None).unwrap_err().contains("no service ghost"));
+        assert!(judged(config(&[("nextcloud", "cloud.example.org")]), None).unwrap_err().contains("not under"));
+        let outside = DesiredConfig { edge_address: "192.168.1.1".parse().unwrap(), ..config(&[]) };
+        assert!(judged(outside, None).unwrap_err().contains("not in the tunnel's subnet"));
     }
 }
