@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hostnet::guard::{self, Guarded};
 use hostnet::{LinkState, Netlink, Wanted};
-use ipnet::Ipv4Net;
 use model::{Role, RoleUri, TunnelState, TunnelStatus};
 use pki::HostIdentity;
 use secrecy::ExposeSecret;
@@ -93,7 +92,8 @@ impl Link {
             idle: state,
             opposite: opposite.to_string(),
             mtu: config.tun_mtu,
-            network: settings.subnet,
+            own_end: role,
+            refused: None,
             peer: None,
             reason: None,
             view,
@@ -157,8 +157,10 @@ struct Worker {
     /// The opposite agent's name in its certificate.
     opposite: String,
     mtu: u16,
-    /// The network our address lies in.
-    network: Ipv4Net,
+    /// What we are in the tunnel.
+    own_end: Role,
+    /// Why what the listener gave us is not taken.
+    refused: Option<String>,
     /// The opposite agent, while it is connected.
     peer: Option<PeerConnected>,
     /// Why it is not.
@@ -202,20 +204,12 @@ impl Worker {
                 for option in &configured.ignored {
                     debug!(option, "pushed option not followed");
                 }
-                self.mtu = configured.mtu;
                 let address = configured.ifconfig.address();
-                let prefix = match configured.ifconfig {
-                    tunnel::Ifconfig::Subnet(prefix) => prefix.prefix_len,
-                    tunnel::Ifconfig::PointToPoint { .. } => 32,
-                };
-                if let Ok(network) = Ipv4Net::new(address, prefix) {
-                    self.network = network.trunc();
+                self.refused = refusal(&self.settings, self.own_end, address);
+                if self.refused.is_none() {
+                    self.mtu = configured.mtu;
+                    self.view.send_modify(|view| view.address = address);
                 }
-                self.view.send_if_modified(|view| {
-                    let changed = view.address != address;
-                    view.address = address;
-                    changed
-                });
             }
             Event::PeerConnected(peer) => self.connected(peer).await,
             Event::PeerDisconnected { peer, identity, reason } => {
@@ -244,6 +238,11 @@ impl Worker {
             tls = peer.tls_version,
             "peer connected"
         );
+        if let Some(reason) = self.refused.clone() {
+            warn!(reason, "the listener's configuration is refused");
+            self.reason = Some(reason);
+            return;
+        }
         // A dialer has one peer, whatever it calls itself; a listener has devices as well.
         if self.idle == TunnelState::Connecting || peer.identity.is_named(&self.opposite) {
             self.peer = Some(peer);
@@ -271,7 +270,7 @@ impl Worker {
                 address,
                 mtu: u32::from(self.mtu),
                 tx_queue_len: None,
-                routes: if has_peers { vec![self.network] } else { vec![] },
+                routes: if has_peers { vec![self.settings.subnet] } else { vec![] },
             }],
             unreachable: vec![self.settings.subnet],
         };
@@ -307,5 +306,46 @@ impl Worker {
             changed
         });
         self.up.send_if_modified(|up| std::mem::replace(up, connected) != connected);
+    }
+}
+
+/// Why an address that a listener gives us cannot be ours. It decides where services are published and what is routed
+/// into the tunnel, so it must lie where this host's own configuration says that the tunnel is.
+fn refusal(settings: &TunnelSettings, own_end: Role, address: Ipv4Addr) -> Option<String> {
+    let subnet = settings.subnet;
+    let peers = match own_end {
+        Role::Edge => settings.home_address(),
+        Role::Home | Role::Device => settings.edge_address(),
+    };
+    if !subnet.contains(&address) || address == subnet.network() || address == subnet.broadcast() {
+        Some(format!("the listener gave us {address}, which is not in [tunnel] subnet {subnet}"))
+    } else if address == peers {
+        Some(format!("the listener gave us {address}, which is its own agent's by [tunnel] subnet {subnet}"))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_cannot_move_us_out_of_our_subnet() {
+        let settings = TunnelSettings {
+            mode: Mode::Dial(vec![]),
+            peer: "vps".parse().unwrap(),
+            subnet: "10.86.0.0/24".parse().unwrap(),
+            device: "cah0".to_owned(),
+            data_ciphers: vec![],
+        };
+        let refused = |end, address: &str| refusal(&settings, end, address.parse().unwrap()).is_some();
+        assert!(!refused(Role::Home, "10.86.0.2"));
+        assert!(!refused(Role::Home, "10.86.0.77"));
+        assert!(!refused(Role::Edge, "10.86.0.1"));
+        for bad in ["10.87.0.2", "192.168.1.10", "127.0.0.1", "10.86.0.0", "10.86.0.255", "10.86.0.1"] {
+            assert!(refused(Role::Home, bad), "{bad}");
+        }
+        assert!(refused(Role::Edge, "10.86.0.2"));
     }
 }
