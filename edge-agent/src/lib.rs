@@ -48,7 +48,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         ControlTls::new(&identity.ca_pem, &identity.identity.cert_pem, identity.identity.key_pem.expose_secret())?;
     let sites = Sites::open(&common.state_dir, config.domain.clone(), address, common.tunnel.home_address())?;
 
-    let link = Link::start(&common.tunnel, identity, Role::Edge, stop.clone()).await?;
+    let link = Link::start(&common.tunnel, identity, Role::Edge, vec![common.control_port], stop.clone()).await?;
     let (output, output_receiver) = watch::channel(EdgeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
     let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });

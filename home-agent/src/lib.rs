@@ -47,7 +47,8 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let stored = applied.load()?;
 
     // The link first: services publish their ports on its address.
-    let link = Link::start(&common.tunnel, identity, Role::Home, stop.clone()).await?;
+    let ports = config.services.iter().map(|service| service.port).collect();
+    let link = Link::start(&common.tunnel, identity, Role::Home, ports, stop.clone()).await?;
     let (output, output_receiver) = watch::channel(HomeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
     let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });

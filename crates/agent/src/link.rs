@@ -52,7 +52,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Puts the link and its address in place and starts the tunnel.
+    /// Puts the link and its address in place and starts the tunnel, through which peers may open the TCP ports
+    /// `open_tcp` of this host.
     ///
     /// # Errors
     /// When the subnet is in use on another link, the kernel refuses the device or its address, or the tunnel cannot
@@ -61,6 +62,7 @@ impl Link {
         settings: &TunnelSettings,
         identity: &HostIdentity,
         role: Role,
+        open_tcp: Vec<u16>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let netlink = Netlink::open()?;
@@ -93,6 +95,7 @@ impl Link {
             opposite: opposite.to_string(),
             mtu: config.tun_mtu,
             own_end: role,
+            open_tcp,
             refused: None,
             peer: None,
             reason: None,
@@ -159,6 +162,7 @@ struct Worker {
     mtu: u16,
     /// What we are in the tunnel.
     own_end: Role,
+    open_tcp: Vec<u16>,
     /// Why what the listener gave us is not taken.
     refused: Option<String>,
     /// The opposite agent, while it is connected.
@@ -278,7 +282,8 @@ impl Worker {
         for change in changes {
             debug!(%change, "link changed");
         }
-        guard::ensure(&[Guarded { device, address }]).await.context("the guard of the tunnel's address")?;
+        let open_tcp = self.open_tcp.clone();
+        guard::ensure(&[Guarded { device, address, open_tcp }]).await.context("the guard of the tunnel")?;
         Ok(())
     }
 

@@ -1,8 +1,9 @@
-//! Keeps neighbours away from the tunnel addresses.
+//! Decides who may open what across the tunnel's edges, in one nftables table of ours.
 //!
-//! Linux answers on any link for any address of the host. Whoever shares a network with this host could therefore
-//! route a tunnel address to it and reach what is published there for the tunnel only. One nftables table of ours
-//! drops such packets before anything else acts on them.
+//! - **Neighbours.** Linux answers on any link for any address of the host. Whoever shares a network with this host could
+//!   therefore route a tunnel address to it and reach what is published there for the tunnel only: dropped.
+//! - **The tunnel.** Whoever is in the tunnel reaches this host's open ports and the ports that containers publish. The
+//!   host's other services and the networks behind it are not the tunnel's business: dropped.
 
 use std::fmt::Write as _;
 use std::io;
@@ -16,13 +17,16 @@ use tokio::process::Command;
 const TABLE: &str = "inet cloudathome";
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// An address that may be reached from its own link and from the host itself only.
+/// A tunnel's link and address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guarded {
     /// The link that carries the address.
     pub device: String,
-    /// The address. Only itself is guarded: dropping the whole subnet would drop the containers' replies as well.
+    /// The address, which is reached from its own link and from the host itself only. Only itself is guarded: dropping
+    /// the whole subnet would drop the containers' replies as well.
     pub address: Ipv4Addr,
+    /// TCP ports of this host itself that may be opened through the link.
+    pub open_tcp: Vec<u16>,
 }
 
 /// Why the guard could not be put in place or removed.
@@ -60,7 +64,7 @@ pub async fn ensure(guarded: &[Guarded]) -> Result<bool, GuardError> {
     if listed.status.success() && words(&String::from_utf8_lossy(&listed.stdout)) == words(&wanted) {
         return Ok(false);
     }
-    run("set the guard of the tunnel address", &format!("table {TABLE}\ndelete table {TABLE}\n{wanted}")).await?;
+    run("set the guard of the tunnel", &format!("table {TABLE}\ndelete table {TABLE}\n{wanted}")).await?;
     Ok(true)
 }
 
@@ -69,25 +73,40 @@ pub async fn ensure(guarded: &[Guarded]) -> Result<bool, GuardError> {
 /// # Errors
 /// When `nft` is missing, refuses, or hangs.
 pub async fn remove() -> Result<(), GuardError> {
-    run("remove the guard of the tunnel address", &format!("table {TABLE}\ndelete table {TABLE}\n")).await
+    run("remove the guard of the tunnel", &format!("table {TABLE}\ndelete table {TABLE}\n")).await
 }
 
-/// Right after connection tracking and before any translation of addresses: only what opens a connection, or belongs to
-/// none, is judged. When the host itself asks a container by the tunnel address, the replies come from the container's
-/// bridge and must pass.
 fn render(guarded: &[Guarded]) -> Result<String, GuardError> {
-    let mut rules = String::new();
-    for Guarded { device, address } in guarded {
+    let (mut prerouting, mut input, mut forward) = (String::new(), String::new(), String::new());
+    for Guarded { device, address, open_tcp } in guarded {
         let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if device.is_empty() || device.len() > 15 || !device.chars().all(valid) {
             return Err(GuardError::DeviceName(device.clone()));
         }
         // Writing to a String cannot fail.
-        let _ = writeln!(rules, "\t\tiifname != \"lo\" iifname != \"{device}\" ip daddr {address} counter drop");
+        let _ = writeln!(prerouting, "iifname != \"lo\" iifname != \"{device}\" ip daddr {address} counter drop");
+        let known = format!("iifname \"{device}\" ct state established,related accept\n");
+        input += &known;
+        let _ = writeln!(input, "iifname \"{device}\" icmp type echo-request accept");
+        for port in open_tcp {
+            let _ = writeln!(input, "iifname \"{device}\" tcp dport {port} accept");
+        }
+        let _ = writeln!(input, "iifname \"{device}\" counter drop");
+        forward += &known;
+        // What Docker has translated is on its way to a published port.
+        let _ = writeln!(forward, "iifname \"{device}\" ct status dnat accept");
+        let _ = writeln!(forward, "iifname \"{device}\" counter drop");
     }
+    // Before routing, right after connection tracking and before any translation of addresses, only what opens a
+    // connection, or belongs to none, is judged: when the host itself asks a container by the tunnel address, the replies
+    // come from the container's bridge and must pass.
     Ok(format!(
-        "table {TABLE} {{\n\tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
-         \t\tct direction reply accept\n{rules}\t}}\n}}\n"
+        "table {TABLE} {{\n\
+         chain prerouting {{\ntype filter hook prerouting priority mangle; policy accept;\n\
+         ct direction reply accept\n{prerouting}}}\n\
+         chain input {{\ntype filter hook input priority filter; policy accept;\n{input}}}\n\
+         chain forward {{\ntype filter hook forward priority filter; policy accept;\n{forward}}}\n\
+         }}\n"
     ))
 }
 
@@ -131,7 +150,8 @@ mod tests {
     #[test]
     fn a_device_name_cannot_carry_a_rule() {
         for bad in ["", "tun0\" } accept #", "a-name-far-too-long", "tun 0"] {
-            let guarded = Guarded { device: bad.to_owned(), address: Ipv4Addr::new(10, 86, 0, 2) };
+            let address = Ipv4Addr::new(10, 86, 0, 2);
+            let guarded = Guarded { device: bad.to_owned(), address, open_tcp: vec![] };
             assert!(matches!(render(&[guarded]), Err(GuardError::DeviceName(_))), "{bad}");
         }
     }

@@ -100,7 +100,7 @@ fn a_neighbour_cannot_reach_the_tunnel_address() {
             Netlink::open().unwrap().apply(&wanted(&["10.86.0.0/24"])).await.unwrap();
             assert!(neighbour.run("ping -c1 -W2 10.86.0.2"), "without the guard the weak host model lets it in");
 
-            let guarded = [Guarded { device: "cah0".to_owned(), address: TUNNEL_ADDRESS }];
+            let guarded = [Guarded { device: "cah0".to_owned(), address: TUNNEL_ADDRESS, open_tcp: vec![] }];
             assert!(guard::ensure(&guarded).await.unwrap());
             assert!(!guard::ensure(&guarded).await.unwrap(), "a second pass changes nothing");
             assert!(!neighbour.run("ping -c1 -W1 10.86.0.2"));
@@ -110,6 +110,37 @@ fn a_neighbour_cannot_reach_the_tunnel_address() {
             guard::remove().await.unwrap();
             guard::remove().await.unwrap();
             assert!(neighbour.run("ping -c1 -W2 10.86.0.2"));
+        });
+    });
+}
+
+#[test]
+fn through_the_tunnel_only_open_ports_are_reached() {
+    in_namespace(|runtime| {
+        if !available("nft") || !available("ping") || !available("socat") {
+            return skip("nft, ping and socat are needed");
+        }
+        // A neighbour on a link that is guarded as if it were the tunnel's.
+        let neighbour = Neighbour::start();
+        ip(&format!("link add cah0 type veth peer name tun1 netns {}", neighbour.pid()));
+        ip("addr add 10.86.0.2/24 dev cah0");
+        ip("link set cah0 up");
+        ip("link set lo up");
+        neighbour.run("ip addr add 10.86.0.1/24 dev tun1");
+        neighbour.run("ip link set tun1 up");
+        let listen = |port: u16| std::net::TcpListener::bind((TUNNEL_ADDRESS, port)).unwrap();
+        let _servers = (listen(7443), listen(22));
+        let reaches =
+            |port: u16| neighbour.run(&format!("socat -u OPEN:/dev/null TCP:10.86.0.2:{port},connect-timeout=1"));
+        runtime.block_on(async {
+            assert!(reaches(7443) && reaches(22), "without the guard everything is reached");
+            let guarded = [Guarded { device: "cah0".to_owned(), address: TUNNEL_ADDRESS, open_tcp: vec![7443, 8080] }];
+            assert!(guard::ensure(&guarded).await.unwrap());
+            assert!(!guard::ensure(&guarded).await.unwrap(), "a second pass changes nothing");
+            assert!(reaches(7443), "an open port is reached");
+            assert!(!reaches(22), "another one is not");
+            assert!(neighbour.run("ping -c1 -W2 10.86.0.2"), "a ping is answered");
+            assert!(run("ping", "-c1 -W2 10.86.0.1").0, "the host itself may open what it likes");
         });
     });
 }
