@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use model::{HostId, Role};
 use pki::HostIdentity;
 use serde::Deserialize;
-use tunnel::Cipher;
+use tunnel::{Cipher, Remote};
 
 /// The keys that stand outside of any section, and the sections that both agents have, as written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -126,10 +126,10 @@ pub struct TunnelSettings {
 /// Which end of the tunnel we are, with what that end needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
-    /// Waits for peers on this address.
+    /// Waits for peers on this address, over UDP and TCP.
     Listen(SocketAddr),
-    /// Calls the first of these `HOST:PORT` that answers.
-    Dial(Vec<String>),
+    /// Calls the first of these that answers.
+    Dial(Vec<Remote>),
 }
 
 impl TunnelSettings {
@@ -220,10 +220,7 @@ impl TunnelSection {
                         "is empty; mode = \"dial\" needs whom to call, as in [\"vps.example.com:1194\"]",
                     ));
                 }
-                for remote in &self.remotes {
-                    check_remote(remote)?;
-                }
-                Mode::Dial(self.remotes)
+                Mode::Dial(self.remotes.iter().map(|remote| read_remote(remote)).collect::<Result<_, _>>()?)
             }
         };
         let peer = self.peer.parse().map_err(|error| Invalid::new("tunnel.peer", error))?;
@@ -271,15 +268,8 @@ fn ciphers(names: &[String]) -> Result<Vec<Cipher>, Invalid> {
     names.iter().map(|name| name.parse().map_err(|error| Invalid::new(key, error))).collect()
 }
 
-fn check_remote(remote: &str) -> Result<(), Invalid> {
-    let (host, port) = remote.rsplit_once(':').unwrap_or((remote, ""));
-    if host.is_empty() || host.contains(char::is_whitespace) || !port.parse::<u16>().is_ok_and(|port| port != 0) {
-        return Err(Invalid::new(
-            "tunnel.remotes",
-            format_args!("{remote:?} is not HOST:PORT, as in vps.example.com:1194"),
-        ));
-    }
-    Ok(())
+fn read_remote(text: &str) -> Result<Remote, Invalid> {
+    text.parse().map_err(|error| Invalid::new("tunnel.remotes", error))
 }
 
 fn socket_address(key: &str, text: &str) -> Result<SocketAddr, Invalid> {

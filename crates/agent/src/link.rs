@@ -135,6 +135,7 @@ fn tunnel_config(
     let mode = match &settings.mode {
         Mode::Listen(bind) => tunnel::Mode::Listen(Listen {
             bind: *bind,
+            tcp: Some(*bind),
             address,
             prefix_len: settings.subnet.prefix_len(),
             peers: vec![StaticPeer { name: opposite.to_string(), address: peer_address }],
@@ -237,6 +238,7 @@ impl Worker {
     async fn connected(&mut self, peer: PeerConnected) {
         info!(
             peer = peer.identity.common_name,
+            transport = %peer.remote.transport,
             address = ?peer.address,
             cipher = %peer.cipher,
             tls = peer.tls_version,
@@ -296,7 +298,7 @@ impl Worker {
             reason: self.reason.clone(),
             address: Some(address),
             peer_address: self.peer.as_ref().and_then(peer_address),
-            remote: self.peer.as_ref().map(|peer| peer.remote),
+            remote: self.peer.as_ref().map(|peer| peer.remote.canonical_address()),
             cipher: self.peer.as_ref().map(|peer| peer.cipher.to_string()),
             received_bytes: snapshot.traffic.received_bytes,
             sent_bytes: snapshot.traffic.sent_bytes,

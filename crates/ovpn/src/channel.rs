@@ -1,6 +1,5 @@
 //! What sessions of both roles consist of: the control channel, and the live part once data flows.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use crate::drops::DropReason;
 use crate::endpoint::{Keepalive, Traffic};
 use crate::packet::{ControlBody, Header, Opcode, SessionId};
 use crate::reliability::Reliability;
+use crate::underlay::Underlay;
 use crate::wrap::{Unwrapped, WrapKeys, WrapState};
 
 /// From the first packet of a key to data that flows.
@@ -251,4 +251,4 @@ fn ipv4_length(packet: &[u8]) -> Option<usize> {
 }
 
 /// A datagram that waits to be sent.
-pub(crate) type Waiting = (SocketAddr, Vec<u8>);
+pub(crate) type Waiting = (Underlay, Vec<u8>);

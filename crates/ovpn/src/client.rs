@@ -9,7 +9,6 @@
 //! A client is used once: when it has ended, whoever drives it makes a new one with a new session id.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -26,9 +25,10 @@ use crate::negotiation::{self, printable};
 use crate::packet::{Header, Opcode, SessionId};
 use crate::push::{PushError, PushReply};
 use crate::static_key::StaticKey;
+use crate::underlay::Underlay;
 use crate::wrap::{Role, WrapKeys};
 
-/// Silence after which a handshake is given up: nobody is there, or a server that has forgotten us.
+/// Silence after which a handshake that had an answer is given up: a server that has forgotten us.
 const PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_PUSH_REQUEST: Duration = Duration::from_secs(1);
 const PUSH_REQUEST_INTERVAL: Duration = Duration::from_secs(5);
@@ -50,6 +50,8 @@ pub struct ClientConfig {
     pub key_derivation: KeyDerivation,
     /// Used as far as the server pushes nothing else.
     pub keepalive: Keepalive,
+    /// How long the server may take for its first answer. The reset goes out at 0, 1, 3 and 7 s.
+    pub first_answer: Duration,
 }
 
 enum Phase {
@@ -83,7 +85,7 @@ struct Material {
 /// See the module's documentation.
 pub struct Client {
     config: ClientConfig,
-    remote: SocketAddr,
+    remote: Underlay,
     rng: Box<dyn rand::CryptoRng + Send>,
     keys: WrapKeys,
     channel: ControlChannel,
@@ -105,7 +107,7 @@ impl Client {
     /// right: it only must not run backwards between uses of the same session id.
     pub fn new(
         config: ClientConfig,
-        remote: SocketAddr,
+        remote: Underlay,
         now: Instant,
         unix_time: u32,
         mut rng: Box<dyn rand::CryptoRng + Send>,
@@ -116,6 +118,7 @@ impl Client {
         }
         let keys = WrapKeys::new(Role::Client, config.tls_crypt.as_ref());
         Self {
+            patience: now + config.first_answer,
             config,
             remote,
             rng,
@@ -123,7 +126,6 @@ impl Client {
             channel: ControlChannel::client(now, SessionId(id), unix_time),
             phase: Phase::Reset,
             deadline: now + HAND_WINDOW,
-            patience: now + PATIENCE,
             leaving: false,
             tls: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -181,7 +183,7 @@ impl Client {
         let ours = Randoms::generate(&mut *self.rng);
         let message = KeyMethod2 {
             randoms: ours.clone(),
-            options: negotiation::options_string(Role::Client, self.config.tun_mtu),
+            options: negotiation::options_string(Role::Client, self.config.tun_mtu, self.remote),
             peer_info: negotiation::client_info(&self.config.ciphers, self.config.max_mtu, self.config.key_derivation),
         };
         self.send_message(message.encode(true));
@@ -296,7 +298,7 @@ impl Client {
 }
 
 impl Endpoint for Client {
-    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<Received, DropReason> {
+    fn handle_datagram(&mut self, now: Instant, from: Underlay, datagram: &mut [u8]) -> Result<Received, DropReason> {
         let header = datagram.first().copied().and_then(Header::decode);
         let result = match header {
             _ if from != self.remote => Err(DropReason::UnknownPeer),
@@ -312,7 +314,7 @@ impl Endpoint for Client {
         result.inspect_err(|&reason| self.counters.drops.count(reason))
     }
 
-    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(SocketAddr, Range<usize>), DropReason> {
+    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason> {
         let result = match &mut self.phase {
             Phase::Connected { live, .. } if buf.get(HEADROOM).is_some_and(|byte| byte >> 4 == 4) => {
                 live.seal(now, buf).map_err(|_| EndReason::KeyExhausted)
@@ -334,6 +336,16 @@ impl Endpoint for Client {
                 Err(DropReason::NoRoute)
             }
         }
+    }
+
+    fn handle_closed(&mut self, _now: Instant, at: Underlay) {
+        if at == self.remote {
+            self.end(EndReason::ConnectionClosed);
+        }
+    }
+
+    fn needs(&self, at: Underlay) -> bool {
+        at == self.remote && !(self.has_ended() && self.is_flushed())
     }
 
     fn handle_tls(&mut self, now: Instant, session: SessionKey, output: TlsOutput) {
@@ -382,7 +394,7 @@ impl Endpoint for Client {
         self.tls.pop_front().map(|input| (SESSION, input))
     }
 
-    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay> {
         if let Some((to, datagram)) = self.outbox.pop_front() {
             *out = datagram;
             return Some(to);

@@ -1,12 +1,13 @@
 //! The stateless cookie that stands for the server's session id until the client has shown that it receives at its
 //! address.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 
 use crate::packet::SessionId;
+use crate::underlay::{Transport, Underlay};
 
 /// How long a slot lasts. A cookie is honoured in its own slot and the two that follow, so for 60 s at least.
 const SLOT: Duration = Duration::from_secs(30);
@@ -24,12 +25,12 @@ impl CookieJar {
     }
 
     /// The cookie for a client at `from` that calls itself `client`.
-    pub(crate) fn bake(&self, now: Instant, from: SocketAddr, client: SessionId) -> SessionId {
+    pub(crate) fn bake(&self, now: Instant, from: Underlay, client: SessionId) -> SessionId {
         self.cookie(self.slot(now), from, client)
     }
 
     /// Whether `cookie` was given to this client at this address lately.
-    pub(crate) fn check(&self, now: Instant, from: SocketAddr, client: SessionId, cookie: SessionId) -> bool {
+    pub(crate) fn check(&self, now: Instant, from: Underlay, client: SessionId, cookie: SessionId) -> bool {
         let slot = self.slot(now);
         (0..SLOTS_ACCEPTED).filter_map(|age| slot.checked_sub(age)).any(|slot| {
             let expected = self.cookie(slot, from, client);
@@ -41,14 +42,18 @@ impl CookieJar {
         now.saturating_duration_since(self.epoch).as_secs() / SLOT.as_secs()
     }
 
-    fn cookie(&self, slot: u64, from: SocketAddr, client: SessionId) -> SessionId {
+    fn cookie(&self, slot: u64, from: Underlay, client: SessionId) -> SessionId {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(&slot.to_be_bytes());
-        match from.ip() {
+        context.update(&[match from.transport {
+            Transport::Udp => 0,
+            Transport::Tcp => 1,
+        }]);
+        match from.address.ip() {
             IpAddr::V4(ip) => context.update(&ip.octets()),
             IpAddr::V6(ip) => context.update(&ip.octets()),
         }
-        context.update(&from.port().to_be_bytes());
+        context.update(&from.address.port().to_be_bytes());
         context.update(&client.0);
         let mut id = [0; 8];
         id.copy_from_slice(&context.sign().as_ref()[..8]);
@@ -68,13 +73,15 @@ mod tests {
     fn bound_to_address_client_and_time() {
         let start = Instant::now();
         let jar = CookieJar::new(&[7; 32], start);
-        let (here, there) = ("192.0.2.1:1194".parse().unwrap(), "192.0.2.1:1195".parse().unwrap());
+        let address = "192.0.2.1:1194".parse().unwrap();
+        let (here, there) = (Underlay::udp(address), Underlay::udp("192.0.2.1:1195".parse().unwrap()));
         let (client, other) = (SessionId([1; 8]), SessionId([2; 8]));
         let cookie = jar.bake(start, here, client);
         assert!(jar.check(start, here, client, cookie));
         assert!(jar.check(start + Duration::from_secs(89), here, client, cookie));
         assert!(!jar.check(start + Duration::from_secs(90), here, client, cookie));
         assert!(!jar.check(start, there, client, cookie));
+        assert!(!jar.check(start, Underlay::tcp(address), client, cookie));
         assert!(!jar.check(start, here, other, cookie));
         assert!(!jar.check(start, here, client, SessionId([9; 8])));
         assert_eq!(cookie, jar.bake(start + Duration::from_secs(29), here, client));

@@ -8,7 +8,7 @@
 //! - [`Endpoint::poll_event`]: news for whoever started the tunnel,
 //! - [`Endpoint::poll_timeout`]: when to call [`Endpoint::handle_timeout`] if nothing else happens.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::drops::{DropReason, Drops};
 use crate::key_method2::KeyMethodError;
 use crate::keys::{KeyBlock, KeyDerivation};
 use crate::push::{Ifconfig, PushError, PushedRoute};
+use crate::underlay::Underlay;
 
 /// Names a session to the driver. Never reused by an endpoint.
 pub type SessionKey = u64;
@@ -138,6 +139,12 @@ pub enum EndReason {
     /// A newer session of the same identity or address took over.
     #[error("replaced by a newer session")]
     Replaced,
+    /// The connection that carried the session was closed, by the peer or on the way.
+    #[error("the connection was closed")]
+    ConnectionClosed,
+    /// No connection came to be that could carry a session.
+    #[error("cannot connect: {0}")]
+    NotReached(String),
     /// A key reached its limit of use.
     #[error("the keys reached their limit of use")]
     KeyExhausted,
@@ -154,7 +161,7 @@ pub struct PeerConnected {
     /// Who it is.
     pub identity: Identity,
     /// Where it is.
-    pub remote: SocketAddr,
+    pub remote: Underlay,
     /// Its address inside of the tunnel, where known: on the server what it was assigned, on the client the gateway.
     pub address: Option<Ipv4Addr>,
     /// The data cipher.
@@ -201,7 +208,7 @@ pub enum Event {
     /// A session ended before data flowed.
     HandshakeFailed {
         /// Where it came from, or went to.
-        remote: SocketAddr,
+        remote: Underlay,
         /// Why.
         reason: EndReason,
     },
@@ -262,14 +269,21 @@ pub trait Endpoint {
     ///
     /// # Errors
     /// Says why it was dropped.
-    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<Received, DropReason>;
+    fn handle_datagram(&mut self, now: Instant, from: Underlay, datagram: &mut [u8]) -> Result<Received, DropReason>;
 
     /// Seals the inner packet that stands at `buf[HEADROOM..]` in place: where it goes, and where in `buf` the datagram
     /// stands. Drops are counted already.
     ///
     /// # Errors
     /// Says why it was dropped.
-    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(SocketAddr, Range<usize>), DropReason>;
+    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason>;
+
+    /// The connection with `at` is closed: what went on over it ends at once. Nothing more is sent there.
+    fn handle_closed(&mut self, now: Instant, at: Underlay);
+
+    /// Whether the connection with `at` is still of use: it carries a session, or last words that the peer does not
+    /// have yet.
+    fn needs(&self, at: Underlay) -> bool;
 
     /// Takes what TLS has for a session. Output for a session that is gone is ignored.
     fn handle_tls(&mut self, now: Instant, session: SessionKey, output: TlsOutput);
@@ -281,7 +295,7 @@ pub trait Endpoint {
     fn poll_tls(&mut self) -> Option<(SessionKey, TlsInput)>;
 
     /// The next datagram, written to `out`, and where it goes.
-    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr>;
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay>;
 
     /// The next event.
     fn poll_event(&mut self) -> Option<Event>;

@@ -4,8 +4,8 @@
 //! module tells the order of calls. TLS is a byte pipe that the driver provides. Nothing here reads a clock, opens a
 //! socket or allocates per data packet.
 //!
-//! Spoken: UDP, tls-crypt or no wrapping, key method 2 with keys from the TLS exporter or the PRF, AES-GCM and
-//! ChaCha20-Poly1305, push, ping, exit notices. Not announced, and so not used by peers: tls-auth, tls-crypt-v2, TCP,
+//! Spoken: UDP and TCP, tls-crypt or no wrapping, key method 2 with keys from the TLS exporter or the PRF, AES-GCM and
+//! ChaCha20-Poly1305, push, ping, exit notices. Not announced, and so not used by peers: tls-auth, tls-crypt-v2,
 //! renegotiation (a peer that starts one gets no answer and keeps its key), the epoch format, CBC, compression, float.
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ pub mod push;
 pub mod replay;
 pub mod server;
 pub mod static_key;
+pub mod underlay;
 pub mod wrap;
 
 mod channel;

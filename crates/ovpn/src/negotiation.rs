@@ -2,6 +2,7 @@
 
 use crate::data::Cipher;
 use crate::keys::KeyDerivation;
+use crate::underlay::{Transport, Underlay};
 use crate::wrap::Role;
 
 /// `IV_PROTO`: the peer can use data packets with a peer id.
@@ -89,15 +90,22 @@ pub(crate) fn client_info(ciphers: &[Cipher], max_mtu: u16, best: KeyDerivation)
     )
 }
 
-/// The options string that makes stock peers log no warning.
-pub(crate) fn options_string(role: Role, tun_mtu: u16) -> String {
+/// The options string that makes stock peers log no warning when the peer is at `remote`.
+pub(crate) fn options_string(role: Role, tun_mtu: u16, remote: Underlay) -> String {
     let side = match role {
         Role::Client => "tls-client",
         Role::Server => "tls-server",
     };
-    let link_mtu = u32::from(tun_mtu) + 41;
+    let family = if remote.canonical_address().is_ipv4() { "v4" } else { "v6" };
+    // What stock counts on top of the MTU, and its own end of the transport.
+    let (overhead, proto) = match (remote.transport, role) {
+        (Transport::Udp, _) => (41, format!("UDP{family}")),
+        (Transport::Tcp, Role::Client) => (43, format!("TCP{family}_CLIENT")),
+        (Transport::Tcp, Role::Server) => (43, format!("TCP{family}_SERVER")),
+    };
+    let link_mtu = u32::from(tun_mtu) + overhead;
     format!(
-        "V4,dev-type tun,link-mtu {link_mtu},tun-mtu {tun_mtu},proto UDPv4,auth SHA1,keysize 128,key-method 2,{side}"
+        "V4,dev-type tun,link-mtu {link_mtu},tun-mtu {tun_mtu},proto {proto},auth SHA1,keysize 128,key-method 2,{side}"
     )
 }
 
@@ -129,6 +137,22 @@ mod tests {
         let older = PeerInfo::parse("");
         assert_eq!(older.choose_cipher(Cipher::ALL, "V4,cipher AES-128-GCM,auth SHA1"), Some(Cipher::Aes128Gcm));
         assert_eq!(older.choose_cipher(Cipher::ALL, "V4,cipher BF-CBC"), None);
+    }
+
+    #[test]
+    fn options_name_the_transport_as_stock_does() {
+        let (v4, v6) = ("192.0.2.1:1".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap());
+        let mapped = "[::ffff:192.0.2.1]:1".parse().unwrap();
+        for (role, remote, expected) in [
+            (Role::Client, Underlay::udp(v4), "link-mtu 1541,tun-mtu 1500,proto UDPv4,"),
+            (Role::Server, Underlay::udp(mapped), "link-mtu 1541,tun-mtu 1500,proto UDPv4,"),
+            (Role::Server, Underlay::udp(v6), "link-mtu 1541,tun-mtu 1500,proto UDPv6,"),
+            (Role::Client, Underlay::tcp(v4), "link-mtu 1543,tun-mtu 1500,proto TCPv4_CLIENT,"),
+            (Role::Server, Underlay::tcp(v6), "link-mtu 1543,tun-mtu 1500,proto TCPv6_SERVER,"),
+        ] {
+            let options = options_string(role, 1500, remote);
+            assert!(options.contains(expected), "{options}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! replaces the old one when it is authenticated, not before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use crate::keys::KeyDerivation;
 use crate::packet::{Acks, ControlBody, Header, Opcode, SessionId};
 use crate::push::Ipv4Prefix;
 use crate::static_key::StaticKey;
+use crate::underlay::{Transport, Underlay};
 use crate::wrap::{Role, Unwrapped, WrapKeys};
 
 mod admission;
@@ -72,7 +73,7 @@ pub struct ServerConfig {
 }
 
 struct Session {
-    remote: SocketAddr,
+    remote: Underlay,
     channel: ControlChannel,
     phase: Phase,
 }
@@ -100,8 +101,8 @@ pub struct Server {
     rng: Box<dyn rand::CryptoRng + Send>,
     sessions: BTreeMap<SessionKey, Session>,
     next_session: SessionKey,
-    by_source: HashMap<(SocketAddr, SessionId), SessionKey>,
-    by_remote: HashMap<SocketAddr, SessionKey>,
+    by_source: HashMap<(Underlay, SessionId), SessionKey>,
+    by_remote: HashMap<Underlay, SessionKey>,
     by_address: HashMap<Ipv4Addr, SessionKey>,
     /// Index is the peer id.
     by_peer: Vec<Option<SessionKey>>,
@@ -162,7 +163,7 @@ impl Server {
     fn handle_control(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Underlay,
         header: Header,
         datagram: &mut [u8],
     ) -> Result<(), DropReason> {
@@ -172,7 +173,8 @@ impl Server {
             None if header.key_id != 0 || self.closing => return Err(DropReason::UnknownSession),
             None if header.opcode == Opcode::HardResetClient => {
                 let reply = answer_reset(&self.keys, &self.cookies, now, from, self.unix_time, &packet)?;
-                if !take_turn(&mut self.rate, now) {
+                // A connection shows that its address is real; how many there are is limited elsewhere.
+                if from.transport == Transport::Udp && !take_turn(&mut self.rate, now) {
                     return Err(DropReason::InitialRate);
                 }
                 self.outbox.push_back((from, reply));
@@ -254,7 +256,9 @@ impl Server {
                 }
                 self.events.push_back(Event::Connected(peer.connected.clone()));
                 self.counters.handshakes_completed += 1;
-                self.rate.1 = self.rate.1.saturating_sub(1);
+                if session.remote.transport == Transport::Udp {
+                    self.rate.1 = self.rate.1.saturating_sub(1);
+                }
                 session.phase = Phase::Connected { peer, live };
             }
             other => session.phase = other,
@@ -267,7 +271,7 @@ impl Server {
     fn handle_data(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Underlay,
         header: Header,
         datagram: &mut [u8],
     ) -> Result<Received, DropReason> {
@@ -339,7 +343,7 @@ impl Server {
         self.next_timeout = Some(now);
     }
 
-    fn fail(&mut self, remote: SocketAddr, reason: EndReason) {
+    fn fail(&mut self, remote: Underlay, reason: EndReason) {
         self.counters.handshakes_failed += 1;
         self.events.push_back(Event::HandshakeFailed { remote, reason });
     }
@@ -371,7 +375,7 @@ fn answer_reset(
     keys: &WrapKeys,
     cookies: &CookieJar,
     now: Instant,
-    from: SocketAddr,
+    from: Underlay,
     unix_time: u32,
     packet: &Unwrapped<'_>,
 ) -> Result<Vec<u8>, DropReason> {
@@ -394,7 +398,7 @@ fn answer_reset(
 fn check_return(
     cookies: &CookieJar,
     now: Instant,
-    from: SocketAddr,
+    from: Underlay,
     header: Header,
     packet: &Unwrapped<'_>,
 ) -> Result<SessionId, DropReason> {

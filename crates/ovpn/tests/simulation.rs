@@ -99,6 +99,46 @@ fn a_new_session_replaces_the_old_one_only_when_it_is_authenticated() {
 }
 
 #[test]
+fn a_session_over_tcp_ends_with_its_connection_and_disturbs_no_other() {
+    let mut net = Network::new(4, server_config());
+    let datagrams = net.add_client("a", client_config());
+    let stream = net.add_client_over_tcp("b", client_config());
+    // Cut off in the middle of the handshake, it leaves nothing behind.
+    let early = net.add_client_over_tcp("c", client_config());
+    net.run(Duration::from_millis(17));
+    assert!(net.server.needs(net.client_place(early)));
+    net.close(early);
+    assert!(!net.server.needs(net.client_place(early)));
+    assert_eq!(net.last_reason(early), None, "polled later");
+    net.run(seconds(2));
+    assert_eq!(net.last_reason(early), Some(EndReason::ConnectionClosed));
+    assert_eq!(net.server.peers().len(), 2);
+    for at in [datagrams, stream] {
+        assert_carries(&mut net, at);
+    }
+    assert_eq!(net.server.peers()[1].connected.remote, net.client_place(stream));
+
+    // A stream never floats: what it carries comes from where its session is, or not at all.
+    let address = net.address(stream).unwrap();
+    let sealed = net.client_seals(stream, &packet(address, SERVER, 100));
+    assert!(net.deliver_to_server(datagrams, &sealed).is_none());
+    let address = net.address(datagrams).unwrap();
+    let sealed = net.client_seals(datagrams, &packet(address, SERVER, 100));
+    assert!(net.deliver_to_server(stream, &sealed).is_none());
+
+    net.close(stream);
+    net.run(seconds(1));
+    assert!(net.has_ended(stream) && !net.server.needs(net.client_place(stream)));
+    assert_eq!(net.server.peers().len(), 1);
+    assert_carries(&mut net, datagrams);
+    // Its address inside is free again.
+    let again = net.add_client_over_tcp("b", client_config());
+    net.run(seconds(2));
+    assert_eq!(net.address(again), net.address(stream));
+    assert_carries(&mut net, again);
+}
+
+#[test]
 fn listed_peers_have_their_address_and_others_the_pool() {
     let mut config = server_config();
     config.peers = vec![network::listed("urn:test:home", "10.8.0.2")];

@@ -2,9 +2,9 @@
 //! with `ip`. Settings are `key=value` words:
 //!
 //! `peer mode=listen bind=0.0.0.0:1194 address=10.8.0.1/24 pool=10.8.0.10-10.8.0.20 tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
-//! `peer mode=dial remote=192.0.2.1:1194 [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
+//! `peer mode=dial remote=192.0.2.1:1194[/tcp][,MORE] [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
-//! Also: `tls_crypt=FILE`, `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`.
+//! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`.
 //! Events are printed one a line; when it is interrupted, the counters follow.
 
 use std::collections::HashMap;
@@ -82,6 +82,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
             };
             Mode::Listen(Listen {
                 bind: need("bind")?.parse()?,
+                tcp: settings.get("tcp").map(|address| address.parse()).transpose()?,
                 address: address.parse()?,
                 prefix_len: prefix_len.parse()?,
                 peers,
@@ -90,7 +91,10 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
                 max_peers: 16,
             })
         }
-        _ => Mode::Dial(Dial { remotes: vec![need("remote")?.clone()], peer: settings.get("peer").cloned() }),
+        _ => {
+            let remotes = need("remote")?.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            Mode::Dial(Dial { remotes, peer: settings.get("peer").cloned() })
+        }
     };
     let read = |key: &str| -> Result<String, Box<dyn Error>> { Ok(std::fs::read_to_string(need(key)?)?) };
     let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: read("cert")?, key_pem: read("key")?.into() };

@@ -1,8 +1,9 @@
 //! What a tunnel is told when it starts. Plain data that could cross a process boundary.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 pub use ovpn::data::Cipher;
@@ -11,6 +12,7 @@ use ovpn::keys::KeyDerivation;
 pub use ovpn::push::Ipv4Prefix;
 pub use ovpn::server::StaticPeer;
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
+use ovpn::underlay::Transport;
 
 /// Everything a tunnel needs to know.
 #[derive(Clone, Debug)]
@@ -71,8 +73,10 @@ pub enum Mode {
 /// The listening end.
 #[derive(Clone, Debug)]
 pub struct Listen {
-    /// Where to receive.
+    /// Where to receive datagrams. `[::]` receives over IPv4 as well.
     pub bind: SocketAddr,
+    /// Where to accept connections, if at all; usually the same address.
+    pub tcp: Option<SocketAddr>,
     /// Own address inside of the tunnel.
     pub address: Ipv4Addr,
     /// Length of the tunnel's network, 0..=32.
@@ -90,10 +94,65 @@ pub struct Listen {
 /// The dialing end.
 #[derive(Clone, Debug)]
 pub struct Dial {
-    /// `host:port` to try in turn, names are resolved anew each time.
-    pub remotes: Vec<String>,
+    /// Whom to try in this order, at each attempt from the first; names are resolved anew each time.
+    pub remotes: Vec<Remote>,
     /// SAN URI or common name that the server's certificate must carry; `None` takes any of the authority.
     pub peer: Option<String>,
+}
+
+/// Where a listener can be reached. Written `HOST:PORT` for UDP, `HOST:PORT/udp` or `HOST:PORT/tcp`; an IPv6 address
+/// stands in brackets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Remote {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// 1..=65535.
+    pub port: u16,
+    /// How.
+    pub transport: Transport,
+}
+
+/// A text is no [`Remote`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not HOST:PORT, HOST:PORT/udp or HOST:PORT/tcp, as in vps.example.com:1194")]
+pub struct RemoteError(String);
+
+impl FromStr for Remote {
+    type Err = RemoteError;
+
+    fn from_str(text: &str) -> Result<Self, RemoteError> {
+        let read = || {
+            let (place, transport) = match text.rsplit_once('/') {
+                None => (text, Transport::Udp),
+                Some((place, "udp")) => (place, Transport::Udp),
+                Some((place, "tcp")) => (place, Transport::Tcp),
+                Some(_) => return None,
+            };
+            let (host, port) = place.rsplit_once(':')?;
+            let port = port.parse().ok().filter(|&port| port != 0)?;
+            let host = match host.strip_prefix('[') {
+                Some(rest) => rest.strip_suffix(']').filter(|host| host.parse::<Ipv6Addr>().is_ok())?,
+                None => Some(host).filter(|host| !host.is_empty() && !host.contains(is_foreign_to_names))?,
+            };
+            Some(Self { host: host.to_owned(), port, transport })
+        };
+        read().ok_or_else(|| RemoteError(text.to_owned()))
+    }
+}
+
+fn is_foreign_to_names(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || matches!(c, ':' | '/' | '[' | ']')
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, transport } = self;
+        if host.contains(':') {
+            write!(f, "[{host}]:{port}/{transport}")
+        } else {
+            write!(f, "{host}:{port}/{transport}")
+        }
+    }
 }
 
 /// Certificates and key, PEM.
@@ -120,4 +179,39 @@ pub enum TlsVersion {
     V1_2,
     /// TLS 1.3
     V1_3,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remotes_are_read_and_written() {
+        for (text, shown) in [
+            ("vps.example.com:1194", "vps.example.com:1194/udp"),
+            ("vps.example.com:1194/tcp", "vps.example.com:1194/tcp"),
+            ("192.0.2.1:1/udp", "192.0.2.1:1/udp"),
+            ("[2001:db8::1]:65535/tcp", "[2001:db8::1]:65535/tcp"),
+        ] {
+            let remote: Remote = text.parse().unwrap();
+            assert_eq!(remote.to_string(), shown);
+            assert_eq!(shown.parse::<Remote>().unwrap(), remote);
+        }
+        for bad in [
+            "",
+            "vps",
+            ":1194",
+            "vps:0",
+            "vps:65536",
+            "vps:1194/sctp",
+            "vps:1194/",
+            "a b:1",
+            "2001:db8::1:5",
+            "[x]:1",
+            "[]:1",
+            "a/b:1",
+        ] {
+            assert!(bad.parse::<Remote>().is_err(), "{bad}");
+        }
+    }
 }

@@ -5,19 +5,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ovpn::data::HEADROOM;
 use ovpn::drops::DropReason;
-use ovpn::endpoint::{Counters, Endpoint, Received, SessionKey, TlsInput, TlsOutput};
-use tokio::net::UdpSocket;
+use ovpn::endpoint::{Counters, EndReason, Endpoint, Received, SessionKey, TlsInput, TlsOutput};
+use ovpn::underlay::Underlay;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::device::Device;
 use crate::report::{Command, Event, Snapshot};
+use crate::sockets::{Sent, Sockets};
+use crate::streams::Kind;
 use crate::tls::TlsFactory;
 
 /// Packets taken from one side before the other gets its turn.
@@ -40,11 +41,11 @@ pub enum Error {
     /// Certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
-    /// The UDP socket could not be bound.
-    #[error("cannot receive on {address}/udp: choose another address, or stop what uses it")]
+    /// A socket could not be bound.
+    #[error("cannot receive on {address}: choose another address, or stop what uses it")]
     Bind {
         /// The address as configured.
-        address: SocketAddr,
+        address: Underlay,
         /// The cause.
         #[source]
         source: io::Error,
@@ -52,8 +53,8 @@ pub enum Error {
     /// The device is gone or broken.
     #[error("cannot read from the tunnel device")]
     Device(#[source] io::Error),
-    /// The socket is broken.
-    #[error("cannot receive from the UDP socket")]
+    /// The sockets are broken.
+    #[error("cannot receive from the tunnel's sockets")]
     Receive(#[source] io::Error),
     /// A setting is impossible.
     #[error("{0}")]
@@ -86,7 +87,7 @@ pub(crate) struct Driver {
     inbound: Box<[u8; BUFFER]>,
     control: Vec<u8>,
     /// A sealed packet in `outbound` that the socket did not take.
-    blocked: Option<(SocketAddr, Range<usize>)>,
+    blocked: Option<(Underlay, Range<usize>)>,
 }
 
 /// How a role reacts to what only concerns it.
@@ -136,8 +137,15 @@ impl Driver {
         }
     }
 
+    /// Counts and reports a dialer's attempt that did not even come to a handshake.
+    pub(crate) fn fail(&mut self, remote: Underlay, why: String) {
+        self.base.handshakes_failed += 1;
+        self.snapshot.send_replace(Snapshot::new(&self.base, &Counters::default(), Vec::new()));
+        self.report(Event::HandshakeFailed { remote, reason: EndReason::NotReached(why) });
+    }
+
     /// Drives `endpoint` over `socket` until it ends or the tunnel is told to stop.
-    pub(crate) async fn run<E: Role>(&mut self, endpoint: &mut E, socket: &UdpSocket) -> Result<Outcome, Error> {
+    pub(crate) async fn run<E: Role>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<Outcome, Error> {
         let (tls_output, mut tls_results) = mpsc::channel(256);
         let mut tls = TlsTasks { inputs: HashMap::new(), output: tls_output };
         let result = self.run_until_end(endpoint, socket, &mut tls, &mut tls_results).await;
@@ -157,7 +165,7 @@ impl Driver {
     async fn run_until_end<E: Role>(
         &mut self,
         endpoint: &mut E,
-        socket: &UdpSocket,
+        socket: &mut Sockets,
         tls: &mut TlsTasks,
         tls_results: &mut mpsc::Receiver<(SessionKey, TlsOutput)>,
     ) -> Result<Outcome, Error> {
@@ -210,7 +218,10 @@ impl Driver {
                         (_, _) => self.backlog.clear(),
                     }
                 }
-                _ = publish.tick() => self.publish(endpoint),
+                _ = publish.tick() => {
+                    socket.sweep(Instant::now(), |at| endpoint.needs(at)).map_err(Error::Receive)?;
+                    self.publish(endpoint);
+                }
             }
         }
     }
@@ -219,7 +230,7 @@ impl Driver {
     async fn say_goodbye<E: Role>(
         &mut self,
         endpoint: &mut E,
-        socket: &UdpSocket,
+        socket: &mut Sockets,
         tls: &mut TlsTasks,
         tls_results: &mut mpsc::Receiver<(SessionKey, TlsOutput)>,
     ) {
@@ -248,19 +259,23 @@ impl Driver {
     }
 
     /// Hands out everything that the endpoint has for TLS, the socket and the reader of events.
-    fn settle<E: Role>(&mut self, endpoint: &mut E, socket: &UdpSocket, tls: &mut TlsTasks) {
+    fn settle<E: Role>(&mut self, endpoint: &mut E, socket: &mut Sockets, tls: &mut TlsTasks) {
         let now = Instant::now();
+        while let Some(at) = socket.poll_closed() {
+            endpoint.handle_closed(now, at);
+        }
         while let Some((session, input)) = endpoint.poll_tls() {
             if let Err(why) = tls.pass(&self.tls, session, input) {
                 endpoint.handle_tls(now, session, TlsOutput::Failed(why));
             }
         }
         while let Some(to) = endpoint.poll_transmit(now, &mut self.control) {
-            if socket.try_send_to(&self.control, to).is_err() {
+            if socket.send(&self.control, to, Kind::Control) != Sent::Yes {
                 // The reliability layer sends it again.
                 endpoint.count_drop(DropReason::Blocked);
             }
         }
+        socket.flush();
         // Whoever reads an event finds its effect in the snapshot.
         let mut news = endpoint.poll_event();
         if news.is_some() {
@@ -282,11 +297,13 @@ impl Driver {
     }
 
     /// Moves packets both ways in turns, within the budget.
-    fn pump<E: Endpoint>(&mut self, endpoint: &mut E, socket: &UdpSocket) -> Result<(), Error> {
+    fn pump<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<(), Error> {
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let received = self.receive(endpoint, socket, now)?;
+            self.retry_blocked(endpoint, socket);
             let sent = self.send(endpoint, socket, now)?;
+            socket.flush();
             if received < BATCH && sent < BATCH {
                 break;
             }
@@ -294,10 +311,29 @@ impl Driver {
         Ok(())
     }
 
-    /// Socket to device, one batch. Returns how many datagrams were there.
-    fn receive<E: Endpoint>(&mut self, endpoint: &mut E, socket: &UdpSocket, now: Instant) -> Result<usize, Error> {
+    /// Sockets to device, one batch of each kind. Returns how many packets were there.
+    fn receive<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) -> Result<usize, Error> {
+        let datagrams = self.receive_datagrams(endpoint, socket, now)?;
+        let Some(streams) = socket.streams() else { return Ok(datagrams) };
+        let packets = streams.turn(|from, packet| {
+            let taken = deliver(&self.device, endpoint, now, Underlay::tcp(from), packet);
+            !taken.is_err_and(ends_connection)
+        });
+        while let Some(at) = socket.poll_closed() {
+            endpoint.handle_closed(now, at);
+        }
+        Ok(datagrams + packets.map_err(Error::Receive)?)
+    }
+
+    fn receive_datagrams<E: Endpoint>(
+        &mut self,
+        endpoint: &mut E,
+        socket: &mut Sockets,
+        now: Instant,
+    ) -> Result<usize, Error> {
+        let Some(udp) = socket.udp() else { return Ok(0) };
         for count in 0..BATCH {
-            let (length, from) = match socket.try_recv_from(&mut self.inbound[..]) {
+            let (length, from) = match udp.try_recv_from(&mut self.inbound[..]) {
                 Ok(received) => received,
                 Err(error) if is_transient(&error) => return Ok(count),
                 Err(error) => return Err(Error::Receive(error)),
@@ -307,22 +343,14 @@ impl Driver {
                 continue;
             }
             let Some(datagram) = self.inbound.get_mut(..length) else { continue };
-            match endpoint.handle_datagram(now, from, datagram) {
-                Ok(Received::Packet(range)) => {
-                    let packet = self.inbound.get(range).unwrap_or_default();
-                    if self.device.try_send(packet).is_err() {
-                        endpoint.count_drop(DropReason::Blocked);
-                    }
-                }
-                Ok(Received::Consumed) => {}
-                Err(reason) => tracing::trace!(%from, %reason, "dropped a datagram"),
-            }
+            // A lost datagram is not news to the peer.
+            let _ = deliver(&self.device, endpoint, now, Underlay::udp(from), datagram);
         }
         Ok(BATCH)
     }
 
     /// Device to socket, one batch. Returns how many packets were there.
-    fn send<E: Endpoint>(&mut self, endpoint: &mut E, socket: &UdpSocket, now: Instant) -> Result<usize, Error> {
+    fn send<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) -> Result<usize, Error> {
         for count in 0..BATCH {
             if self.blocked.is_some() {
                 return Ok(count);
@@ -336,10 +364,10 @@ impl Driver {
             match endpoint.seal_packet(now, buf) {
                 Ok((to, range)) => {
                     let datagram = self.outbound.get(range.clone()).unwrap_or_default();
-                    match socket.try_send_to(datagram, to) {
-                        Ok(_) => {}
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = Some((to, range)),
-                        Err(_) => endpoint.count_drop(DropReason::Blocked),
+                    match socket.send(datagram, to, Kind::Data) {
+                        Sent::Yes => {}
+                        Sent::Later => self.blocked = Some((to, range)),
+                        Sent::No => endpoint.count_drop(DropReason::Blocked),
                     }
                 }
                 Err(reason) => tracing::trace!(%reason, "dropped a packet from the device"),
@@ -348,14 +376,51 @@ impl Driver {
         Ok(BATCH)
     }
 
-    fn retry_blocked<E: Endpoint>(&mut self, endpoint: &mut E, socket: &UdpSocket) {
+    fn retry_blocked<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
         let Some((to, range)) = self.blocked.take() else { return };
-        match socket.try_send_to(self.outbound.get(range.clone()).unwrap_or_default(), to) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = Some((to, range)),
-            Err(_) => endpoint.count_drop(DropReason::Blocked),
+        match socket.send(self.outbound.get(range.clone()).unwrap_or_default(), to, Kind::Data) {
+            Sent::Yes => {}
+            Sent::Later => self.blocked = Some((to, range)),
+            Sent::No => endpoint.count_drop(DropReason::Blocked),
         }
     }
+}
+
+/// Gives a packet from outside to the endpoint, and what is in it to the device.
+fn deliver<E: Endpoint>(
+    device: &Device,
+    endpoint: &mut E,
+    now: Instant,
+    from: Underlay,
+    packet: &mut [u8],
+) -> Result<(), DropReason> {
+    match endpoint.handle_datagram(now, from, packet) {
+        Ok(Received::Packet(range)) => {
+            if device.try_send(packet.get(range).unwrap_or_default()).is_err() {
+                endpoint.count_drop(DropReason::Blocked);
+            }
+            Ok(())
+        }
+        Ok(Received::Consumed) => Ok(()),
+        Err(reason) => {
+            tracing::trace!(%from, %reason, "dropped a packet");
+            Err(reason)
+        }
+    }
+}
+
+/// Whether a packet that was dropped for `reason` shows that its stream is out of step, or not a peer's at all. Nothing
+/// is lost or forged inside of a connection, so there is no going on from there.
+fn ends_connection(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::Malformed
+            | DropReason::Wrap
+            | DropReason::Replay
+            | DropReason::Cookie
+            | DropReason::Authentication
+            | DropReason::TooLarge
+    )
 }
 
 fn is_transient(error: &io::Error) -> bool {

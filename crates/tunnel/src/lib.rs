@@ -1,4 +1,4 @@
-//! Drives `ovpn` over TUN and UDP, with TLS by OpenSSL over the reliability layer.
+//! Drives `ovpn` over TUN and UDP or TCP, with TLS by OpenSSL over the reliability layer.
 //!
 //! [`start`] runs a tunnel as a task. It obeys [`Command`]s and a token, and reports by [`Event`]s and a [`Snapshot`],
 //! all of them plain data. It never sets addresses or routes: it says what they should be.
@@ -7,21 +7,24 @@ mod config;
 mod device;
 mod dial;
 mod driver;
+mod framing;
 mod listen;
 mod report;
 mod socket;
+mod sockets;
+mod streams;
 mod sys;
 mod tls;
 
 pub use config::{
-    Cipher, Dial, Ipv4Prefix, Keepalive, Listen, MAX_MTU, Mode, StaticKey, StaticKeyError, StaticPeer, TlsMaterial,
-    TlsVersion, TunnelConfig,
+    Cipher, Dial, Ipv4Prefix, Keepalive, Listen, MAX_MTU, Mode, Remote, RemoteError, StaticKey, StaticKeyError,
+    StaticPeer, TlsMaterial, TlsVersion, TunnelConfig,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
 pub use report::{
     Command, Configured, DropReason, Drops, EndReason, Event, Identity, Ifconfig, KeyDerivation, PeerConnected, PeerId,
-    PeerSnapshot, PushedRoute, Snapshot, Traffic,
+    PeerSnapshot, PushedRoute, Snapshot, Traffic, Transport, Underlay,
 };
 pub use tls::TlsError;
 
@@ -60,14 +63,29 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
     let driver = driver::Driver::new(device, tls, stop, command_receiver, event_sender, snapshot_sender);
     let task = match config.mode.clone() {
         Mode::Listen(listen) => {
-            let bind = |source| Error::Bind { address: listen.bind, source };
-            let socket = socket::bind(listen.bind).map_err(bind)?;
-            let address = socket.local_addr().map_err(bind)?;
-            tokio::spawn(listen::run(driver, config, listen, socket, address))
+            let (sockets, addresses) = open(&listen)?;
+            tokio::spawn(listen::run(driver, config, listen, sockets, addresses))
         }
         Mode::Dial(dial) => tokio::spawn(dial::run(driver, config, dial)),
     };
     Ok(Handle { events, snapshot, commands, task })
+}
+
+/// Opens a listener's sockets; tells where they are.
+fn open(listen: &Listen) -> Result<(sockets::Sockets, Vec<Underlay>), Error> {
+    let address = Underlay::udp(listen.bind);
+    let bind = |source| Error::Bind { address, source };
+    let udp = socket::bind(listen.bind).map_err(bind)?;
+    let mut addresses = vec![Underlay::udp(udp.local_addr().map_err(bind)?)];
+    let mut streams = None;
+    if let Some(tcp) = listen.tcp {
+        let address = Underlay::tcp(tcp);
+        let bind = |source| Error::Bind { address, source };
+        let listening = streams::Streams::listen(tcp, listen.max_peers + listen::MAX_HANDSHAKES).map_err(bind)?;
+        addresses.push(Underlay::tcp(listening.local_addr().map_err(bind)?));
+        streams = Some(listening);
+    }
+    Ok((sockets::Sockets::listening(udp, streams), addresses))
 }
 
 fn check(config: &TunnelConfig) -> Result<(), Error> {

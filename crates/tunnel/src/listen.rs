@@ -1,25 +1,25 @@
 //! The listening end.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use ovpn::server::{Server, ServerConfig};
-use tokio::net::UdpSocket;
+use ovpn::underlay::Underlay;
 
 use crate::config::{Ipv4Prefix, Listen, TunnelConfig};
 use crate::driver::{Driver, Error, Role};
 use crate::report::{Command, Event};
+use crate::sockets::Sockets;
 
 /// Handshakes in progress at a time.
-const MAX_HANDSHAKES: usize = 64;
+pub(crate) const MAX_HANDSHAKES: usize = 64;
 
 /// Serves peers until the tunnel is told to stop.
 pub(crate) async fn run(
     mut driver: Driver,
     config: TunnelConfig,
     listen: Listen,
-    socket: UdpSocket,
-    address: SocketAddr,
+    mut sockets: Sockets,
+    addresses: Vec<Underlay>,
 ) -> Result<(), Error> {
     let server = ServerConfig {
         tls_crypt: config.tls_crypt,
@@ -35,9 +35,11 @@ pub(crate) async fn run(
         max_handshakes: MAX_HANDSHAKES,
     };
     let mut server = Server::new(server, Instant::now(), crate::unix_time(), crate::rng());
-    socket.writable().await.map_err(Error::Receive)?;
-    driver.report(Event::Listening { address });
-    driver.run(&mut server, &socket).await.map(drop)
+    sockets.writable().await.map_err(Error::Receive)?;
+    for address in addresses {
+        driver.report(Event::Listening { address });
+    }
+    driver.run(&mut server, &mut sockets).await.map(drop)
 }
 
 impl Role for Server {

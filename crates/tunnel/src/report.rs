@@ -1,27 +1,28 @@
 //! What a tunnel reports and obeys. Plain data that could cross a process boundary.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::{Instant, SystemTime};
 
 pub use ovpn::drops::{DropReason, Drops};
 pub use ovpn::endpoint::{Configured, EndReason, Identity, PeerConnected, PeerId, Traffic};
 pub use ovpn::keys::KeyDerivation;
 pub use ovpn::push::{Ifconfig, PushedRoute};
+pub use ovpn::underlay::{Transport, Underlay};
 
 use ovpn::endpoint::{Counters, PeerStatus};
 
 /// News from a tunnel, in the order they happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Listener: datagrams are received here.
+    /// Listener: peers are served here. Comes once for each transport.
     Listening {
         /// The bound address.
-        address: SocketAddr,
+        address: Underlay,
     },
     /// Dialer: an attempt begins.
     Connecting {
         /// Where to.
-        remote: SocketAddr,
+        remote: Underlay,
     },
     /// Dialer: a name did not resolve; another attempt follows.
     Unresolved {
@@ -46,7 +47,7 @@ pub enum Event {
     /// A handshake ended without success. The listener is up as before; a dialer tries again.
     HandshakeFailed {
         /// The other end.
-        remote: SocketAddr,
+        remote: Underlay,
         /// Why.
         reason: EndReason,
     },

@@ -21,9 +21,11 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     if setsockopt(&socket, sockopt::SndBufForce, &BUFFER).is_err() {
         let _ = socket.set_send_buffer_size(BUFFER);
     }
-    if address.is_ipv4() {
-        crate::sys::allow_fragments(&socket)?;
+    if address.is_ipv6() {
+        // The unspecified address serves both families, whatever the system's default is.
+        socket.set_only_v6(false)?;
     }
+    crate::sys::allow_fragments(&socket)?;
     socket.bind(&address.into())?;
     UdpSocket::from_std(socket.into())
 }

@@ -3,9 +3,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::libc;
+use nix::sys::epoll::Epoll;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 nix::ioctl_write_int! {
@@ -29,7 +31,31 @@ pub(crate) fn watch(file: File) -> io::Result<AsyncFd<File>> {
     Ok(unsafe { AsyncFd::register(file) }?)
 }
 
-/// Lets the outer datagrams be fragmented on their way, as stock peers do: a path with a smaller MTU then costs
+/// An epoll instance that can itself be watched.
+pub(crate) struct WatchedEpoll(Epoll);
+
+impl std::ops::Deref for WatchedEpoll {
+    type Target = Epoll;
+
+    fn deref(&self) -> &Epoll {
+        &self.0
+    }
+}
+
+impl AsRawFd for WatchedEpoll {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.0.as_raw_fd()
+    }
+}
+
+/// Watches an epoll instance for events.
+pub(crate) fn watch_epoll(epoll: Epoll) -> io::Result<AsyncFd<WatchedEpoll>> {
+    let epoll = WatchedEpoll(epoll);
+    // SAFETY: an Epoll owns a valid descriptor, and nothing closes or replaces it while the AsyncFd owns the Epoll.
+    Ok(unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?)
+}
+
+/// Lets the outer IPv4 datagrams of a socket of either family be fragmented on their way, as stock peers do: a path with a smaller MTU then costs
 /// fragments, not silence.
 pub(crate) fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {
     let value: libc::c_int = libc::IP_PMTUDISC_DONT;

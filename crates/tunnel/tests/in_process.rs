@@ -9,8 +9,8 @@ use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunnel::{
-    Command, Device, Dial, EndReason, Error, Event, Handle, Listen, Mode, StaticKey, StaticPeer, TlsMaterial,
-    TunnelConfig,
+    Command, Device, Dial, EndReason, Error, Event, Handle, Listen, Mode, Remote, StaticKey, StaticPeer, TlsMaterial,
+    Transport, TunnelConfig, Underlay,
 };
 
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
@@ -40,6 +40,7 @@ impl Authority {
     fn listener(&self, bind: SocketAddr) -> TunnelConfig {
         let mode = Mode::Listen(Listen {
             bind,
+            tcp: Some(bind),
             address: LISTENER,
             prefix_len: 24,
             peers: vec![StaticPeer { name: "dialer".to_owned(), address: DIALER }],
@@ -50,8 +51,12 @@ impl Authority {
         TunnelConfig::new(mode, self.issue("listener", ExtendedKeyUsagePurpose::ServerAuth), Some(key()))
     }
 
-    fn dialer(&self, remote: SocketAddr) -> TunnelConfig {
-        let mode = Mode::Dial(Dial { remotes: vec![remote.to_string()], peer: Some("listener".to_owned()) });
+    fn dialer(&self, remote: Underlay) -> TunnelConfig {
+        self.dialer_of(vec![remote.to_string().parse().unwrap()])
+    }
+
+    fn dialer_of(&self, remotes: Vec<Remote>) -> TunnelConfig {
+        let mode = Mode::Dial(Dial { remotes, peer: Some("listener".to_owned()) });
         TunnelConfig::new(mode, self.issue("dialer", ExtendedKeyUsagePurpose::ClientAuth), Some(key()))
     }
 }
@@ -101,10 +106,16 @@ impl Running {
     }
 }
 
-async fn listening(authority: &Authority) -> (Running, SocketAddr) {
-    let mut listener = Running::start(authority.listener(any()));
+/// A listener at `bind`, and where it serves over UDP.
+async fn listening_at(authority: &Authority, bind: SocketAddr) -> (Running, Underlay) {
+    let mut listener = Running::start(authority.listener(bind));
     let Event::Listening { address } = listener.event().await else { panic!("not listening first") };
+    assert_eq!(address.transport, Transport::Udp);
     (listener, address)
+}
+
+async fn listening(authority: &Authority) -> (Running, Underlay) {
+    listening_at(authority, any()).await
 }
 
 fn packet(source: Ipv4Addr, destination: Ipv4Addr, mark: u8) -> Vec<u8> {
@@ -123,16 +134,27 @@ fn receive(device: &UnixDatagram) -> Vec<u8> {
     buf
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn carries_packets_and_says_goodbye() {
+async fn carries_packets_and_says_goodbye(bind: SocketAddr, transport: Transport) {
     let authority = Authority::new();
-    let (mut listener, address) = listening(&authority).await;
+    let (mut listener, mut address) = listening_at(&authority, bind).await;
+    let Event::Listening { address: tcp } = listener.event().await else { panic!("not listening over TCP") };
+    if transport == Transport::Tcp {
+        address = tcp;
+    }
+    if bind.ip().is_unspecified() {
+        address.address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
     let mut dialer = Running::start(authority.dialer(address));
     assert!(matches!(dialer.event().await, Event::Connecting { .. }));
     let Event::Configured(configured) = dialer.event().await else { panic!("not configured") };
     assert_eq!((configured.ifconfig.address(), configured.gateway, configured.mtu), (DIALER, Some(LISTENER), 1420));
-    dialer.connected().await;
-    listener.connected().await;
+    let at = |event| match event {
+        Event::PeerConnected(peer) => Some(peer.remote),
+        _ => None,
+    };
+    assert_eq!(dialer.wait(at).await, address);
+    let dialer_at = listener.wait(at).await;
+    assert_eq!((dialer_at.transport, dialer_at.canonical_address().ip()), (transport, address.address.ip()));
 
     for mark in 0..100 {
         let (there, back) = (packet(DIALER, LISTENER, mark), packet(LISTENER, DIALER, mark));
@@ -153,6 +175,31 @@ async fn carries_packets_and_says_goodbye() {
     };
     assert_eq!(listener.wait(ended).await, EndReason::PeerExit);
     listener.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn carries_over_udp() {
+    carries_packets_and_says_goodbye(any(), Transport::Udp).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn carries_over_tcp() {
+    carries_packets_and_says_goodbye(any(), Transport::Tcp).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn carries_over_ipv6() {
+    for transport in [Transport::Udp, Transport::Tcp] {
+        carries_packets_and_says_goodbye("[::1]:0".parse().unwrap(), transport).await;
+    }
+}
+
+/// One socket for both families: an IPv4 dialer is known by its IPv4 address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serves_ipv4_on_the_unspecified_ipv6_address() {
+    for transport in [Transport::Udp, Transport::Tcp] {
+        carries_packets_and_says_goodbye("[::]:0".parse().unwrap(), transport).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,23 +255,29 @@ async fn strangers_fail_and_are_counted() {
 async fn refuses_what_cannot_work() {
     let authority = Authority::new();
     let start = |config| tunnel::start(config, Device::pair().unwrap().0, CancellationToken::new()).map(drop);
-    let mut config = authority.dialer(any());
+    let any = any();
+    let nowhere = Underlay::udp("192.0.2.1:9".parse().unwrap());
+    let mut config = authority.dialer(nowhere);
     config.tls.key_pem = authority.issue("other", ExtendedKeyUsagePurpose::ClientAuth).key_pem;
     assert!(matches!(start(config), Err(Error::Tls(_))));
-    let mut config = authority.dialer(any());
+    let mut config = authority.dialer(nowhere);
     config.tls.ca_pem = "nothing".to_owned();
     assert!(matches!(start(config), Err(Error::Tls(_))));
-    let mut config = authority.dialer(any());
+    let mut config = authority.dialer(nowhere);
     config.tun_mtu = 100;
     assert!(matches!(start(config), Err(Error::Setting(_))));
-    let mut config = authority.dialer(any());
+    let mut config = authority.dialer(nowhere);
     config.mode = Mode::Dial(Dial { remotes: Vec::new(), peer: None });
     assert!(matches!(start(config), Err(Error::Setting(_))));
-    let taken = std::net::UdpSocket::bind(any()).unwrap();
+    let taken = std::net::UdpSocket::bind(any).unwrap();
     let config = authority.listener(taken.local_addr().unwrap());
     assert!(matches!(start(config), Err(Error::Bind { .. })));
+    let taken = std::net::TcpListener::bind(any).unwrap();
+    let config = authority.listener(taken.local_addr().unwrap());
+    let error = start(config).unwrap_err().to_string();
+    assert!(error.contains(&format!("{}/tcp", taken.local_addr().unwrap())), "{error}");
     assert!(Device::open_persistent("").is_err() && Device::open_persistent("has/slash").is_err());
-    let shown = format!("{:?}", authority.dialer(any()));
+    let shown = format!("{:?}", authority.dialer(nowhere));
     assert!(!shown.contains("PRIVATE") && !shown.contains("0505"));
 }
 
@@ -235,10 +288,8 @@ async fn dials_until_somebody_answers() {
     let place = std::net::UdpSocket::bind(any()).unwrap();
     let address = place.local_addr().unwrap();
     drop(place);
-    let mut config = authority.dialer(address);
-    if let Mode::Dial(dial) = &mut config.mode {
-        dial.remotes.insert(0, "not-a-name.invalid:1194".to_owned());
-    }
+    let remotes = ["not-a-name.invalid:1194".parse().unwrap(), address.to_string().parse().unwrap()];
+    let config = authority.dialer_of(remotes.into());
     let mut dialer = Running::start(config);
     dialer.wait(|event| matches!(event, Event::Unresolved { .. }).then_some(())).await;
     dialer.wait(|event| matches!(event, Event::Connecting { .. }).then_some(())).await;

@@ -1,6 +1,6 @@
 //! Admission: what happens when a client's key exchange message has come in over a verified TLS session.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::{Peer, Phase, Server};
@@ -12,6 +12,7 @@ use crate::keys::{KeyBlock, KeyDerivation};
 use crate::negotiation::{self, PeerInfo};
 use crate::packet::SessionId;
 use crate::push;
+use crate::underlay::Underlay;
 use crate::wrap::Role;
 
 impl Server {
@@ -21,12 +22,13 @@ impl Server {
             Ok(theirs) => theirs,
             Err(error) => return self.end(now, key, error.into()),
         };
+        let Some(remote) = self.sessions.get(&key).map(|session| session.remote) else { return };
         let mut ours = Randoms::generate(&mut *self.rng);
         ours.pre_master = [0; 48];
         // Sent in every case: a client reads AUTH_FAILED only after it.
         let reply = KeyMethod2 {
             randoms: ours.clone(),
-            options: negotiation::options_string(Role::Server, self.config.tun_mtu),
+            options: negotiation::options_string(Role::Server, self.config.tun_mtu, remote),
             peer_info: String::new(),
         };
         self.send_message(key, reply.encode(false));
@@ -104,7 +106,7 @@ impl Server {
 
     /// Sessions that must give way to an authenticated newcomer: of the same identity, from the same address, or with
     /// the address that is listed for it.
-    fn older_sessions(&self, identity: &Identity, remote: SocketAddr) -> Vec<SessionKey> {
+    fn older_sessions(&self, identity: &Identity, remote: Underlay) -> Vec<SessionKey> {
         let listed = self.listed_address(identity);
         let same = |peer: &Peer| {
             peer.connected.identity == *identity || peer.connected.remote == remote || Some(peer.address) == listed

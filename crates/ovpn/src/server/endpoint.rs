@@ -1,6 +1,6 @@
 //! The calls of a driver.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -9,9 +9,10 @@ use crate::data::HEADROOM;
 use crate::drops::DropReason;
 use crate::endpoint::{Counters, EndReason, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsOutput};
 use crate::packet::{Header, Opcode};
+use crate::underlay::Underlay;
 
 impl Endpoint for Server {
-    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<Received, DropReason> {
+    fn handle_datagram(&mut self, now: Instant, from: Underlay, datagram: &mut [u8]) -> Result<Received, DropReason> {
         let result = match datagram.first().copied().and_then(Header::decode) {
             None => Err(DropReason::Malformed),
             Some(header) => match header.opcode {
@@ -25,7 +26,7 @@ impl Endpoint for Server {
         result.inspect_err(|&reason| self.counters.drops.count(reason))
     }
 
-    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(SocketAddr, Range<usize>), DropReason> {
+    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason> {
         let result = match buf.get(HEADROOM..).and_then(|packet| packet.first_chunk::<20>()) {
             Some(header) if header[0] >> 4 == 4 => {
                 let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
@@ -44,6 +45,22 @@ impl Endpoint for Server {
             })
         });
         result.inspect_err(|&reason| self.counters.drops.count(reason))
+    }
+
+    fn handle_closed(&mut self, now: Instant, at: Underlay) {
+        let over = self.sessions.iter().filter(|(_, session)| session.remote == at).map(|(&key, _)| key);
+        for key in over.collect::<Vec<_>>() {
+            self.end(now, key, EndReason::ConnectionClosed);
+            self.remove(key);
+        }
+        self.outbox.retain(|(to, _)| *to != at);
+    }
+
+    fn needs(&self, at: Underlay) -> bool {
+        self.sessions.values().filter(|session| session.remote == at).any(|session| {
+            let ended = matches!(session.phase, Phase::Ended { .. });
+            !(ended && session.channel.is_settled())
+        })
     }
 
     fn handle_tls(&mut self, now: Instant, key: SessionKey, output: TlsOutput) {
@@ -116,7 +133,7 @@ impl Endpoint for Server {
         self.tls.pop_front()
     }
 
-    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay> {
         if let Some((to, datagram)) = self.outbox.pop_front() {
             *out = datagram;
             return Some(to);

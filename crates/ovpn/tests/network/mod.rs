@@ -1,7 +1,7 @@
 //! The simulated network.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use ovpn::client::{Client, ClientConfig};
@@ -13,6 +13,7 @@ use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::push::Ipv4Prefix;
 use ovpn::server::{Server, ServerConfig, StaticPeer};
 use ovpn::static_key::StaticKey;
+use ovpn::underlay::Underlay;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -27,6 +28,7 @@ pub(crate) fn client_config() -> ClientConfig {
         max_mtu: 1600,
         key_derivation: KeyDerivation::Ekm,
         keepalive: Keepalive { ping: Duration::ZERO, ping_restart: Duration::from_secs(120) },
+        first_answer: Duration::from_secs(10),
     }
 }
 
@@ -139,7 +141,9 @@ impl Pipe {
 struct Host {
     client: Client,
     pipe: Pipe,
-    address: SocketAddr,
+    address: Underlay,
+    /// Where the client thinks that the server is.
+    server: Underlay,
 }
 
 /// One server, clients, and what is on its way between them.
@@ -148,13 +152,13 @@ pub(crate) struct Network {
     rng: StdRng,
     pub(crate) fault: Fault,
     pub(crate) server: Server,
-    server_address: SocketAddr,
+    server_address: Underlay,
     server_pipes: HashMap<SessionKey, Pipe>,
     clients: Vec<Option<Host>>,
     pub(crate) events: Vec<Vec<Event>>,
     pub(crate) server_events: Vec<Event>,
     /// By time of arrival: destination, source, datagram.
-    on_the_way: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
+    on_the_way: BTreeMap<(Instant, u64), (Underlay, Underlay, Vec<u8>)>,
     sent: u64,
     /// Every datagram that was sent.
     pub(crate) recorded: Vec<Vec<u8>>,
@@ -170,7 +174,7 @@ impl Network {
             server: Server::new(config, now, 1_700_000_000, server_rng),
             rng,
             fault: Fault::default(),
-            server_address: "192.0.2.1:1194".parse().unwrap(),
+            server_address: Underlay::udp("192.0.2.1:1194".parse().unwrap()),
             server_pipes: HashMap::new(),
             clients: Vec::new(),
             events: Vec::new(),
@@ -186,8 +190,8 @@ impl Network {
         let rng = Box::new(StdRng::seed_from_u64(self.rng.random()));
         let client = Client::new(config, self.server_address, self.now, 1_700_000_000, rng);
         let pipe = Pipe { name: name.to_owned(), is_client: true, input: Vec::new() };
-        let address = SocketAddr::from(([198, 51, 100, 1], 40_000 + at as u16));
-        self.clients.push(Some(Host { client, pipe, address }));
+        let address = Underlay::udp(([198, 51, 100, 1], 40_000 + at as u16).into());
+        self.clients.push(Some(Host { client, pipe, address, server: self.server_address }));
         self.events.push(Vec::new());
         at
     }
@@ -196,6 +200,29 @@ impl Network {
     pub(crate) fn share_address(&mut self, at: usize, other: usize) {
         let address = self.clients[other].as_ref().unwrap().address;
         self.clients[at].as_mut().unwrap().address = address;
+    }
+
+    /// Puts a client and the server at the two ends of a connection.
+    pub(crate) fn add_client_over_tcp(&mut self, name: &str, config: ClientConfig) -> usize {
+        let tcp = Underlay::tcp(self.server_address.address);
+        let udp = std::mem::replace(&mut self.server_address, tcp);
+        let at = self.add_client(name, config);
+        let server = std::mem::replace(&mut self.server_address, udp);
+        let host = self.clients[at].as_mut().unwrap();
+        host.address = Underlay::tcp(host.address.address);
+        host.server = server;
+        at
+    }
+
+    /// Ends the connection of a client, as both ends notice.
+    pub(crate) fn close(&mut self, at: usize) {
+        let host = self.clients[at].as_mut().unwrap();
+        host.client.handle_closed(self.now, host.server);
+        self.server.handle_closed(self.now, host.address);
+    }
+
+    pub(crate) fn client_place(&self, at: usize) -> Underlay {
+        self.clients[at].as_ref().unwrap().address
     }
 
     pub(crate) fn forget_clients(&mut self) {
@@ -278,8 +305,8 @@ impl Network {
         }
     }
 
-    fn arrive(&mut self, to: SocketAddr, from: SocketAddr, datagram: Vec<u8>) {
-        if to == self.server_address {
+    fn arrive(&mut self, to: Underlay, from: Underlay, datagram: Vec<u8>) {
+        if to.address == self.server_address.address {
             let _ = self.server.handle_datagram(self.now, from, &mut datagram.clone());
             return;
         }
@@ -300,7 +327,8 @@ impl Network {
             }
         }
         while let Some(to) = self.server.poll_transmit(now, &mut out) {
-            sent.push((to, self.server_address, out.clone()));
+            let from = Underlay { transport: to.transport, ..self.server_address };
+            sent.push((to, from, out.clone()));
         }
         self.server_events.extend(std::iter::from_fn(|| self.server.poll_event()));
         for (at, host) in self.clients.iter_mut().enumerate() {
@@ -321,7 +349,7 @@ impl Network {
         }
     }
 
-    fn send(&mut self, to: SocketAddr, from: SocketAddr, datagram: Vec<u8>) {
+    fn send(&mut self, to: Underlay, from: Underlay, datagram: Vec<u8>) {
         self.recorded.push(datagram.clone());
         let copies = if self.rng.random_bool(self.fault.repeat) { 2 } else { 1 };
         for _ in 0..copies {
@@ -343,7 +371,7 @@ impl Network {
         let mut buf = [&[0; HEADROOM], inner].concat();
         let now = self.now;
         let (to, range) = self.clients[at].as_mut().unwrap().client.seal_packet(now, &mut buf).unwrap();
-        assert_eq!(to, self.server_address);
+        assert_eq!(to, self.clients[at].as_ref().unwrap().server);
         buf[range].to_vec()
     }
 
@@ -360,8 +388,10 @@ impl Network {
     /// What comes out at the client for a datagram from the server's address.
     pub(crate) fn deliver_to_client(&mut self, at: usize, datagram: &[u8]) -> Option<Vec<u8>> {
         let mut buf = datagram.to_vec();
-        let (now, from) = (self.now, self.server_address);
-        match self.clients[at].as_mut().unwrap().client.handle_datagram(now, from, &mut buf) {
+        let now = self.now;
+        let host = self.clients[at].as_mut().unwrap();
+        let from = host.server;
+        match host.client.handle_datagram(now, from, &mut buf) {
             Ok(Received::Packet(range)) => Some(buf[range].to_vec()),
             Ok(Received::Consumed) | Err(_) => None,
         }
