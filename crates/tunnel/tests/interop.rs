@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
+#[path = "interop/transport.rs"]
+mod transport;
 
 use nix::sys::signal::Signal;
 use support::{Lab, Side, cannot_run};

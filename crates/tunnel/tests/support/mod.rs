@@ -15,6 +15,9 @@ use rcgen::{
 /// Address of [`Side::Server`] on the wire.
 pub(crate) const SERVER: &str = "192.0.2.1";
 const CLIENT: &str = "192.0.2.2";
+/// The IPv6 address of [`Side::Server`] on the wire.
+pub(crate) const SERVER6: &str = "2001:db8::1";
+const CLIENT6: &str = "2001:db8::2";
 
 /// Why the tests of this file cannot run here, if they cannot. With `CI=true` that is a failure.
 pub(crate) fn cannot_run() -> bool {
@@ -87,8 +90,9 @@ impl Lab {
             must("ip", &["-n", name, "link", "set", "lo", "up"]);
         }
         must("ip", &["-n", server, "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", client]);
-        for (name, address) in [(server, SERVER), (client, CLIENT)] {
+        for (name, address, address6) in [(server, SERVER, SERVER6), (client, CLIENT, CLIENT6)] {
             must("ip", &["-n", name, "address", "add", &format!("{address}/24"), "dev", "wire"]);
+            must("ip", &["-n", name, "address", "add", &format!("{address6}/64"), "dev", "wire", "nodad"]);
             must("ip", &["-n", name, "link", "set", "wire", "up"]);
         }
         fs::write(lab.path("ta.key"), static_key()).unwrap();
@@ -173,6 +177,7 @@ impl Lab {
     pub(crate) fn spawn_stock(&mut self, side: Side, log: &str, name: &str, words: &[&str]) {
         let role = match side {
             Side::Server => "--server 10.8.0.0 255.255.255.0 --topology subnet --dh none --keepalive 2 8".to_owned(),
+            Side::Client if words.contains(&"--remote") => "--client --nobind --remote-cert-tls server".to_owned(),
             Side::Client => format!("--client --nobind --remote {SERVER} 1194 --remote-cert-tls server"),
         };
         let mut all: Vec<String> = "--dev tun --proto udp --verb 4".split(' ').map(str::to_owned).collect();
@@ -242,6 +247,23 @@ impl Lab {
             std::thread::sleep(Duration::from_millis(20));
         }
         self.log(log)
+    }
+
+    /// Kills the process with this log.
+    pub(crate) fn kill(&mut self, log: &str) {
+        let at = self.children.iter().position(|(name, _)| name == log).unwrap();
+        let (_, mut child) = self.children.remove(at);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Makes the wire swallow datagrams, or carry them again.
+    pub(crate) fn block_udp(&self, block: bool) {
+        for name in &self.namespaces {
+            let rule = "add table inet block; add chain inet block in { type filter hook input priority 0; };
+                add rule inet block in iifname wire meta l4proto udp drop";
+            must("ip", &["netns", "exec", name, "nft", if block { rule } else { "delete table inet block" }]);
+        }
     }
 
     /// Pings `address` until three answers in a row.
