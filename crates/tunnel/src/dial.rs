@@ -1,5 +1,6 @@
 //! The dialing end: one session after the other, for ever.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,9 @@ use ovpn::client::{Client, ClientConfig};
 use ovpn::endpoint::Endpoint;
 use ovpn::underlay::{Transport, Underlay};
 use rand::RngExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Dial, MAX_MTU, Remote, TunnelConfig};
 use crate::driver::{Driver, Error, Outcome, Role};
@@ -24,8 +27,18 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// three times by then.
 const FIRST_ANSWER_OF_SEVERAL: Duration = Duration::from_secs(4);
 
-/// Connects and reconnects until the tunnel is told to stop.
-pub(crate) async fn run(mut driver: Driver, config: TunnelConfig, dial: Dial) -> Result<(), Error> {
+/// How long a session over a later remote goes on before the earlier ones are looked at, and how often after that.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
+/// The same where earlier remotes answer, but sessions with them do not come to be.
+const LONGEST_LOOK: Duration = Duration::from_secs(300);
+
+/// Connects and reconnects until the tunnel is told to stop. `commands` is where it takes commands from.
+pub(crate) async fn run(
+    mut driver: Driver,
+    config: TunnelConfig,
+    dial: Dial,
+    commands: mpsc::Sender<Command>,
+) -> Result<(), Error> {
     let client = ClientConfig {
         tls_crypt: config.tls_crypt,
         ciphers: config.data_ciphers,
@@ -35,9 +48,10 @@ pub(crate) async fn run(mut driver: Driver, config: TunnelConfig, dial: Dial) ->
         keepalive: config.keepalive,
         first_answer: if dial.remotes.len() > 1 { FIRST_ANSWER_OF_SEVERAL } else { FIRST_ANSWER },
     };
+    let mut dialer = Dialer { config: client, remotes: dial.remotes, look: FIRST_LOOK, commands };
     let mut wait = FIRST_WAIT;
     loop {
-        match round(&mut driver, &client, &dial.remotes).await? {
+        match dialer.round(&mut driver).await? {
             Attempt::Stopped => return Ok(()),
             // It worked a moment ago: begin at once.
             Attempt::Over => wait = FIRST_WAIT,
@@ -51,28 +65,57 @@ pub(crate) async fn run(mut driver: Driver, config: TunnelConfig, dial: Dial) ->
     }
 }
 
-/// Tries all remotes in their order, each at all of its addresses, until one worked.
-async fn round(driver: &mut Driver, config: &ClientConfig, remotes: &[Remote]) -> Result<Attempt, Error> {
-    for remote in remotes {
-        let resolved = tokio::select! {
-            () = driver.stop.cancelled() => return Ok(Attempt::Stopped),
-            resolved = resolve(remote) => resolved,
-        };
-        let addresses = match resolved {
-            Ok(addresses) => addresses,
-            Err(reason) => {
-                driver.report(Event::Unresolved { remote: remote.to_string(), reason });
-                Vec::new()
-            }
-        };
-        for address in addresses {
-            match attempt(driver, config, Underlay { transport: remote.transport, address }).await? {
-                Attempt::Failed => {}
-                decided => return Ok(decided),
+struct Dialer {
+    config: ClientConfig,
+    remotes: Vec<Remote>,
+    /// Time between looks at earlier remotes.
+    look: Duration,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Dialer {
+    /// Tries all remotes in their order, each at all of its addresses, until one worked.
+    async fn round(&mut self, driver: &mut Driver) -> Result<Attempt, Error> {
+        for (at, remote) in self.remotes.iter().enumerate() {
+            let resolved = tokio::select! {
+                () = driver.stop.cancelled() => return Ok(Attempt::Stopped),
+                resolved = resolve(remote) => resolved,
+            };
+            let addresses = match resolved {
+                Ok(addresses) => addresses,
+                Err(reason) => {
+                    driver.report(Event::Unresolved { remote: remote.to_string(), reason });
+                    Vec::new()
+                }
+            };
+            for address in addresses {
+                let returning = (at > 0).then(|| AbortOnDropHandle::new(tokio::spawn(self.returning(at))));
+                let attempt = attempt(driver, &self.config, Underlay { transport: remote.transport, address }).await?;
+                drop(returning);
+                match attempt {
+                    Attempt::Failed => {}
+                    Attempt::Stopped => return Ok(Attempt::Stopped),
+                    Attempt::Over => {
+                        self.look = if at == 0 { FIRST_LOOK } else { (self.look * 2).min(LONGEST_LOOK) };
+                        return Ok(Attempt::Over);
+                    }
+                }
             }
         }
+        Ok(if driver.stop.is_cancelled() { Attempt::Stopped } else { Attempt::Failed })
     }
-    Ok(if driver.stop.is_cancelled() { Attempt::Stopped } else { Attempt::Failed })
+
+    /// Has the session over the remote at `at` ended for a new round as soon as an earlier remote answers.
+    fn returning(&self, at: usize) -> impl Future<Output = ()> + use<> {
+        let earlier: Vec<Remote> = self.remotes.iter().take(at).cloned().collect();
+        let (config, look, commands) = (self.config.clone(), self.look, self.commands.clone());
+        async move {
+            crate::probe::until_one_answers(config, earlier, look).await;
+            tracing::debug!("an earlier remote answers again");
+            // If nobody takes commands any more, the tunnel is about to end.
+            let _ = commands.send(Command::Reconnect).await;
+        }
+    }
 }
 
 enum Attempt {
@@ -84,22 +127,18 @@ enum Attempt {
 }
 
 async fn attempt(driver: &mut Driver, config: &ClientConfig, remote: Underlay) -> Result<Attempt, Error> {
+    // A command that came too late for the session before is obeyed by what happens here.
+    while driver.commands.try_recv().is_ok() {}
     driver.report(Event::Connecting { remote });
-    let mut sockets = match remote.transport {
-        Transport::Udp => open(remote.address).await?,
-        Transport::Tcp => {
-            let stop = driver.stop.clone();
-            let connected = tokio::select! {
-                () = stop.cancelled() => return Ok(Attempt::Stopped),
-                connected = connect(remote.address, config.first_answer) => connected,
-            };
-            match connected {
-                Ok(sockets) => sockets,
-                Err(why) => {
-                    driver.fail(remote, why);
-                    return Ok(Attempt::Failed);
-                }
-            }
+    let opened = tokio::select! {
+        () = driver.stop.cancelled() => return Ok(Attempt::Stopped),
+        opened = open(remote, config.first_answer) => opened,
+    };
+    let mut sockets = match opened {
+        Ok(sockets) => sockets,
+        Err(why) => {
+            driver.fail(remote, why);
+            return Ok(Attempt::Failed);
         }
     };
     let mut client = Client::new(config.clone(), remote, Instant::now(), crate::unix_time(), crate::rng());
@@ -117,27 +156,36 @@ async fn attempt(driver: &mut Driver, config: &ClientConfig, remote: Underlay) -
     }
 }
 
-/// A socket that can send datagrams to `remote`.
-async fn open(remote: SocketAddr) -> Result<Sockets, Error> {
+/// Sockets that can send to `remote`, or why there are none.
+async fn open(remote: Underlay, deadline: Duration) -> Result<Sockets, String> {
+    let opened = async {
+        match remote.transport {
+            Transport::Udp => {
+                let socket = bind_towards(remote.address)?;
+                socket.writable().await?;
+                Ok(Sockets::dialing(socket))
+            }
+            Transport::Tcp => Sockets::connected(TcpStream::connect(remote.address).await?),
+        }
+    };
+    match tokio::time::timeout(deadline, opened).await {
+        Err(_) => Err("nobody answered".to_owned()),
+        Ok(opened) => opened.map_err(|error: io::Error| error.to_string()),
+    }
+}
+
+/// A socket for datagrams to `remote`, if there is a way there.
+pub(crate) fn bind_towards(remote: SocketAddr) -> io::Result<UdpSocket> {
     let local = match remote {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
-    let socket = crate::socket::bind(local).map_err(|source| Error::Bind { address: Underlay::udp(local), source })?;
-    socket.writable().await.map_err(Error::Receive)?;
-    Ok(Sockets::dialing(socket))
+    // To connect sends nothing; it tells at once that a host without IPv6, say, has no route.
+    std::net::UdpSocket::bind(local)?.connect(remote)?;
+    crate::socket::bind(local)
 }
 
-/// A connection with `remote`, or why there is none.
-async fn connect(remote: SocketAddr, deadline: Duration) -> Result<Sockets, String> {
-    match tokio::time::timeout(deadline, TcpStream::connect(remote)).await {
-        Err(_) => Err("nobody answered".to_owned()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Ok(Ok(stream)) => Sockets::connected(stream).map_err(|error| error.to_string()),
-    }
-}
-
-async fn resolve(remote: &Remote) -> Result<Vec<SocketAddr>, String> {
+pub(crate) async fn resolve(remote: &Remote) -> Result<Vec<SocketAddr>, String> {
     let lookup = tokio::net::lookup_host((remote.host.as_str(), remote.port));
     match tokio::time::timeout(RESOLVE_DEADLINE, lookup).await {
         Err(_) => Err("name resolution took too long".to_owned()),

@@ -9,6 +9,7 @@ mod dial;
 mod driver;
 mod framing;
 mod listen;
+mod probe;
 mod report;
 mod socket;
 mod sockets;
@@ -66,7 +67,7 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
             let (sockets, addresses) = open(&listen)?;
             tokio::spawn(listen::run(driver, config, listen, sockets, addresses))
         }
-        Mode::Dial(dial) => tokio::spawn(dial::run(driver, config, dial)),
+        Mode::Dial(dial) => tokio::spawn(dial::run(driver, config, dial, commands.clone())),
     };
     Ok(Handle { events, snapshot, commands, task })
 }

@@ -117,8 +117,7 @@ fn stock_client_beside_broken_connections() {
     assert!(log.contains("handshakes_completed=1"), "{log}");
 }
 
-/// When UDP is silent, our dialer is connected over TCP within seconds, and over UDP again at its next session after
-/// that works.
+/// When UDP is silent, our dialer is connected over TCP within seconds, and over UDP again when that works.
 #[test]
 fn our_dialer_falls_back_to_tcp() {
     if cannot_run() {
@@ -150,5 +149,10 @@ fn our_dialer_falls_back_to_tcp() {
     lab.block_udp(true);
     lab.wait_for_count("client", connected, 3);
     assert!(silent.elapsed().as_secs() < 12, "{:?}", silent.elapsed());
+    lab.ping(Side::Client, "10.8.0.1", 56);
+    // It works again, and is used again, although the session over TCP has no fault.
+    lab.block_udp(false);
+    let log = lab.wait_for_count("client", connected, 4);
+    assert!(log.lines().rfind(|line| line.contains(connected)).unwrap().contains("transport: Udp"), "{log}");
     lab.ping(Side::Client, "10.8.0.1", 56);
 }
