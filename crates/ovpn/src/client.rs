@@ -11,17 +11,19 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::channel::{ControlChannel, HAND_WINDOW, Live, Opened, Waiting};
-use crate::data::{Cipher, DataChannel, HEADROOM, Payload};
+use crate::channel::{ControlChannel, Handled, Waiting};
+use crate::data::{Cipher, HEADROOM, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{
-    Configured, Counters, EndReason, Endpoint, Event, Keepalive, PeerConnected, PeerStatus, Received, SessionKey,
-    TlsInput, TlsOutput, TlsSession,
+    Configured, Counters, EndReason, Endpoint, Event, Keepalive, PeerConnected, PeerStatus, Received, RenewalLimits,
+    SessionKey, TlsInput, TlsKey, TlsOutput, TlsSession,
 };
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
+use crate::live::{Desk, Live, Opened, Terms};
 use crate::negotiation::{self, printable};
 use crate::packet::{Header, Opcode, SessionId};
 use crate::push::{PushError, PushReply};
@@ -50,6 +52,8 @@ pub struct ClientConfig {
     pub key_derivation: KeyDerivation,
     /// Used as far as the server pushes nothing else.
     pub keepalive: Keepalive,
+    /// When keys are renewed.
+    pub renewal: RenewalLimits,
 }
 
 enum Phase {
@@ -85,7 +89,6 @@ pub struct Client {
     config: ClientConfig,
     remote: SocketAddr,
     rng: Box<dyn rand::CryptoRng + Send>,
-    keys: WrapKeys,
     channel: ControlChannel,
     phase: Phase,
     /// End of the hand window.
@@ -94,7 +97,7 @@ pub struct Client {
     patience: Instant,
     /// A goodbye is on its way over the control channel.
     leaving: bool,
-    tls: VecDeque<TlsInput>,
+    tls: VecDeque<(TlsKey, TlsInput)>,
     outbox: VecDeque<Waiting>,
     events: VecDeque<Event>,
     counters: Counters,
@@ -114,21 +117,20 @@ impl Client {
         while id == [0; 8] {
             rng.fill_bytes(&mut id);
         }
-        let keys = WrapKeys::new(Role::Client, config.tls_crypt.as_ref());
+        let keys = Arc::new(WrapKeys::new(Role::Client, config.tls_crypt.as_ref()));
         Self {
-            config,
             remote,
             rng,
-            keys,
-            channel: ControlChannel::client(now, SessionId(id), unix_time),
+            channel: ControlChannel::client(SESSION, now, SessionId(id), keys, unix_time),
             phase: Phase::Reset,
-            deadline: now + HAND_WINDOW,
+            deadline: now + config.renewal.hand_window,
             patience: now + PATIENCE,
             leaving: false,
             tls: VecDeque::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
+            config,
         }
     }
 
@@ -145,20 +147,37 @@ impl Client {
     }
 
     fn handle_control(&mut self, now: Instant, header: Header, datagram: &mut [u8]) -> Result<(), DropReason> {
-        let packet = self.keys.open(datagram)?;
-        self.channel.handle(now, header, &packet)?;
+        let packet = self.channel.open(datagram)?;
+        let handled = self.channel.handle(now, header, &packet, self.is_connected())?;
         self.patience = now + PATIENCE;
-        if let Phase::Connected { live, .. } = &mut self.phase {
+        if let Some((live, mut desk)) = self.live() {
             live.note_heard(now);
+            if let Handled::Begun(tls) = handled {
+                live.join_renewal(now, tls, desk.channel);
+            }
+            live.advance_renewal(now, &mut desk);
         }
         if matches!(self.phase, Phase::Reset) {
             self.phase = Phase::Handshake;
-            self.tls.push_back(TlsInput::Start);
+            self.tls.push_back((self.channel.current(), TlsInput::Start));
         }
-        while let Some(bytes) = self.channel.poll_tls() {
-            self.tls.push_back(TlsInput::Ciphertext(bytes));
+        while let Some((tls, bytes)) = self.channel.poll_tls() {
+            self.tls.push_back((tls, TlsInput::Ciphertext(bytes)));
         }
         Ok(())
+    }
+
+    /// The live part of a connected session, and what its renewals work with.
+    fn live(&mut self) -> Option<(&mut Live, Desk<'_>)> {
+        let Phase::Connected { live, .. } = &mut self.phase else { return None };
+        let desk = Desk {
+            channel: &mut self.channel,
+            tls: &mut self.tls,
+            rng: &mut *self.rng,
+            events: &mut self.events,
+            counters: &mut self.counters,
+        };
+        Some((live, desk))
     }
 
     fn handle_data(&mut self, now: Instant, datagram: &mut [u8]) -> Result<Received, DropReason> {
@@ -243,8 +262,6 @@ impl Client {
             let local = self.channel.local();
             (KeyDerivation::Prf, KeyBlock::from_prf(&material.ours, &material.theirs.randoms, local, server))
         };
-        let data =
-            DataChannel::new(Role::Client, 0, push.peer_id, cipher, &block).map_err(|_| EndReason::KeyExhausted)?;
         let keepalive = Keepalive {
             ping: push.ping.unwrap_or(self.config.keepalive.ping),
             ping_restart: push.ping_restart.unwrap_or(self.config.keepalive.ping_restart),
@@ -259,6 +276,18 @@ impl Client {
             tls_version: material.tls.version.clone(),
             software: String::new(),
         };
+        let terms = Terms {
+            role: Role::Client,
+            peer: peer.peer,
+            identity: peer.identity.clone(),
+            sends_peer_id: push.peer_id,
+            cipher,
+            derivation: key_derivation,
+            options: negotiation::options_string(Role::Client, self.config.tun_mtu),
+            peer_info: negotiation::client_info(&self.config.ciphers, self.config.max_mtu, self.config.key_derivation),
+            limits: self.config.renewal,
+        };
+        let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
         self.events.push_back(Event::Configured(Configured {
             ifconfig,
             gateway: push.gateway,
@@ -269,14 +298,26 @@ impl Client {
         self.events.push_back(Event::Connected(peer.clone()));
         self.counters.handshakes_completed += 1;
         let cc_exit = push.cc_exit;
-        let live = Box::new(Live::new(now, data, keepalive));
-        self.phase = Phase::Connected { live, peer: Box::new(peer), cc_exit };
+        self.phase = Phase::Connected { live: Box::new(live), peer: Box::new(peer), cc_exit };
         Ok(())
     }
 
     fn send_message(&mut self, message: Vec<u8>) {
-        self.channel.expect_record();
-        self.tls.push_back(TlsInput::Message(message));
+        let tls = self.channel.current();
+        self.channel.expect_record(tls);
+        self.tls.push_back((tls, TlsInput::Message(message)));
+    }
+
+    fn handle_live_timeout(&mut self, now: Instant) {
+        let Some((live, mut desk)) = self.live() else { return };
+        if let Some(reason) = live.handle_timeout(now, &mut desk) {
+            self.end(reason);
+        } else if let Some(ping) = live.poll_ping(now) {
+            match ping {
+                Ok(datagram) => self.outbox.push_back((self.remote, datagram)),
+                Err(_) => self.end(EndReason::KeyExhausted),
+            }
+        }
     }
 
     fn end(&mut self, reason: EndReason) {
@@ -336,19 +377,32 @@ impl Endpoint for Client {
         }
     }
 
-    fn handle_tls(&mut self, now: Instant, session: SessionKey, output: TlsOutput) {
-        if session != SESSION {
-            return;
-        }
-        match output {
-            TlsOutput::Ciphertext(bytes) => self.channel.send_tls(&bytes),
-            TlsOutput::Established(tls) => self.handle_established(tls),
-            TlsOutput::Message(message) => {
-                if let Err(reason) = self.handle_message(now, &message) {
-                    self.end(reason);
+    fn handle_tls(&mut self, now: Instant, key: TlsKey, output: TlsOutput) {
+        let result = if key == self.channel.current() {
+            match output {
+                TlsOutput::Ciphertext(bytes) => {
+                    self.channel.send_tls(key, &bytes);
+                    Ok(())
                 }
+                TlsOutput::Established(tls) => {
+                    self.handle_established(tls);
+                    Ok(())
+                }
+                TlsOutput::Message(message) => self.handle_message(now, &message),
+                TlsOutput::Failed(why) => Err(EndReason::Tls(why)),
             }
-            TlsOutput::Failed(why) => self.end(EndReason::Tls(why)),
+        } else {
+            match self.live() {
+                Some((live, mut desk)) if live.renews_over(key) => match live.handle_renewal(now, output, &mut desk) {
+                    Ok(Some(command)) => self.handle_message(now, &command),
+                    Ok(None) => Ok(()),
+                    Err(reason) => Err(reason),
+                },
+                _ => Ok(()),
+            }
+        };
+        if let Err(reason) = result {
+            self.end(reason);
         }
     }
 
@@ -364,22 +418,13 @@ impl Endpoint for Client {
                 *next_request = now + PUSH_REQUEST_INTERVAL;
                 self.send_message(b"PUSH_REQUEST\0".to_vec());
             }
-            Phase::Connected { live, .. } => {
-                if live.is_dead(now) {
-                    self.end(EndReason::PingTimeout);
-                } else if let Some(ping) = live.poll_ping(now) {
-                    match ping {
-                        Ok(datagram) => self.outbox.push_back((self.remote, datagram)),
-                        Err(_) => self.end(EndReason::KeyExhausted),
-                    }
-                }
-            }
+            Phase::Connected { .. } => self.handle_live_timeout(now),
             Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. } | Phase::Ended => {}
         }
     }
 
-    fn poll_tls(&mut self) -> Option<(SessionKey, TlsInput)> {
-        self.tls.pop_front().map(|input| (SESSION, input))
+    fn poll_tls(&mut self) -> Option<(TlsKey, TlsInput)> {
+        self.tls.pop_front()
     }
 
     fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
@@ -387,7 +432,7 @@ impl Endpoint for Client {
             *out = datagram;
             return Some(to);
         }
-        if !self.channel.poll_transmit(now, &self.keys, out) {
+        if !self.channel.poll_transmit(now, out) {
             return None;
         }
         if let Phase::Connected { live, .. } = &mut self.phase {
@@ -412,11 +457,16 @@ impl Endpoint for Client {
 
     fn shut_down(&mut self, now: Instant) {
         if let Phase::Connected { live, cc_exit, .. } = &mut self.phase {
-            if *cc_exit {
+            let cc_exit = *cc_exit;
+            // While a key is in the making, the peer may have left the TLS connection that a command would go over.
+            if (!cc_exit || live.is_renewing())
+                && let Ok(datagram) = live.message(now, &Payload::exit())
+            {
+                self.outbox.push_back((self.remote, datagram));
+            }
+            if cc_exit {
                 self.leaving = true;
                 self.send_message(b"EXIT\0".to_vec());
-            } else if let Ok(datagram) = live.message(now, &Payload::exit()) {
-                self.outbox.push_back((self.remote, datagram));
             }
         }
         self.end(EndReason::Local);

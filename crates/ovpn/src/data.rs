@@ -15,10 +15,12 @@ use crate::wrap::Role;
 const TAG: usize = 16;
 /// Room that must stand free before a plaintext that is to be sealed: header with peer id, packet id, tag.
 pub const HEADROOM: usize = 4 + 4 + TAG;
-/// Packet ids from here on must not be used up: without a renegotiation the session ends before.
-const LAST_PACKET_ID: u32 = 0xff00_0000;
+/// Packet id from which on a key should be renewed.
+const WORN_PACKET_ID: u32 = 0xff00_0000;
 /// Blocks and packets that one AES-GCM key may seal.
 const AES_GCM_LIMIT: u64 = (1 << 36) - 1;
+/// How many of them should be left when it is renewed.
+const AES_GCM_RESERVE: u64 = 1 << 33;
 
 /// A data channel cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,7 +76,7 @@ impl FromStr for Cipher {
     }
 }
 
-/// The keys cannot seal another packet; the session has to end.
+/// The keys cannot seal another packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the data keys have reached their limit of use")]
 pub struct KeyExhausted;
@@ -85,8 +87,10 @@ pub struct DataChannel {
     open: Direction,
     header: SendHeader,
     cipher: Cipher,
-    next_id: u32,
-    blocks_left: u64,
+    /// `None` when the last one is used.
+    next_id: Option<u32>,
+    seal_budget: u64,
+    open_budget: u64,
     window: ReplayWindow,
 }
 
@@ -132,8 +136,9 @@ impl DataChannel {
             open: direction(role == Role::Server)?,
             header,
             cipher,
-            next_id: 1,
-            blocks_left: AES_GCM_LIMIT,
+            next_id: Some(1),
+            seal_budget: AES_GCM_LIMIT,
+            open_budget: AES_GCM_LIMIT,
             window: ReplayWindow::default(),
         })
     }
@@ -151,15 +156,10 @@ impl DataChannel {
     pub fn seal(&mut self, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
         let end = buf.len();
         let plain = buf.len().checked_sub(HEADROOM).ok_or(KeyExhausted)?;
-        if self.next_id >= LAST_PACKET_ID {
-            return Err(KeyExhausted);
-        }
-        if self.cipher != Cipher::ChaCha20Poly1305 {
-            let used = plain.div_ceil(16) as u64 + 1;
-            self.blocks_left = self.blocks_left.checked_sub(used).ok_or(KeyExhausted)?;
-        }
-        let id = self.next_id.to_be_bytes();
-        self.next_id += 1;
+        let number = self.next_id.ok_or(KeyExhausted)?;
+        self.seal_budget = self.seal_budget.checked_sub(self.cost(plain)).ok_or(KeyExhausted)?;
+        self.next_id = number.checked_add(1);
+        let id = number.to_be_bytes();
         let nonce = self.seal.nonce(id);
         let (head, body) = buf.split_at_mut(HEADROOM);
         let (front, tag_place) = head.split_at_mut(HEADROOM - TAG);
@@ -212,7 +212,23 @@ impl DataChannel {
         if !self.window.accept(number) {
             return Err(DropReason::Replay);
         }
+        self.open_budget = self.open_budget.saturating_sub(self.cost(end - start));
         Ok(start..end)
+    }
+
+    /// Whether the key is so far used up, in either direction, that it should be renewed.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.next_id.is_none_or(|id| id >= WORN_PACKET_ID)
+            || self.seal_budget < AES_GCM_RESERVE
+            || self.open_budget < AES_GCM_RESERVE
+    }
+
+    /// What a plaintext of this length takes from a budget.
+    fn cost(&self, plain: usize) -> u64 {
+        match self.cipher {
+            Cipher::ChaCha20Poly1305 => 0,
+            Cipher::Aes256Gcm | Cipher::Aes128Gcm => plain.div_ceil(16) as u64 + 1,
+        }
     }
 }
 
@@ -280,5 +296,43 @@ impl Payload {
         let mut message = [OCC_EXIT; 17];
         message[..16].copy_from_slice(&OCC);
         message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(cipher: Cipher) -> DataChannel {
+        DataChannel::new(Role::Client, 0, Some(0), cipher, &KeyBlock::from_exporter([7; 256])).unwrap()
+    }
+
+    fn seal(channel: &mut DataChannel) -> Result<Range<usize>, KeyExhausted> {
+        channel.seal(&mut [0; HEADROOM + 16])
+    }
+
+    #[test]
+    fn packet_ids_never_wrap() {
+        let mut channel = channel(Cipher::ChaCha20Poly1305);
+        channel.next_id = Some(WORN_PACKET_ID - 1);
+        assert!(!channel.is_worn());
+        seal(&mut channel).unwrap();
+        assert!(channel.is_worn());
+        channel.next_id = Some(u32::MAX - 1);
+        seal(&mut channel).unwrap();
+        seal(&mut channel).unwrap();
+        assert_eq!(seal(&mut channel), Err(KeyExhausted));
+        assert!(channel.is_worn());
+    }
+
+    #[test]
+    fn aes_gcm_keys_wear_out_by_their_blocks() {
+        let mut channel = channel(Cipher::Aes128Gcm);
+        channel.seal_budget = AES_GCM_RESERVE + 1;
+        assert!(!channel.is_worn());
+        seal(&mut channel).unwrap();
+        assert!(channel.is_worn());
+        channel.seal_budget = 1;
+        assert_eq!(seal(&mut channel), Err(KeyExhausted));
     }
 }

@@ -5,8 +5,8 @@
 //! socket or allocates per data packet.
 //!
 //! Spoken: UDP, tls-crypt or no wrapping, key method 2 with keys from the TLS exporter or the PRF, AES-GCM and
-//! ChaCha20-Poly1305, push, ping, exit notices. Not announced, and so not used by peers: tls-auth, tls-crypt-v2, TCP,
-//! renegotiation (a peer that starts one gets no answer and keeps its key), the epoch format, CBC, compression, float.
+//! ChaCha20-Poly1305, push, ping, exit notices, renewal of keys by either side. Not announced, and so not used by peers: tls-auth,
+//! tls-crypt-v2, TCP, the epoch format, CBC, compression, float.
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -25,4 +25,5 @@ pub mod wrap;
 
 mod channel;
 mod cookie;
+mod live;
 mod reliability;

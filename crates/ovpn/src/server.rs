@@ -13,16 +13,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::channel::{ControlChannel, HAND_WINDOW, LINGER, Live, Opened, Waiting};
+use crate::channel::{ControlChannel, Handled, LINGER, Waiting};
 use crate::cookie::CookieJar;
 use crate::data::{self, Cipher, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{
-    Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, SessionKey, TlsInput, TlsSession,
+    Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, RenewalLimits, SessionKey, TlsInput,
+    TlsKey, TlsSession,
 };
 use crate::keys::KeyDerivation;
+use crate::live::{Desk, Live, Opened};
 use crate::packet::{Acks, ControlBody, Header, Opcode, SessionId};
 use crate::push::Ipv4Prefix;
 use crate::static_key::StaticKey;
@@ -57,6 +60,8 @@ pub struct ServerConfig {
     pub tun_mtu: u16,
     /// Pushed as it is; the server itself waits twice as long before it gives up on a client.
     pub keepalive: Keepalive,
+    /// When keys are renewed.
+    pub renewal: RenewalLimits,
     /// The server's own address and network inside of the tunnel.
     pub network: Ipv4Prefix,
     /// Peers with addresses of their own.
@@ -94,7 +99,7 @@ struct Peer {
 /// See the module's documentation.
 pub struct Server {
     config: ServerConfig,
-    keys: WrapKeys,
+    keys: Arc<WrapKeys>,
     cookies: CookieJar,
     unix_time: u32,
     rng: Box<dyn rand::CryptoRng + Send>,
@@ -111,7 +116,7 @@ pub struct Server {
     next_timeout: Option<Instant>,
     /// Nobody new is answered any more.
     closing: bool,
-    tls: VecDeque<(SessionKey, TlsInput)>,
+    tls: VecDeque<(TlsKey, TlsInput)>,
     outbox: VecDeque<Waiting>,
     events: VecDeque<Event>,
     counters: Counters,
@@ -123,7 +128,7 @@ impl Server {
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
         Self {
-            keys: WrapKeys::new(Role::Server, config.tls_crypt.as_ref()),
+            keys: Arc::new(WrapKeys::new(Role::Server, config.tls_crypt.as_ref())),
             cookies: CookieJar::new(&secret, now),
             unix_time,
             rng,
@@ -186,27 +191,52 @@ impl Server {
                 }
                 let key = self.next_session;
                 self.next_session += 1;
-                let channel = ControlChannel::server(local, sender, self.unix_time);
-                let phase = Phase::Handshake { deadline: now + HAND_WINDOW };
+                let channel = ControlChannel::server(key, local, sender, Arc::clone(&self.keys), self.unix_time);
+                self.tls.push_back((channel.current(), TlsInput::Start));
+                let phase = Phase::Handshake { deadline: now + self.config.renewal.hand_window };
                 self.sessions.insert(key, Session { remote: from, channel, phase });
                 self.by_source.insert((from, sender), key);
-                self.tls.push_back((key, TlsInput::Start));
                 // Have the deadline taken up.
                 self.next_timeout = Some(now);
                 key
             }
         };
         let Some(session) = self.sessions.get_mut(&key) else { return Err(DropReason::UnknownSession) };
-        session.channel.handle(now, header, &packet)?;
-        if let Phase::Connected { live, .. } = &mut session.phase {
+        let renewable = matches!(session.phase, Phase::Connected { .. });
+        let handled = session.channel.handle(now, header, &packet, renewable)?;
+        if let Some((live, mut desk)) = self.live(key) {
             live.note_heard(now);
+            if let Handled::Begun(tls) = handled {
+                live.join_renewal(now, tls, desk.channel);
+            }
+            live.advance_renewal(now, &mut desk);
+            if live.is_renewing() {
+                // Have the deadline taken up.
+                self.next_timeout = Some(now);
+            }
         }
-        while let Some(bytes) = session.channel.poll_tls() {
-            self.tls.push_back((key, TlsInput::Ciphertext(bytes)));
+        let Some(session) = self.sessions.get_mut(&key) else { return Err(DropReason::UnknownSession) };
+        while let Some((tls, bytes)) = session.channel.poll_tls() {
+            self.tls.push_back((tls, TlsInput::Ciphertext(bytes)));
         }
         self.dirty.insert(key);
         self.advance(now, key);
         Ok(())
+    }
+
+    /// The live part of a connected session, and what its renewals work with.
+    fn live(&mut self, key: SessionKey) -> Option<(&mut Live, Desk<'_>)> {
+        let Session { channel, phase: Phase::Connected { live, .. }, .. } = self.sessions.get_mut(&key)? else {
+            return None;
+        };
+        let desk = Desk {
+            channel,
+            tls: &mut self.tls,
+            rng: &mut *self.rng,
+            events: &mut self.events,
+            counters: &mut self.counters,
+        };
+        Some((live, desk))
     }
 
     fn handle_message(&mut self, now: Instant, key: SessionKey, message: &[u8]) {
@@ -248,9 +278,10 @@ impl Server {
         }
         match std::mem::replace(&mut session.phase, Phase::Ended { until: now }) {
             Phase::Settling { peer, live, push, .. } => {
+                let tls = session.channel.current();
                 for message in push {
-                    session.channel.expect_record();
-                    self.tls.push_back((key, TlsInput::Message(message)));
+                    session.channel.expect_record(tls);
+                    self.tls.push_back((tls, TlsInput::Message(message)));
                 }
                 self.events.push_back(Event::Connected(peer.connected.clone()));
                 self.counters.handshakes_completed += 1;
@@ -284,7 +315,11 @@ impl Server {
         if session.remote != from {
             return Err(DropReason::UnknownPeer);
         }
-        match live.open(now, datagram)? {
+        let opened = live.open(now, datagram)?;
+        if live.is_renewal_due(now) {
+            self.next_timeout = Some(now);
+        }
+        match opened {
             Opened::Ping => Ok(Received::Consumed),
             Opened::Exit => {
                 if let Some(key) = key {
@@ -309,11 +344,16 @@ impl Server {
     fn say_goodbye(&mut self, now: Instant, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let Phase::Connected { peer, live } = &mut session.phase else { return };
-        if peer.cc_exit {
-            session.channel.expect_record();
-            self.tls.push_back((key, TlsInput::Message(b"EXIT\0".to_vec())));
-        } else if let Ok(datagram) = live.message(now, &Payload::exit()) {
+        // While a key is in the making, the peer may have left the TLS connection that a command would go over.
+        if (!peer.cc_exit || live.is_renewing())
+            && let Ok(datagram) = live.message(now, &Payload::exit())
+        {
             self.outbox.push_back((session.remote, datagram));
+        }
+        if peer.cc_exit {
+            let tls = session.channel.current();
+            session.channel.expect_record(tls);
+            self.tls.push_back((tls, TlsInput::Message(b"EXIT\0".to_vec())));
         }
         self.dirty.insert(key);
     }
@@ -356,13 +396,14 @@ impl Server {
     }
 
     fn remove(&mut self, key: SessionKey) {
-        if let Some(session) = self.sessions.remove(&key)
-            && let Some(sender) = session.channel.remote()
-        {
+        self.dirty.remove(&key);
+        let Some(session) = self.sessions.remove(&key) else { return };
+        if let Some(sender) = session.channel.remote() {
             self.by_source.remove(&(session.remote, sender));
         }
-        self.dirty.remove(&key);
-        self.tls.push_back((key, TlsInput::Close));
+        for tls in session.channel.next().into_iter().chain([session.channel.current()]) {
+            self.tls.push_back((tls, TlsInput::Close));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 pub use ovpn::data::Cipher;
-pub use ovpn::endpoint::Keepalive;
+pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
 pub use ovpn::push::Ipv4Prefix;
 pub use ovpn::server::StaticPeer;
@@ -35,6 +35,8 @@ pub struct TunnelConfig {
     pub tun_mtu: u16,
     /// Signs of life, in whole seconds. A listener pushes both values to its peers and itself waits twice `ping_restart`.
     pub keepalive: Keepalive,
+    /// When keys are renewed while data flows.
+    pub renewal: RenewalLimits,
 }
 
 /// Largest MTU of the device, bytes; also what a server may push.
@@ -42,7 +44,7 @@ pub const MAX_MTU: u16 = 1600;
 
 impl TunnelConfig {
     /// Defaults for everything but who and where: TLS 1.2 or later, certificates checked for their role, every cipher,
-    /// MTU 1420, a ping after 5 s of silence, and dead after 20 s.
+    /// MTU 1420, a ping after 5 s of silence, dead after 20 s, and new keys every hour.
     #[must_use]
     pub fn new(mode: Mode, tls: TlsMaterial, tls_crypt: Option<StaticKey>) -> Self {
         Self {
@@ -55,6 +57,7 @@ impl TunnelConfig {
             key_derivation: KeyDerivation::Ekm,
             tun_mtu: 1420,
             keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
+            renewal: RenewalLimits::default(),
         }
     }
 }

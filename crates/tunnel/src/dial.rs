@@ -25,6 +25,7 @@ pub(crate) async fn run(mut driver: Driver, config: TunnelConfig, dial: Dial) ->
         tun_mtu: config.tun_mtu,
         max_mtu: MAX_MTU,
         keepalive: config.keepalive,
+        renewal: config.renewal,
     };
     let mut wait = FIRST_WAIT;
     for remote in dial.remotes.iter().cycle() {

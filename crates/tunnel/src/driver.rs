@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ovpn::data::HEADROOM;
 use ovpn::drops::DropReason;
-use ovpn::endpoint::{Counters, Endpoint, Received, SessionKey, TlsInput, TlsOutput};
+use ovpn::endpoint::{Counters, Endpoint, Received, TlsInput, TlsKey, TlsOutput};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ const BATCH: usize = 64;
 const ROUNDS: usize = 8;
 /// Larger than any datagram or packet that is accepted.
 const BUFFER: usize = 2048;
-/// Work that may wait for the TLS of one session. A handshake never comes near.
+/// Work that may wait for one TLS connection. A handshake never comes near.
 const TLS_QUEUE: usize = 64;
 /// Events that may wait for a slow reader; later ones are dropped with a warning.
 const EVENT_BACKLOG: usize = 1024;
@@ -159,7 +159,7 @@ impl Driver {
         endpoint: &mut E,
         socket: &UdpSocket,
         tls: &mut TlsTasks,
-        tls_results: &mut mpsc::Receiver<(SessionKey, TlsOutput)>,
+        tls_results: &mut mpsc::Receiver<(TlsKey, TlsOutput)>,
     ) -> Result<Outcome, Error> {
         let stop = self.stop.clone();
         let events = self.events.clone();
@@ -184,8 +184,8 @@ impl Driver {
                         return Ok(Outcome::Reconnect);
                     }
                 }
-                Some((session, output)) = tls_results.recv() => {
-                    endpoint.handle_tls(Instant::now(), session, output);
+                Some((key, output)) = tls_results.recv() => {
+                    endpoint.handle_tls(Instant::now(), key, output);
                 }
                 () = &mut timer, if endpoint.poll_timeout().is_some() => {
                     endpoint.handle_timeout(Instant::now());
@@ -221,7 +221,7 @@ impl Driver {
         endpoint: &mut E,
         socket: &UdpSocket,
         tls: &mut TlsTasks,
-        tls_results: &mut mpsc::Receiver<(SessionKey, TlsOutput)>,
+        tls_results: &mut mpsc::Receiver<(TlsKey, TlsOutput)>,
     ) {
         loop {
             self.settle(endpoint, socket, tls);
@@ -230,8 +230,8 @@ impl Driver {
             }
             let wait = endpoint.poll_timeout().unwrap_or_else(|| Instant::now() + GOODBYE);
             tokio::select! {
-                Some((session, output)) = tls_results.recv() => {
-                    endpoint.handle_tls(Instant::now(), session, output);
+                Some((key, output)) = tls_results.recv() => {
+                    endpoint.handle_tls(Instant::now(), key, output);
                 }
                 ready = socket.readable() => {
                     if ready.is_err() || self.receive(endpoint, socket, Instant::now()).is_err() {
@@ -250,9 +250,9 @@ impl Driver {
     /// Hands out everything that the endpoint has for TLS, the socket and the reader of events.
     fn settle<E: Role>(&mut self, endpoint: &mut E, socket: &UdpSocket, tls: &mut TlsTasks) {
         let now = Instant::now();
-        while let Some((session, input)) = endpoint.poll_tls() {
-            if let Err(why) = tls.pass(&self.tls, session, input) {
-                endpoint.handle_tls(now, session, TlsOutput::Failed(why));
+        while let Some((key, input)) = endpoint.poll_tls() {
+            if let Err(why) = tls.pass(&self.tls, key, input) {
+                endpoint.handle_tls(now, key, TlsOutput::Failed(why));
             }
         }
         while let Some(to) = endpoint.poll_transmit(now, &mut self.control) {
@@ -267,7 +267,9 @@ impl Driver {
             self.publish(endpoint);
         }
         while let Some(event) = news {
-            self.report(event.into());
+            if let Some(event) = Event::from_endpoint(event) {
+                self.report(event);
+            }
             news = endpoint.poll_event();
         }
     }
@@ -362,25 +364,25 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused)
 }
 
-/// The TLS tasks of an endpoint's sessions. Dropping a sender ends its task.
+/// The TLS connections of an endpoint's sessions, a task each. Dropping a sender ends its task.
 struct TlsTasks {
-    inputs: HashMap<SessionKey, mpsc::Sender<TlsInput>>,
-    output: mpsc::Sender<(SessionKey, TlsOutput)>,
+    inputs: HashMap<TlsKey, mpsc::Sender<TlsInput>>,
+    output: mpsc::Sender<(TlsKey, TlsOutput)>,
 }
 
 impl TlsTasks {
-    fn pass(&mut self, factory: &TlsFactory, session: SessionKey, input: TlsInput) -> Result<(), String> {
+    fn pass(&mut self, factory: &TlsFactory, key: TlsKey, input: TlsInput) -> Result<(), String> {
         match input {
             TlsInput::Start => {
                 let (sender, receiver) = mpsc::channel(TLS_QUEUE);
-                self.inputs.insert(session, sender);
-                factory.spawn(session, receiver, self.output.clone()).map_err(|error| error.to_string())
+                self.inputs.insert(key, sender);
+                factory.spawn(key, receiver, self.output.clone()).map_err(|error| error.to_string())
             }
             TlsInput::Close => {
-                self.inputs.remove(&session);
+                self.inputs.remove(&key);
                 Ok(())
             }
-            TlsInput::Ciphertext(_) | TlsInput::Message(_) => match self.inputs.get(&session) {
+            TlsInput::Ciphertext(_) | TlsInput::Message(_) => match self.inputs.get(&key) {
                 Some(sender) => match sender.try_send(input) {
                     // A task that ended has said why.
                     Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),

@@ -14,8 +14,8 @@ mod sys;
 mod tls;
 
 pub use config::{
-    Cipher, Dial, Ipv4Prefix, Keepalive, Listen, MAX_MTU, Mode, StaticKey, StaticKeyError, StaticPeer, TlsMaterial,
-    TlsVersion, TunnelConfig,
+    Cipher, Dial, Ipv4Prefix, Keepalive, Listen, MAX_MTU, Mode, RenewalLimits, StaticKey, StaticKeyError, StaticPeer,
+    TlsMaterial, TlsVersion, TunnelConfig,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
@@ -73,6 +73,9 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
 fn check(config: &TunnelConfig) -> Result<(), Error> {
     if !(576..=MAX_MTU).contains(&config.tun_mtu) {
         return Err(Error::Setting("the tunnel's MTU must be from 576 to 1600"));
+    }
+    if config.renewal.hand_window.is_zero() || config.renewal.overlap.is_zero() {
+        return Err(Error::Setting("the times of a key renewal must not be zero"));
     }
     if config.data_ciphers.is_empty() {
         return Err(Error::Setting("there must be at least one data cipher"));

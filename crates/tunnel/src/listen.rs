@@ -27,6 +27,7 @@ pub(crate) async fn run(
         key_derivation: config.key_derivation,
         tun_mtu: config.tun_mtu,
         keepalive: config.keepalive,
+        renewal: config.renewal,
         network: Ipv4Prefix { address: listen.address, prefix_len: listen.prefix_len },
         peers: listen.peers,
         pool: listen.pool,

@@ -4,11 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use super::{Peer, Phase, Server};
-use crate::channel::Live;
-use crate::data::DataChannel;
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
+use crate::live::{Live, Terms};
 use crate::negotiation::{self, PeerInfo};
 use crate::packet::SessionId;
 use crate::push;
@@ -44,8 +43,9 @@ impl Server {
 
     fn send_message(&mut self, key: SessionKey, message: Vec<u8>) {
         if let Some(session) = self.sessions.get_mut(&key) {
-            session.channel.expect_record();
-            self.tls.push_back((key, TlsInput::Message(message)));
+            let tls = session.channel.current();
+            session.channel.expect_record(tls);
+            self.tls.push_back((tls, TlsInput::Message(message)));
         }
     }
 
@@ -76,9 +76,17 @@ impl Server {
             } else {
                 (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, ours, client, local))
             };
-        let sends_peer_id = info.has(negotiation::PROTO_DATA_V2).then_some(peer_id);
-        let data =
-            DataChannel::new(Role::Server, 0, sends_peer_id, cipher, &block).map_err(|_| EndReason::KeyExhausted)?;
+        let terms = Terms {
+            role: Role::Server,
+            peer: peer_id,
+            identity: tls.identity.clone(),
+            sends_peer_id: info.has(negotiation::PROTO_DATA_V2).then_some(peer_id),
+            cipher,
+            derivation: key_derivation,
+            options: negotiation::options_string(Role::Server, self.config.tun_mtu),
+            peer_info: String::new(),
+            limits: self.config.renewal,
+        };
         let keepalive = Keepalive { ping_restart: self.config.keepalive.ping_restart * 2, ..self.config.keepalive };
         let connected = PeerConnected {
             peer: peer_id,
@@ -92,7 +100,8 @@ impl Server {
         };
         let cc_exit = info.has(negotiation::PROTO_CC_EXIT);
         let push = push::encode(&self.push_options(address, &connected, info));
-        let live = Box::new(Live::new(now, data, keepalive));
+        let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
+        let live = Box::new(live);
         let peer = Box::new(Peer { connected, address, cc_exit });
         let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
         let session = self.sessions.get_mut(&key).ok_or(EndReason::Local)?;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod network;
+mod renewal;
 
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ fn gets_through_a_network_that_loses_40_percent() {
     let mut attempts = 0;
     for seed in 0..40 {
         let mut net = Network::new(seed, server_config());
-        net.fault = Fault { loss: 0.4, repeat: 0.1, delay: Duration::from_millis(150) };
+        net.fault = Fault { loss: 0.4, repeat: 0.1, delay: Duration::from_millis(150), ..Fault::default() };
         let client = (0..10)
             .find_map(|_| {
                 attempts += 1;
