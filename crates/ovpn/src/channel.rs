@@ -8,6 +8,7 @@ use crate::drops::DropReason;
 use crate::endpoint::{SessionKey, TlsKey};
 use crate::packet::{ControlBody, Header, Opcode, SessionId};
 use crate::reliability::Reliability;
+use crate::static_key::StaticKey;
 use crate::wrap::{Unwrapped, WrapKeys, WrapState};
 
 /// How long a session that ended still acknowledges and retransmits.
@@ -24,14 +25,21 @@ pub(crate) struct ControlChannel {
     session: SessionKey,
     local: SessionId,
     remote: Option<SessionId>,
-    keys: Arc<WrapKeys>,
-    wrap: WrapState,
+    wrap: Wrap,
+    /// What wraps the packets of key ids other than 0, with dynamic tls-crypt.
+    dynamic_wrap: Option<Wrap>,
     /// Of the key in use, over which commands go.
     current: Slot,
     /// Of the key that is to follow.
     next: Option<Slot>,
     /// Key exchanges begun so far.
     generations: u32,
+}
+
+/// Keys of the wrapping, and what was sent and received under them.
+struct Wrap {
+    keys: Arc<WrapKeys>,
+    state: WrapState,
 }
 
 /// The control channel of one key.
@@ -91,7 +99,16 @@ impl ControlChannel {
         reliability: Reliability,
     ) -> Self {
         let current = Slot { generation: 0, key_id: 0, reliability, encrypting: false };
-        Self { session, local, remote, keys, wrap, current, next: None, generations: 1 }
+        Self {
+            session,
+            local,
+            remote,
+            wrap: Wrap { keys, state: wrap },
+            dynamic_wrap: None,
+            current,
+            next: None,
+            generations: 1,
+        }
     }
 
     pub(crate) fn local(&self) -> SessionId {
@@ -116,9 +133,16 @@ impl ControlChannel {
         TlsKey { session: self.session, generation: slot.generation }
     }
 
+    /// From now on, packets of renewals are wrapped under keys that TLS exported.
+    pub(crate) fn use_dynamic_tls_crypt(&mut self, exported: &StaticKey) {
+        let keys = Arc::new(self.wrap.keys.dynamic(exported));
+        self.dynamic_wrap = Some(Wrap { keys, state: self.wrap.state.fresh() });
+    }
+
     /// Unwraps a control packet of this session, in place.
-    pub(crate) fn open<'a>(&self, datagram: &'a mut [u8]) -> Result<Unwrapped<'a>, DropReason> {
-        self.keys.open(datagram)
+    pub(crate) fn open<'a>(&self, header: Header, datagram: &'a mut [u8]) -> Result<Unwrapped<'a>, DropReason> {
+        let wrap = self.dynamic_wrap.as_ref().filter(|_| header.key_id != 0).unwrap_or(&self.wrap);
+        wrap.keys.open(datagram)
     }
 
     /// Takes a control packet that authenticated. `renewable` tells whether the peer may begin a new key now.
@@ -155,7 +179,8 @@ impl ControlChannel {
                 return Err(DropReason::OutOfTurn);
             }
         }
-        self.wrap.accept(packet.replay)?;
+        let wrap = self.dynamic_wrap.as_mut().filter(|_| header.key_id != 0).unwrap_or(&mut self.wrap);
+        wrap.state.accept(packet.replay)?;
         self.remote = Some(packet.sender);
         let handled = if is_known { Handled::Known } else { Handled::Begun(self.begin_renewal(now)) };
         let slot = match &mut self.next {
@@ -263,8 +288,9 @@ impl ControlChannel {
             outgoing.body.encode(&mut body);
             // Four thousand million control packets in one session do not happen; if they do, it falls silent and
             // times out.
-            let Some(replay) = self.wrap.next() else { return false };
-            return self.keys.seal(header, self.local, replay, &body, out).is_ok();
+            let wrap = self.dynamic_wrap.as_mut().filter(|_| slot.key_id != 0).unwrap_or(&mut self.wrap);
+            let Some(replay) = wrap.state.next() else { return false };
+            return wrap.keys.seal(header, self.local, replay, &body, out).is_ok();
         }
         false
     }

@@ -54,6 +54,8 @@ pub struct ClientConfig {
     pub keepalive: Keepalive,
     /// When keys are renewed.
     pub renewal: RenewalLimits,
+    /// Whether dynamic tls-crypt is announced.
+    pub dynamic_tls_crypt: bool,
 }
 
 enum Phase {
@@ -147,7 +149,7 @@ impl Client {
     }
 
     fn handle_control(&mut self, now: Instant, header: Header, datagram: &mut [u8]) -> Result<(), DropReason> {
-        let packet = self.channel.open(datagram)?;
+        let packet = self.channel.open(header, datagram)?;
         let handled = self.channel.handle(now, header, &packet, self.is_connected())?;
         self.patience = now + PATIENCE;
         if let Some((live, mut desk)) = self.live() {
@@ -201,7 +203,7 @@ impl Client {
         let message = KeyMethod2 {
             randoms: ours.clone(),
             options: negotiation::options_string(Role::Client, self.config.tun_mtu),
-            peer_info: negotiation::client_info(&self.config.ciphers, self.config.max_mtu, self.config.key_derivation),
+            peer_info: negotiation::client_info(&self.config),
         };
         self.send_message(message.encode(true));
         self.phase = Phase::KeyExchange { tls, ours };
@@ -262,6 +264,9 @@ impl Client {
             let local = self.channel.local();
             (KeyDerivation::Prf, KeyBlock::from_prf(&material.ours, &material.theirs.randoms, local, server))
         };
+        if push.dynamic_tls_crypt && self.config.dynamic_tls_crypt {
+            self.channel.use_dynamic_tls_crypt(&material.tls.dynamic_tls_crypt);
+        }
         let keepalive = Keepalive {
             ping: push.ping.unwrap_or(self.config.keepalive.ping),
             ping_restart: push.ping_restart.unwrap_or(self.config.keepalive.ping_restart),
@@ -284,7 +289,7 @@ impl Client {
             cipher,
             derivation: key_derivation,
             options: negotiation::options_string(Role::Client, self.config.tun_mtu),
-            peer_info: negotiation::client_info(&self.config.ciphers, self.config.max_mtu, self.config.key_derivation),
+            peer_info: negotiation::client_info(&self.config),
             limits: self.config.renewal,
         };
         let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;

@@ -17,6 +17,7 @@ use crate::drops::{DropReason, Drops};
 use crate::key_method2::KeyMethodError;
 use crate::keys::{KeyBlock, KeyDerivation};
 use crate::push::{Ifconfig, PushError, PushedRoute};
+use crate::static_key::StaticKey;
 
 /// Names a session to the driver. Never reused by an endpoint.
 pub type SessionKey = u64;
@@ -92,6 +93,8 @@ impl Identity {
 pub struct TlsSession {
     /// Exported under [`crate::keys::EXPORTER_LABEL`].
     pub exporter: KeyBlock,
+    /// Exported under [`crate::keys::DYNAMIC_TLS_CRYPT_LABEL`]; only that of a session's first key is used.
+    pub dynamic_tls_crypt: StaticKey,
     /// Who the peer is.
     pub identity: Identity,
     /// Version as the TLS library names it, for status and logs.

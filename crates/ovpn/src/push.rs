@@ -138,6 +138,8 @@ pub struct PushReply {
     pub cipher: Option<String>,
     /// Keys come from the TLS exporter.
     pub tls_ekm: bool,
+    /// Renewals are wrapped under keys that TLS exported.
+    pub dynamic_tls_crypt: bool,
     /// Exit notices go over the control channel.
     pub cc_exit: bool,
     /// MTU of the device, bytes.
@@ -210,6 +212,7 @@ impl PushReply {
             ["protocol-flags", flags @ ..] => {
                 self.tls_ekm |= flags.contains(&"tls-ekm");
                 self.cc_exit |= flags.contains(&"cc-exit");
+                self.dynamic_tls_crypt |= flags.contains(&"dyn-tls-crypt");
             }
             ["key-derivation", "tls-ekm"] => self.tls_ekm = true,
             ["tun-mtu", mtu] => self.tun_mtu = Some(mtu.parse().ok()?),

@@ -29,7 +29,7 @@ use crate::live::{Desk, Live, Opened};
 use crate::packet::{Acks, ControlBody, Header, Opcode, SessionId};
 use crate::push::Ipv4Prefix;
 use crate::static_key::StaticKey;
-use crate::wrap::{Role, Unwrapped, WrapKeys};
+use crate::wrap::{Role, Unwrapped, WrapKeys, session_id};
 
 mod admission;
 mod endpoint;
@@ -62,6 +62,8 @@ pub struct ServerConfig {
     pub keepalive: Keepalive,
     /// When keys are renewed.
     pub renewal: RenewalLimits,
+    /// Whether dynamic tls-crypt is used with clients that announce it.
+    pub dynamic_tls_crypt: bool,
     /// The server's own address and network inside of the tunnel.
     pub network: Ipv4Prefix,
     /// Peers with addresses of their own.
@@ -171,11 +173,16 @@ impl Server {
         header: Header,
         datagram: &mut [u8],
     ) -> Result<(), DropReason> {
+        let source = (from, session_id(datagram)?);
+        if let Some(&key) = self.by_source.get(&source) {
+            let session = self.sessions.get(&key).ok_or(DropReason::UnknownSession)?;
+            let packet = session.channel.open(header, datagram)?;
+            return self.handle_session(now, key, header, &packet);
+        }
         let packet = self.keys.open(datagram)?;
-        let key = match self.by_source.get(&(from, packet.sender)) {
-            Some(&key) => key,
-            None if header.key_id != 0 || self.closing => return Err(DropReason::UnknownSession),
-            None if header.opcode == Opcode::HardResetClient => {
+        let key = match header.opcode {
+            _ if header.key_id != 0 || self.closing => return Err(DropReason::UnknownSession),
+            Opcode::HardResetClient => {
                 let reply = answer_reset(&self.keys, &self.cookies, now, from, self.unix_time, &packet)?;
                 if !take_turn(&mut self.rate, now) {
                     return Err(DropReason::InitialRate);
@@ -183,7 +190,7 @@ impl Server {
                 self.outbox.push_back((from, reply));
                 return Ok(());
             }
-            None => {
+            _ => {
                 let local = check_return(&self.cookies, now, from, header, &packet)?;
                 let sender = packet.sender;
                 if self.sessions.len().saturating_sub(self.by_address.len()) >= self.config.max_handshakes {
@@ -201,9 +208,20 @@ impl Server {
                 key
             }
         };
+        self.handle_session(now, key, header, &packet)
+    }
+
+    /// Takes a control packet of a session that authenticated.
+    fn handle_session(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        header: Header,
+        packet: &Unwrapped<'_>,
+    ) -> Result<(), DropReason> {
         let Some(session) = self.sessions.get_mut(&key) else { return Err(DropReason::UnknownSession) };
         let renewable = matches!(session.phase, Phase::Connected { .. });
-        let handled = session.channel.handle(now, header, &packet, renewable)?;
+        let handled = session.channel.handle(now, header, packet, renewable)?;
         if let Some((live, mut desk)) = self.live(key) {
             live.note_heard(now);
             if let Handled::Begun(tls) = handled {

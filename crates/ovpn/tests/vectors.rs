@@ -93,25 +93,48 @@ fn control_packets_under_tls_crypt() {
     let (client, server) = (WrapKeys::new(Role::Client, Some(&key)), WrapKeys::new(Role::Server, Some(&key)));
     for packet in list(&file["packets"]) {
         let (sender, receiver) = if packet["from"] == "client" { (&client, &server) } else { (&server, &client) };
-        let wire = hex(&packet["wire"]);
-        let header = Header::decode(wire[0]).unwrap();
-        let clear = hex(&packet["clear_body"]);
-        let word = |name: &str| packet[name].as_u64().unwrap() as u32;
-        let replay = (word("replay_time"), word("replay_packet_id"));
-
-        let mut copy = wire.clone();
-        let opened = receiver.open(&mut copy).unwrap();
-        assert_eq!((opened.replay, opened.body), (Some(replay), clear.as_slice()));
-        check_body(packet, header.opcode, opened.body);
-
-        let mut sealed = Vec::new();
-        sender.seal(header, SessionId(array(&packet["sender_session_id"])), replay, &clear, &mut sealed).unwrap();
-        assert_eq!(sealed, wire);
+        check_tls_crypt(packet, sender, receiver);
     }
     for case in list(&file["negative"]) {
         // The third case is a server's packet come back to the server.
         assert!(server.open(&mut hex(&case["wire"])).is_err(), "{}", case["why"]);
     }
+}
+
+/// Packets of renewals, wrapped under what TLS exported, mixed with the static key where there is one.
+#[test]
+fn control_packets_under_dynamic_tls_crypt() {
+    let static_key = stock_key();
+    let with_key = load("key_derivation_ekm")["dynamic_tls_crypt"].clone();
+    for (file, base) in [(load("dynamic_tls_crypt_no_static_key"), None), (with_key, Some(&static_key))] {
+        let exported = StaticKey::from_bytes(array(&file["exported_256"]));
+        let keys = |role| WrapKeys::new(role, base).dynamic(&exported);
+        let (client, server) = (keys(Role::Client), keys(Role::Server));
+        let packets = list(&file["renegotiation_packets_key_id_1"]);
+        assert!(packets.len() >= 4);
+        for packet in packets {
+            let (sender, receiver) = if packet["from"] == "client" { (&client, &server) } else { (&server, &client) };
+            check_tls_crypt(packet, sender, receiver);
+        }
+    }
+}
+
+/// A captured packet opens, and sealing its contents gives the same packet.
+fn check_tls_crypt(packet: &Value, sender: &WrapKeys, receiver: &WrapKeys) {
+    let wire = hex(&packet["wire"]);
+    let header = Header::decode(wire[0]).unwrap();
+    let clear = hex(&packet["clear_body"]);
+    let word = |name: &str| packet[name].as_u64().unwrap() as u32;
+    let replay = (word("replay_time"), word("replay_packet_id"));
+
+    let mut copy = wire.clone();
+    let opened = receiver.open(&mut copy).unwrap();
+    assert_eq!((opened.replay, opened.body), (Some(replay), clear.as_slice()));
+    check_body(packet, header.opcode, opened.body);
+
+    let mut sealed = Vec::new();
+    sender.seal(header, SessionId(array(&packet["sender_session_id"])), replay, &clear, &mut sealed).unwrap();
+    assert_eq!(sealed, wire);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! `peer mode=dial remote=192.0.2.1:1194 [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
 //! Also: `tls_crypt=FILE`, `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
-//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`.
+//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `dyn=off`.
 //! Events are printed one a line; when it is interrupted, the counters follow.
 
 use std::collections::HashMap;
@@ -117,6 +117,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         let seconds = |text: &str| text.parse().map(Duration::from_secs);
         config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
     }
+    config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
     for (key, place) in [
         ("reneg", &mut config.renewal.after),
         ("hand_window", &mut config.renewal.hand_window),

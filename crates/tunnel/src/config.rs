@@ -37,6 +37,8 @@ pub struct TunnelConfig {
     pub keepalive: Keepalive,
     /// When keys are renewed while data flows.
     pub renewal: RenewalLimits,
+    /// Whether renewals are wrapped under keys of the session (dynamic tls-crypt) when the other end can do that too.
+    pub dynamic_tls_crypt: bool,
 }
 
 /// Largest MTU of the device, bytes; also what a server may push.
@@ -58,6 +60,7 @@ impl TunnelConfig {
             tun_mtu: 1420,
             keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
             renewal: RenewalLimits::default(),
+            dynamic_tls_crypt: true,
         }
     }
 }

@@ -26,6 +26,7 @@ pub(crate) async fn run(mut driver: Driver, config: TunnelConfig, dial: Dial) ->
         max_mtu: MAX_MTU,
         keepalive: config.keepalive,
         renewal: config.renewal,
+        dynamic_tls_crypt: config.dynamic_tls_crypt,
     };
     let mut wait = FIRST_WAIT;
     for remote in dial.remotes.iter().cycle() {

@@ -28,6 +28,7 @@ pub(crate) async fn run(
         tun_mtu: config.tun_mtu,
         keepalive: config.keepalive,
         renewal: config.renewal,
+        dynamic_tls_crypt: config.dynamic_tls_crypt,
         network: Ipv4Prefix { address: listen.address, prefix_len: listen.prefix_len },
         peers: listen.peers,
         pool: listen.pool,

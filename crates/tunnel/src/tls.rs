@@ -10,7 +10,8 @@ use openssl::ssl::{
 };
 use openssl::x509::{X509, X509ExtendedKeyUsage, X509Ref, X509VerifyResult};
 use ovpn::endpoint::{Identity, TlsInput, TlsKey, TlsOutput, TlsSession};
-use ovpn::keys::{EXPORTER_LABEL, KeyBlock};
+use ovpn::keys::{DYNAMIC_TLS_CRYPT_LABEL, EXPORTER_LABEL, KeyBlock};
+use ovpn::static_key::StaticKey;
 use ovpn::wrap::Role;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
@@ -243,8 +244,14 @@ async fn talk(
 fn establish(ssl: &SslRef, check: &PeerCheck) -> Result<TlsSession, String> {
     let certificate = ssl.peer_certificate().ok_or_else(|| "the peer sent no certificate".to_owned())?;
     let identity = check.identify(&certificate)?;
-    let mut material = [0; KeyBlock::LEN];
-    ssl.export_keying_material(&mut material, EXPORTER_LABEL, None).map_err(|error| error.to_string())?;
-    let exporter = KeyBlock::from_exporter(material);
-    Ok(TlsSession { exporter, identity, version: ssl.version_str().to_owned() })
+    let export = |label| {
+        let mut material = [0; 256];
+        ssl.export_keying_material(&mut material, label, None).map(|()| material).map_err(|error| error.to_string())
+    };
+    Ok(TlsSession {
+        exporter: KeyBlock::from_exporter(export(EXPORTER_LABEL)?),
+        dynamic_tls_crypt: StaticKey::from_bytes(export(DYNAMIC_TLS_CRYPT_LABEL)?),
+        identity,
+        version: ssl.version_str().to_owned(),
+    })
 }

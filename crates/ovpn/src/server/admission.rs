@@ -99,12 +99,16 @@ impl Server {
             software: info.software.clone(),
         };
         let cc_exit = info.has(negotiation::PROTO_CC_EXIT);
+        let dynamic = self.uses_dynamic_tls_crypt(info);
         let push = push::encode(&self.push_options(address, &connected, info));
         let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
         let live = Box::new(live);
         let peer = Box::new(Peer { connected, address, cc_exit });
         let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
         let session = self.sessions.get_mut(&key).ok_or(EndReason::Local)?;
+        if dynamic {
+            session.channel.use_dynamic_tls_crypt(&tls.dynamic_tls_crypt);
+        }
         session.phase = Phase::Settling { deadline, peer, live, push, wanted };
         self.by_address.insert(address, key);
         self.by_remote.insert(remote, key);
@@ -158,6 +162,11 @@ impl Server {
         PeerId::try_from(id).map_err(|_| EndReason::Full)
     }
 
+    /// Only a client that understands the flag can be told of it.
+    fn uses_dynamic_tls_crypt(&self, info: &PeerInfo) -> bool {
+        self.config.dynamic_tls_crypt && info.has(negotiation::PROTO_CC_EXIT | negotiation::PROTO_DYNAMIC_TLS_CRYPT)
+    }
+
     /// Everything the client is told; only what it announced to understand.
     fn push_options(&self, address: Ipv4Addr, peer: &PeerConnected, info: &PeerInfo) -> Vec<String> {
         let network = self.config.network;
@@ -176,7 +185,14 @@ impl Server {
         }
         let ekm = peer.key_derivation == KeyDerivation::Ekm;
         if info.has(negotiation::PROTO_CC_EXIT) {
-            options.push(format!("protocol-flags cc-exit{}", if ekm { " tls-ekm" } else { "" }));
+            let mut flags = "protocol-flags cc-exit".to_owned();
+            if ekm {
+                flags.push_str(" tls-ekm");
+            }
+            if self.uses_dynamic_tls_crypt(info) {
+                flags.push_str(" dyn-tls-crypt");
+            }
+            options.push(flags);
         } else if ekm {
             options.push("key-derivation tls-ekm".to_owned());
         }

@@ -29,6 +29,7 @@ pub(crate) fn client_config() -> ClientConfig {
         key_derivation: KeyDerivation::Ekm,
         keepalive: Keepalive { ping: Duration::ZERO, ping_restart: Duration::from_secs(120) },
         renewal: no_renewal(),
+        dynamic_tls_crypt: true,
     }
 }
 
@@ -40,6 +41,7 @@ pub(crate) fn server_config() -> ServerConfig {
         tun_mtu: 1420,
         keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
         renewal: no_renewal(),
+        dynamic_tls_crypt: true,
         network: Ipv4Prefix { address: SERVER, prefix_len: 24 },
         peers: Vec::new(),
         pool: Some(Ipv4Addr::new(10, 8, 0, 10)..=Ipv4Addr::new(10, 8, 0, 200)),
@@ -106,7 +108,12 @@ impl Pipe {
 
     fn established(&self, peer: &str) -> TlsOutput {
         let exporter = KeyBlock::from_exporter(std::array::from_fn(|at| (at * 7) as u8 ^ self.secret));
-        let session = TlsSession { exporter, identity: identity(peer), version: "pipe".to_owned() };
+        let session = TlsSession {
+            exporter,
+            dynamic_tls_crypt: StaticKey::from_bytes([self.secret; 256]),
+            identity: identity(peer),
+            version: "pipe".to_owned(),
+        };
         TlsOutput::Established(Box::new(session))
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{EndReason, Endpoint, Event, RenewalLimits};
 use ovpn::keys::KeyDerivation;
+use ovpn::wrap::{Role, WrapKeys};
 
 use crate::network::{Fault, Network, SERVER, client_config, is_control, packet, server_config};
 
@@ -221,6 +222,36 @@ fn goodbyes_take_effect_in_the_middle_of_a_renewal() {
             net.server_shuts_down();
             net.run(seconds(2));
             assert_eq!(net.last_reason(at), Some(EndReason::PeerExit));
+        }
+    }
+}
+
+/// With dynamic tls-crypt a renewal's packets do not open under the static key, and without it they do.
+#[test]
+fn renewals_are_wrapped_under_keys_of_the_session_where_both_can() {
+    for (ours, theirs, base) in
+        [(true, true, true), (true, true, false), (true, false, true), (false, true, true), (false, false, false)]
+    {
+        let (mut server, mut client) = (server_config(), client_config());
+        (server.dynamic_tls_crypt, client.dynamic_tls_crypt) = (ours, theirs);
+        server.renewal.after = seconds(10);
+        if !base {
+            (server.tls_crypt, client.tls_crypt) = (None, None);
+        }
+        let keys = WrapKeys::new(Role::Server, server.tls_crypt.as_ref());
+        let mut net = Network::new(22, server);
+        let at = net.add_client("a", client);
+        net.run(seconds(2));
+        run_under_load(&mut net, at, seconds(35));
+        assert_eq!(both_completed(&net, at), (3, 3));
+        let shortest = net.recorded.iter().filter(|datagram| datagram[0] >> 3 == 3).map(Vec::len).min().unwrap();
+        // An empty soft reset: prefix 9, wrapping 40, no acks 1, message id 4.
+        let is_wrapped = base || (ours && theirs);
+        assert_eq!(shortest, if is_wrapped { 54 } else { 14 });
+        let client_resets = net.recorded.iter().filter(|datagram| datagram[0] >> 3 == 3);
+        let opened = client_resets.filter(|datagram| keys.open(&mut (*datagram).clone()).is_ok()).count();
+        if base {
+            assert_eq!(opened > 0, !(ours && theirs));
         }
     }
 }

@@ -244,6 +244,20 @@ impl Lab {
         self.log(log)
     }
 
+    /// Sends about 60 echo requests a second to `address` for `seconds`, and gives how many were sent and answered.
+    pub(crate) fn echo(&self, side: Side, address: &str, seconds: u32) -> (u32, u32) {
+        let count = (seconds * 60).to_string();
+        let words = ["-n", "-q", "-c", &count, "-i", "0.01", "-W", "2", address];
+        let output = self.command(side, "ping").args(words).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number_before = |what: &str| -> Option<u32> {
+            let (before, _) = text.split_once(what)?;
+            before.rsplit([' ', '\n']).next()?.parse().ok()
+        };
+        let numbers = number_before(" packets transmitted").zip(number_before(" received"));
+        numbers.unwrap_or_else(|| panic!("no result of ping:\n{text}"))
+    }
+
     /// Pings `address` until three answers in a row.
     #[track_caller]
     pub(crate) fn ping(&self, side: Side, address: &str, size: u32) {
