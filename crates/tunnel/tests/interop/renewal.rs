@@ -117,3 +117,52 @@ fn our_dialer_without_dynamic_tls_crypt() {
 fn both_renew_at_the_same_time() {
     with_stock_server(true, &["reneg=3"], &["--reneg-sec", "3", "3"]);
 }
+
+/// A renewal that does not get through costs nothing, and the next one works. What is lost are the packets of key ids
+/// other than 0 from `side`.
+fn survives_a_failed_renewal(lab: &mut Lab, side: Side) {
+    let nft = |words: &str| {
+        let status = lab.command(side, "nft").arg(words).status().unwrap();
+        assert!(status.success(), "nft {words}");
+    };
+    nft("add table inet loss");
+    nft("add chain inet loss out { type filter hook output priority 0; }");
+    nft("add rule inet loss out udp dport 1194 @th,64,8 & 7 != 0 drop");
+    nft("add rule inet loss out udp sport 1194 @th,64,8 & 7 != 0 drop");
+    let (sent, answered) = lab.echo(Side::Client, "10.8.0.1", 8);
+    assert_eq!(sent, answered, "{}", lab.log("ours"));
+    nft("delete table inet loss");
+    let (sent, answered) = lab.echo(Side::Client, "10.8.0.1", 14);
+    assert_eq!(sent, answered, "{}", lab.log("ours"));
+    let log = lab.finish("ours");
+    assert!(log.contains("handshakes_completed=1 handshakes_failed=0"), "{log}");
+    assert!(log.contains("renewals_failed=1") && !log.contains("renewals_completed=0"), "{log}");
+}
+
+#[test]
+fn our_listener_outlives_a_failed_renewal() {
+    if cannot_run() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.spawn_ours(Side::Server, "ours", "server", &[POOL, "reneg=4", "hand_window=3"]);
+    lab.wait_for("ours", "Listening");
+    lab.spawn_stock(Side::Client, "stock", "client", &["--reneg-sec", "0"]);
+    lab.wait_for("stock", "Initialization Sequence Completed");
+    lab.ping(Side::Client, "10.8.0.1", 56);
+    survives_a_failed_renewal(&mut lab, Side::Server);
+}
+
+#[test]
+fn our_dialer_outlives_a_failed_renewal() {
+    if cannot_run() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.spawn_stock(Side::Server, "stock", "server", &["--reneg-sec", "0"]);
+    lab.wait_for("stock", "Initialization Sequence Completed");
+    lab.spawn_ours(Side::Client, "ours", "client", &["reneg=4", "hand_window=3"]);
+    lab.wait_for("ours", "PeerConnected");
+    lab.ping(Side::Client, "10.8.0.1", 56);
+    survives_a_failed_renewal(&mut lab, Side::Client);
+}
