@@ -241,6 +241,13 @@ pub enum Event {
         /// Why.
         reason: EndReason,
     },
+    /// Server: a connected peer sends from another address now.
+    Floated {
+        /// Its number.
+        peer: PeerId,
+        /// Where it is now.
+        remote: SocketAddr,
+    },
     /// A connected peer has a new key.
     Renewed {
         /// Its number.

@@ -33,6 +33,7 @@ use crate::wrap::{Role, Unwrapped, WrapKeys, session_id};
 
 mod admission;
 mod endpoint;
+mod float;
 
 /// First packets answered in each [`RATE_PERIOD`].
 const RATE_LIMIT: u32 = 100;
@@ -113,6 +114,8 @@ pub struct Server {
     /// Index is the peer id.
     by_peer: Vec<Option<SessionKey>>,
     rate: (Instant, u32),
+    /// Packets from unknown addresses that were tried in vain.
+    float_rate: (Instant, u32),
     /// Sessions that may have something to transmit.
     dirty: BTreeSet<SessionKey>,
     next_timeout: Option<Instant>,
@@ -141,6 +144,7 @@ impl Server {
             by_address: HashMap::new(),
             by_peer: Vec::new(),
             rate: (now, 0),
+            float_rate: (now, 0),
             dirty: BTreeSet::new(),
             next_timeout: None,
             closing: false,
@@ -328,32 +332,41 @@ impl Server {
             Some(id) => self.session_of(id),
             None => self.by_remote.get(&from).copied(),
         };
-        let session = key.and_then(|key| self.sessions.get_mut(&key)).ok_or(DropReason::UnknownPeer)?;
-        let Phase::Connected { live, peer } = &mut session.phase else { return Err(DropReason::UnknownPeer) };
-        if session.remote != from {
+        let key = key.ok_or(DropReason::UnknownPeer)?;
+        let Some(Session { remote, phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get(&key) else {
             return Err(DropReason::UnknownPeer);
+        };
+        let address = peer.address;
+        let opened = if *remote == from {
+            self.open_data(now, key, datagram)?
+        } else {
+            self.open_foreign(now, key, from, datagram)?
+        };
+        let range = match opened {
+            Opened::Ping => return Ok(Received::Consumed),
+            Opened::Exit => {
+                self.end(now, key, EndReason::PeerExit);
+                return Ok(Received::Consumed);
+            }
+            Opened::Packet(range) => range,
+        };
+        // The source address of an IPv4 header stands at 12.
+        let source = datagram.get(range.start + 12..range.start + 16);
+        if source != Some(address.octets().as_slice()) {
+            return Err(DropReason::Source);
         }
+        Ok(Received::Packet(range))
+    }
+
+    fn open_data(&mut self, now: Instant, key: SessionKey, datagram: &mut [u8]) -> Result<Opened, DropReason> {
+        let Some(Session { phase: Phase::Connected { live, .. }, .. }) = self.sessions.get_mut(&key) else {
+            return Err(DropReason::UnknownPeer);
+        };
         let opened = live.open(now, datagram)?;
         if live.is_renewal_due(now) {
             self.next_timeout = Some(now);
         }
-        match opened {
-            Opened::Ping => Ok(Received::Consumed),
-            Opened::Exit => {
-                if let Some(key) = key {
-                    self.end(now, key, EndReason::PeerExit);
-                }
-                Ok(Received::Consumed)
-            }
-            Opened::Packet(range) => {
-                // The source address of an IPv4 header stands at 12.
-                let source = datagram.get(range.start + 12..range.start + 16);
-                if source != Some(peer.address.octets().as_slice()) {
-                    return Err(DropReason::Source);
-                }
-                Ok(Received::Packet(range))
-            }
-        }
+        Ok(opened)
     }
 
     // Ends
@@ -416,8 +429,9 @@ impl Server {
     fn remove(&mut self, key: SessionKey) {
         self.dirty.remove(&key);
         let Some(session) = self.sessions.remove(&key) else { return };
-        if let Some(sender) = session.channel.remote() {
-            self.by_source.remove(&(session.remote, sender));
+        let source = session.channel.remote().map(|sender| (session.remote, sender));
+        if let Some(source) = source.filter(|source| self.by_source.get(source) == Some(&key)) {
+            self.by_source.remove(&source);
         }
         for tls in session.channel.next().into_iter().chain([session.channel.current()]) {
             self.tls.push_back((tls, TlsInput::Close));

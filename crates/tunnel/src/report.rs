@@ -58,6 +58,10 @@ impl Event {
     pub(crate) fn from_endpoint(event: ovpn::endpoint::Event) -> Option<Self> {
         use ovpn::endpoint::Event as Inner;
         Some(match event {
+            Inner::Floated { peer, remote } => {
+                tracing::info!(peer, %remote, "the peer has another address now");
+                return None;
+            }
             Inner::Renewed { peer, key_id } => {
                 tracing::debug!(peer, key_id, "the tunnel has new keys");
                 return None;

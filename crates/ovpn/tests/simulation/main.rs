@@ -2,6 +2,7 @@
 //! byte pipe in place of TLS.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod float;
 mod network;
 mod renewal;
 
@@ -193,7 +194,7 @@ fn inner_addresses_and_replays_are_checked() {
     assert!(net.deliver_to_server(clients[0], &sealed).is_none());
     assert_eq!(drops(&net, DropReason::Replay), 1);
     let sealed = net.client_seals(clients[0], &packet(a, SERVER, 60));
-    assert!(net.deliver_to_server(clients[1], &sealed).is_none(), "from another address");
+    assert!(net.deliver_to_server(clients[1], &sealed).is_none(), "from another peer's address");
     assert_eq!(drops(&net, DropReason::UnknownPeer), 1);
     let mut other_key = net.client_seals(clients[0], &packet(a, SERVER, 60));
     other_key[0] |= 1;

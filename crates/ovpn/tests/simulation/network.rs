@@ -280,6 +280,11 @@ impl Network {
         })
     }
 
+    /// From now on the client sends from, and is at, another address.
+    pub(crate) fn move_client(&mut self, at: usize, address: &str) {
+        self.clients[at].as_mut().unwrap().address = address.parse().unwrap();
+    }
+
     /// From now on the client shows another certificate.
     pub(crate) fn rename(&mut self, at: usize, name: &str) {
         self.clients[at].as_mut().unwrap().name = name.to_owned();
@@ -411,8 +416,13 @@ impl Network {
 
     /// What comes out at the server for a datagram from the client's address.
     pub(crate) fn deliver_to_server(&mut self, at: usize, datagram: &[u8]) -> Option<Vec<u8>> {
-        let mut buf = datagram.to_vec();
         let from = self.clients[at].as_ref().unwrap().address;
+        self.deliver_to_server_from(from, datagram)
+    }
+
+    /// What comes out at the server for a datagram from some address.
+    pub(crate) fn deliver_to_server_from(&mut self, from: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>> {
+        let mut buf = datagram.to_vec();
         match self.server.handle_datagram(self.now, from, &mut buf) {
             Ok(Received::Packet(range)) => Some(buf[range].to_vec()),
             Ok(Received::Consumed) | Err(_) => None,
