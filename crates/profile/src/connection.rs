@@ -52,8 +52,7 @@ pub enum Protocol {
 /// Own end of the transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bind {
-    /// Any address and port. Also taken when the profile is silent, where stock takes port 1194: two tunnels would be in
-    /// each other's way.
+    /// Any address and port, also when the profile is silent.
     Any,
     /// As the profile asks.
     To {

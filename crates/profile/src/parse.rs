@@ -213,7 +213,7 @@ impl Reader {
             let at = (number > 0).then_some(number);
             match draft.finish() {
                 Ok(connections) => self.profile.connections.extend(connections),
-                Err((option, _)) if self.problems.iter().any(|problem| problem.option == option) => {}
+                Err((option, _)) if self.has_problem(option) => {}
                 Err((option, fault)) => self.problems.push(fault.at(at, option)),
             }
         }
@@ -221,10 +221,13 @@ impl Reader {
 
     /// Says nothing where the option is there but could not be followed, which has been said already.
     fn missing(&mut self, option: &str, reason: &'static str) {
-        if self.problems.iter().any(|problem| problem.option == option) {
-            return;
+        if !self.has_problem(option) {
+            let fault = Fault { kind: ProblemKind::Missing, reason: reason.into() };
+            self.problems.push(fault.at(None, option));
         }
-        let fault = Fault { kind: ProblemKind::Missing, reason: reason.into() };
-        self.problems.push(fault.at(None, option));
+    }
+
+    fn has_problem(&self, option: &str) -> bool {
+        self.problems.iter().any(|problem| problem.option == option)
     }
 }

@@ -47,6 +47,15 @@ proptest! {
     }
 }
 
+/// A password that lost a letter on the way would be refused by the server, and nobody would know why.
+#[test]
+fn a_password_in_another_encoding_is_not_guessed() {
+    let bytes =
+        b"client\nremote a\n# gru\xdf\n<auth-user-pass>\nanna\nschl\xfcssel\n</auth-user-pass>\n<ca>\nx\n</ca>\n";
+    let errors = Profile::parse(&String::from_utf8_lossy(bytes)).unwrap_err();
+    assert_eq!((errors.problems.len(), errors.problems[0].line), (1, Some(4)), "{errors}");
+}
+
 #[test]
 fn size_is_bounded() {
     let mut text = "client\n".to_owned();

@@ -46,7 +46,7 @@ fn the_profile_for_phones_is_read_whole() {
         let [udp, tcp] = profile.connections.as_slice() else { panic!("{:?}", profile.connections) };
         assert_eq!((udp.host.as_str(), udp.port, udp.protocol), ("vpn.example.net", 1194, Protocol::Udp));
         assert_eq!((tcp.host.as_str(), tcp.port, tcp.protocol), ("vpn.example.net", 1194, Protocol::Tcp));
-        assert_eq!(udp.bind, Bind::Any);
+        assert_eq!((&udp.bind, udp.mssfix), (&Bind::Any, Mssfix::Outer(1492)));
         let Wrapping::TlsCryptV2(Source::Inline(key)) = &udp.wrapping else { panic!("{:?}", udp.wrapping) };
         assert!(key.expose_secret().starts_with("-----BEGIN OpenVPN tls-crypt-v2 client key-----"));
         assert!(profile.persist_tun && profile.auth_nocache && profile.tls.remote_cert_tls);
@@ -90,7 +90,7 @@ fn connection_blocks_start_from_what_stands_above_them() {
     assert_eq!(one.connect_timeout, Duration::from_secs(120));
     assert!(matches!(one.wrapping, Wrapping::TlsAuth { direction: KeyDirection::Normal, .. }));
     assert_eq!((two.host.as_str(), two.port, two.protocol), ("two.example.net", 443, Protocol::Tcp6));
-    assert_eq!((two.exit_notify, two.mssfix, two.tun_mtu), (0, Mssfix::Outer(1492), 1400));
+    assert_eq!((two.exit_notify, two.mssfix, two.tun_mtu), (0, Mssfix::Inner(1400), 1400));
     assert_eq!(two.connect_timeout, Duration::from_secs(10));
     assert!(two.float && !one.float);
     assert!(matches!(two.wrapping, Wrapping::TlsCrypt(_)));

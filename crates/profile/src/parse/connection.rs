@@ -9,6 +9,7 @@ use crate::lines::Line;
 use crate::problem::{Fault, ProblemKind, shown};
 
 const DEFAULT_PORT: u16 = 1194;
+const DEFAULT_MTU: u16 = 1500;
 /// Longest host name of DNS.
 const MAX_HOST: usize = 253;
 
@@ -30,7 +31,8 @@ pub(super) struct Draft {
     exit_notify: u8,
     tun_mtu: u16,
     tun_mtu_max: u16,
-    mssfix: Mssfix,
+    /// `None` for what suits `tun_mtu`.
+    mssfix: Option<Mssfix>,
     max_packet_size: u16,
 }
 
@@ -57,15 +59,13 @@ impl Default for Draft {
             retry: ConnectRetry { first: Duration::from_secs(1), longest: Duration::from_secs(300), attempts: None },
             connect_timeout: Duration::from_secs(120),
             exit_notify: 0,
-            tun_mtu: 1500,
+            tun_mtu: DEFAULT_MTU,
             tun_mtu_max: 1600,
-            mssfix: MSSFIX,
+            mssfix: None,
             max_packet_size: 1250,
         }
     }
 }
-
-const MSSFIX: Mssfix = Mssfix::Outer(1492);
 
 impl Draft {
     /// What a block starts from: the settings so far, without places and keys.
@@ -111,10 +111,11 @@ impl Draft {
             }
             "tun-mtu" => self.tun_mtu = number(line.one_or_two()?.0, 68..=u16::MAX)?,
             "tun-mtu-max" => self.tun_mtu_max = line.number(68..=u16::MAX)?,
+            // Stock 2.6 passes over it inside of a block, but whoever wrote it there means it.
             "mssfix" => self.mssfix = mssfix(line)?,
             "max-packet-size" => {
                 self.max_packet_size = line.number(154..=2048)?;
-                self.mssfix = Mssfix::Outer(self.max_packet_size);
+                self.mssfix = Some(Mssfix::Outer(self.max_packet_size));
             }
             _ => return self.wrapping.apply(line),
         }
@@ -132,6 +133,10 @@ impl Draft {
             (Some(false), ..) | (None, None, None) => Bind::Any,
             (_, local, port) => Bind::To { local, port: port.unwrap_or(self.bind_port) },
         };
+        let mssfix = self.mssfix.unwrap_or(match self.tun_mtu {
+            DEFAULT_MTU => Mssfix::Outer(1492),
+            other => Mssfix::Inner(other),
+        });
         let connection = |remote: Remote| Connection {
             host: remote.host,
             port: remote.port.unwrap_or(self.remote_port),
@@ -143,7 +148,7 @@ impl Draft {
             exit_notify: self.exit_notify,
             tun_mtu: self.tun_mtu,
             tun_mtu_max: self.tun_mtu_max.max(self.tun_mtu),
-            mssfix: self.mssfix,
+            mssfix,
             max_packet_size: self.max_packet_size,
             wrapping: wrapping.clone(),
         };
@@ -190,12 +195,12 @@ pub(super) fn host(word: &str) -> Result<String, Fault> {
     Ok(word.to_owned())
 }
 
-fn mssfix(line: &Line<'_>) -> Result<Mssfix, Fault> {
-    let [size, rest @ ..] = line.between(0..=2)? else { return Ok(MSSFIX) };
+fn mssfix(line: &Line<'_>) -> Result<Option<Mssfix>, Fault> {
+    let [size, rest @ ..] = line.between(0..=2)? else { return Ok(None) };
     let size = number(size, 0..=u16::MAX)?;
-    match rest {
-        _ if size == 0 => Ok(Mssfix::Off),
-        [] => Ok(Mssfix::Payload(size)),
-        [kind, ..] => choice(kind, &[("mtu", Mssfix::Outer(size)), ("fixed", Mssfix::Inner(size))]),
-    }
+    Ok(Some(match rest {
+        _ if size == 0 => Mssfix::Off,
+        [] => Mssfix::Payload(size),
+        [kind, ..] => choice(kind, &[("mtu", Mssfix::Outer(size)), ("fixed", Mssfix::Inner(size))])?,
+    }))
 }

@@ -219,6 +219,9 @@ fn user_pass(line: &Line<'_>) -> Result<UserPass, Fault> {
     if user.is_empty() {
         return Err(Fault::malformed("the block's first line is the user name, its second the password"));
     }
+    if block.body.contains('\u{fffd}') {
+        return Err(Fault::malformed("name or password is not text; save the profile as UTF-8"));
+    }
     let password = lines.next().filter(|password| !password.is_empty()).map(Into::into);
     Ok(UserPass::Inline { user: user.to_owned(), password })
 }

@@ -118,7 +118,7 @@ impl Reader {
         match (cert, key) {
             (true, false) => self.missing("key", "a certificate is of no use without its key"),
             (false, true) => self.missing("cert", "a key is of no use without its certificate"),
-            (false, false) if self.profile.user_pass.is_none() => {
+            (false, false) if self.profile.user_pass.is_none() && !self.has_problem("auth-user-pass") => {
                 self.missing("cert", "nothing says who we are; add cert and key, or auth-user-pass");
             }
             _ => {}
