@@ -57,6 +57,8 @@ pub struct ClientConfig {
     pub renewal: RenewalLimits,
     /// Whether dynamic tls-crypt is announced.
     pub dynamic_tls_crypt: bool,
+    /// Whether the epoch format of data packets is announced.
+    pub epochs: bool,
 }
 
 enum Phase {
@@ -258,6 +260,9 @@ impl Client {
         if push.peer_id.is_some_and(|id| id > 0x00ff_ffff) {
             return Err(PushError::PeerId.into());
         }
+        if push.epochs && !(push.tls_ekm && push.peer_id.is_some()) {
+            return Err(PushError::Epochs.into());
+        }
         let (key_derivation, block) = if push.tls_ekm {
             (KeyDerivation::Ekm, material.tls.exporter.clone())
         } else {
@@ -288,6 +293,7 @@ impl Client {
             identity: peer.identity.clone(),
             sends_peer_id: push.peer_id,
             cipher,
+            epochs: push.epochs,
             derivation: key_derivation,
             options: negotiation::options_string(Role::Client, self.config.tun_mtu),
             peer_info: negotiation::client_info(&self.config),

@@ -332,8 +332,8 @@ pub trait Endpoint {
     /// Says why it was dropped.
     fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<Received, DropReason>;
 
-    /// Seals the inner packet that stands at `buf[HEADROOM..]` in place: where it goes, and where in `buf` the datagram
-    /// stands. Drops are counted already.
+    /// Seals the inner packet that stands between [`crate::data::HEADROOM`] and [`crate::data::TAILROOM`] of `buf` in
+    /// place: where it goes, and where in `buf` the datagram stands. Drops are counted already.
     ///
     /// # Errors
     /// Says why it was dropped.

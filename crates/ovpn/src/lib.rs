@@ -5,8 +5,8 @@
 //! socket or allocates per data packet.
 //!
 //! Spoken: UDP, tls-crypt or no wrapping, key method 2 with keys from the TLS exporter or the PRF, AES-GCM and
-//! ChaCha20-Poly1305, push, ping, exit notices, renewal of keys by either side, dynamic tls-crypt, float. Not announced,
-//! and so not used by peers: tls-auth, tls-crypt-v2, TCP, the epoch format, CBC, compression.
+//! ChaCha20-Poly1305, push, ping, exit notices, renewal of keys by either side, dynamic tls-crypt, float, the epoch format.
+//! Not announced, and so not used by peers: tls-auth, tls-crypt-v2, TCP, CBC, compression.
 #![forbid(unsafe_code)]
 
 pub mod client;

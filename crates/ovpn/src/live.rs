@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::data::{Cipher, DataChannel, HEADROOM, KeyExhausted, Payload};
+use crate::data::{Cipher, DataChannel, HEADROOM, KeyExhausted, Payload, TAILROOM};
 use crate::drops::DropReason;
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerId, RenewalLimits, Traffic};
 use crate::keys::{KeyBlock, KeyDerivation};
@@ -27,6 +27,8 @@ pub(crate) struct Terms {
     /// What our data packets carry; without it they are of the first format.
     pub(crate) sends_peer_id: Option<u32>,
     pub(crate) cipher: Cipher,
+    /// Whether data packets are in the epoch format.
+    pub(crate) epochs: bool,
     pub(crate) derivation: KeyDerivation,
     /// Of our key exchange messages.
     pub(crate) options: String,
@@ -36,7 +38,10 @@ pub(crate) struct Terms {
 
 impl Terms {
     fn data_channel(&self, key_id: u8, block: &KeyBlock) -> Result<DataChannel, KeyExhausted> {
-        DataChannel::new(self.role, key_id, self.sends_peer_id, self.cipher, block)
+        match self.sends_peer_id {
+            Some(peer_id) if self.epochs => DataChannel::with_epochs(self.role, key_id, peer_id, self.cipher, block),
+            peer_id => DataChannel::new(self.role, key_id, peer_id, self.cipher, block),
+        }
     }
 
     /// How long after the beginning of a new key the old one still seals. Stock peers wait the same.
@@ -177,11 +182,11 @@ impl Live {
         }
     }
 
-    /// Seals the packet at `buf[HEADROOM..]`.
+    /// Seals the packet between [`HEADROOM`] and [`TAILROOM`] of `buf`.
     pub(crate) fn seal(&mut self, now: Instant, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
         let range = self.seal_any(now, buf)?;
         self.traffic.sent_packets += 1;
-        self.traffic.sent_bytes += buf.len().saturating_sub(HEADROOM) as u64;
+        self.traffic.sent_bytes += inner_length(buf) as u64;
         Ok(range)
     }
 
@@ -189,7 +194,9 @@ impl Live {
     pub(crate) fn message(&mut self, now: Instant, message: &[u8]) -> Result<Vec<u8>, KeyExhausted> {
         let mut buf = vec![0; HEADROOM];
         buf.extend_from_slice(message);
+        buf.extend_from_slice(&[0; TAILROOM]);
         let range = self.seal_any(now, &mut buf)?;
+        buf.truncate(range.end);
         buf.drain(..range.start);
         Ok(buf)
     }
@@ -206,7 +213,7 @@ impl Live {
                 }
             }
         };
-        self.note_use(now, at, buf.len().saturating_sub(HEADROOM));
+        self.note_use(now, at, inner_length(buf));
         self.last_sent = now;
         Ok(range)
     }
@@ -257,6 +264,11 @@ impl Live {
     fn dead_at(&self) -> Option<Instant> {
         (!self.keepalive.ping_restart.is_zero()).then(|| self.last_heard + self.keepalive.ping_restart)
     }
+}
+
+/// The length of the packet that stands in a buffer to be sealed.
+fn inner_length(buf: &[u8]) -> usize {
+    buf.len().saturating_sub(HEADROOM + TAILROOM)
 }
 
 /// The total length of an IPv4 packet, if `packet` holds one.

@@ -19,6 +19,9 @@ pub(crate) const PROTO_AUTH_FAIL_TEMP: u32 = 1 << 8;
 /// `IV_PROTO`: the peer can wrap renewals under keys that TLS exported.
 pub(crate) const PROTO_DYNAMIC_TLS_CRYPT: u32 = 1 << 9;
 
+/// `IV_PROTO`: the peer can use the epoch format of data packets.
+pub(crate) const PROTO_EPOCHS: u32 = 1 << 10;
+
 /// What a client's peer info says, as far as it matters here. All of it is untrusted text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerInfo {
@@ -87,6 +90,10 @@ pub(crate) fn client_info(config: &ClientConfig) -> String {
     if config.dynamic_tls_crypt {
         protocol |= PROTO_DYNAMIC_TLS_CRYPT;
     }
+    // The format needs keys from the exporter.
+    if config.epochs && config.key_derivation == KeyDerivation::Ekm {
+        protocol |= PROTO_EPOCHS;
+    }
     let max_mtu = config.max_mtu;
     let names: Vec<&str> = config.ciphers.iter().map(|cipher| cipher.as_str()).collect();
     format!(
@@ -152,9 +159,10 @@ mod tests {
             keepalive: Keepalive { ping: Duration::ZERO, ping_restart: Duration::ZERO },
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
+            epochs: true,
         };
         let info = PeerInfo::parse(&client_info(&config));
-        assert_eq!(info.protocol, 2 + 4 + 8 + 128 + 512);
+        assert_eq!(info.protocol, 2 + 4 + 8 + 128 + 512 + 1024);
         assert_eq!(info.ciphers.unwrap().len(), 3);
         assert_eq!(info.mtu, Some(1600));
         (config.key_derivation, config.dynamic_tls_crypt) = (KeyDerivation::Prf, false);

@@ -65,6 +65,8 @@ pub struct ServerConfig {
     pub renewal: RenewalLimits,
     /// Whether dynamic tls-crypt is used with clients that announce it.
     pub dynamic_tls_crypt: bool,
+    /// Whether the epoch format of data packets is used with clients that announce it.
+    pub epochs: bool,
     /// The server's own address and network inside of the tunnel.
     pub network: Ipv4Prefix,
     /// Peers with addresses of their own.

@@ -5,7 +5,7 @@
 //! `peer mode=dial remote=192.0.2.1:1194 [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
 //! Also: `tls_crypt=FILE`, `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
-//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `dyn=off`.
+//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `dyn=off`, `epochs=off`.
 //! Events are printed one a line; when it is interrupted, the counters follow.
 
 use std::collections::HashMap;
@@ -118,6 +118,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
     }
     config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
+    config.epochs = settings.get("epochs").is_none_or(|epochs| epochs != "off");
     for (key, place) in [
         ("reneg", &mut config.renewal.after),
         ("hand_window", &mut config.renewal.hand_window),

@@ -39,6 +39,8 @@ pub struct TunnelConfig {
     pub renewal: RenewalLimits,
     /// Whether renewals are wrapped under keys of the session (dynamic tls-crypt) when the other end can do that too.
     pub dynamic_tls_crypt: bool,
+    /// Whether data packets are in the epoch format, which renews its keys by itself, when the other end can do that too.
+    pub epochs: bool,
 }
 
 /// Largest MTU of the device, bytes; also what a server may push.
@@ -61,6 +63,7 @@ impl TunnelConfig {
             keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
+            epochs: true,
         }
     }
 }

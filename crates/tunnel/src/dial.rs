@@ -27,6 +27,7 @@ pub(crate) async fn run(mut driver: Driver, config: TunnelConfig, dial: Dial) ->
         keepalive: config.keepalive,
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
+        epochs: config.epochs,
     };
     let mut wait = FIRST_WAIT;
     for remote in dial.remotes.iter().cycle() {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use ovpn::data::HEADROOM;
+use ovpn::data::{HEADROOM, TAILROOM};
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{Counters, Endpoint, Received, TlsInput, TlsKey, TlsOutput};
 use tokio::net::UdpSocket;
@@ -82,7 +82,7 @@ pub(crate) struct Driver {
     snapshot: watch::Sender<Snapshot>,
     /// What earlier endpoints counted.
     base: Counters,
-    outbound: Box<[u8; HEADROOM + BUFFER]>,
+    outbound: Box<[u8; HEADROOM + BUFFER + TAILROOM]>,
     inbound: Box<[u8; BUFFER]>,
     control: Vec<u8>,
     /// A sealed packet in `outbound` that the socket did not take.
@@ -115,7 +115,7 @@ impl Driver {
             backlog: VecDeque::new(),
             snapshot,
             base: Counters::default(),
-            outbound: Box::new([0; HEADROOM + BUFFER]),
+            outbound: Box::new([0; HEADROOM + BUFFER + TAILROOM]),
             inbound: Box::new([0; BUFFER]),
             control: Vec::with_capacity(BUFFER),
             blocked: None,
@@ -329,12 +329,12 @@ impl Driver {
             if self.blocked.is_some() {
                 return Ok(count);
             }
-            let length = match self.device.try_recv(&mut self.outbound[HEADROOM..]) {
+            let length = match self.device.try_recv(&mut self.outbound[HEADROOM..HEADROOM + BUFFER]) {
                 Ok(length) => length,
                 Err(error) if is_transient(&error) => return Ok(count),
                 Err(error) => return Err(Error::Device(error)),
             };
-            let Some(buf) = self.outbound.get_mut(..HEADROOM + length) else { continue };
+            let Some(buf) = self.outbound.get_mut(..HEADROOM + length + TAILROOM) else { continue };
             match endpoint.seal_packet(now, buf) {
                 Ok((to, range)) => {
                     let datagram = self.outbound.get(range.clone()).unwrap_or_default();

@@ -29,6 +29,7 @@ pub(crate) async fn run(
         keepalive: config.keepalive,
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
+        epochs: config.epochs,
         network: Ipv4Prefix { address: listen.address, prefix_len: listen.prefix_len },
         peers: listen.peers,
         pool: listen.pool,

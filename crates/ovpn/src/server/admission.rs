@@ -82,6 +82,7 @@ impl Server {
             identity: tls.identity.clone(),
             sends_peer_id: info.has(negotiation::PROTO_DATA_V2).then_some(peer_id),
             cipher,
+            epochs: self.uses_epochs(info),
             derivation: key_derivation,
             options: negotiation::options_string(Role::Server, self.config.tun_mtu),
             peer_info: String::new(),
@@ -167,6 +168,14 @@ impl Server {
         self.config.dynamic_tls_crypt && info.has(negotiation::PROTO_CC_EXIT | negotiation::PROTO_DYNAMIC_TLS_CRYPT)
     }
 
+    fn uses_epochs(&self, info: &PeerInfo) -> bool {
+        let needed = negotiation::PROTO_CC_EXIT
+            | negotiation::PROTO_DATA_V2
+            | negotiation::PROTO_TLS_KEY_EXPORT
+            | negotiation::PROTO_EPOCHS;
+        self.config.epochs && self.config.key_derivation == KeyDerivation::Ekm && info.has(needed)
+    }
+
     /// Everything the client is told; only what it announced to understand.
     fn push_options(&self, address: Ipv4Addr, peer: &PeerConnected, info: &PeerInfo) -> Vec<String> {
         let network = self.config.network;
@@ -191,6 +200,9 @@ impl Server {
             }
             if self.uses_dynamic_tls_crypt(info) {
                 flags.push_str(" dyn-tls-crypt");
+            }
+            if self.uses_epochs(info) {
+                flags.push_str(" aead-epoch");
             }
             options.push(flags);
         } else if ekm {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::{Desk, Phase, Server, Session};
-use crate::data::HEADROOM;
+use crate::data::{HEADROOM, TAILROOM};
 use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsKey, TlsOutput,
@@ -28,7 +28,8 @@ impl Endpoint for Server {
     }
 
     fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(SocketAddr, Range<usize>), DropReason> {
-        let result = match buf.get(HEADROOM..).and_then(|packet| packet.first_chunk::<20>()) {
+        let inner = buf.get(HEADROOM..buf.len().saturating_sub(TAILROOM));
+        let result = match inner.and_then(|packet| packet.first_chunk::<20>()) {
             Some(header) if header[0] >> 4 == 4 => {
                 let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
                 self.by_address.get(&destination).copied().ok_or(DropReason::NoRoute)

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ovpn::client::{Client, ClientConfig};
-use ovpn::data::{Cipher, HEADROOM};
+use ovpn::data::{Cipher, HEADROOM, TAILROOM};
 use ovpn::endpoint::{
     Counters, EndReason, Endpoint, Event, Identity, Keepalive, Received, RenewalLimits, TlsInput, TlsKey, TlsOutput,
     TlsSession,
@@ -30,6 +30,7 @@ pub(crate) fn client_config() -> ClientConfig {
         keepalive: Keepalive { ping: Duration::ZERO, ping_restart: Duration::from_secs(120) },
         renewal: no_renewal(),
         dynamic_tls_crypt: true,
+        epochs: true,
     }
 }
 
@@ -42,6 +43,7 @@ pub(crate) fn server_config() -> ServerConfig {
         keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
         renewal: no_renewal(),
         dynamic_tls_crypt: true,
+        epochs: true,
         network: Ipv4Prefix { address: SERVER, prefix_len: 24 },
         peers: Vec::new(),
         pool: Some(Ipv4Addr::new(10, 8, 0, 10)..=Ipv4Addr::new(10, 8, 0, 200)),
@@ -400,7 +402,7 @@ impl Network {
     }
 
     pub(crate) fn client_seals(&mut self, at: usize, inner: &[u8]) -> Vec<u8> {
-        let mut buf = [&[0; HEADROOM], inner].concat();
+        let mut buf = [&[0; HEADROOM], inner, &[0; TAILROOM]].concat();
         let now = self.now;
         let (to, range) = self.clients[at].as_mut().unwrap().client.seal_packet(now, &mut buf).unwrap();
         assert_eq!(to, self.server_address);
@@ -409,7 +411,7 @@ impl Network {
 
     /// Seals what the server sends; gives the datagram.
     pub(crate) fn server_seals(&mut self, inner: &[u8]) -> Vec<u8> {
-        let mut buf = [&[0; HEADROOM], inner].concat();
+        let mut buf = [&[0; HEADROOM], inner, &[0; TAILROOM]].concat();
         let (_, range) = self.server.seal_packet(self.now, &mut buf).unwrap();
         buf[range].to_vec()
     }
@@ -441,7 +443,7 @@ impl Network {
 
     /// What comes out at a client when the server sends `inner`.
     pub(crate) fn server_sends(&mut self, inner: &[u8]) -> Option<Vec<u8>> {
-        let mut buf = [&[0; HEADROOM], inner].concat();
+        let mut buf = [&[0; HEADROOM], inner, &[0; TAILROOM]].concat();
         let (to, range) = self.server.seal_packet(self.now, &mut buf).ok()?;
         let reached: BTreeSet<usize> = (0..self.clients.len())
             .filter(|&at| self.clients[at].as_ref().is_some_and(|host| host.address == to))

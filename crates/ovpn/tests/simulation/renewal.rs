@@ -255,3 +255,23 @@ fn renewals_are_wrapped_under_keys_of_the_session_where_both_can() {
         }
     }
 }
+
+#[test]
+fn the_epoch_format_is_used_where_both_can_and_renewed_like_the_other() {
+    for (ours, theirs, ekm) in [(true, true, true), (true, false, true), (false, true, true), (true, true, false)] {
+        let (mut server, mut client) = (server_config(), client_config());
+        (server.epochs, client.epochs) = (ours, theirs);
+        server.renewal.after = seconds(10);
+        if !ekm {
+            client.key_derivation = KeyDerivation::Prf;
+        }
+        let mut net = Network::new(23, server);
+        let at = net.add_client("a", client);
+        net.run(seconds(2));
+        let address = net.address(at).unwrap();
+        let sealed = net.client_seals(at, &packet(address, SERVER, 100));
+        assert_eq!(sealed.len(), if ours && theirs && ekm { 100 + 28 } else { 100 + 24 });
+        run_under_load(&mut net, at, seconds(35));
+        assert_eq!(both_completed(&net, at), (3, 3));
+    }
+}
