@@ -27,6 +27,7 @@ fn channel(role: Role, cipher: Cipher) -> DataChannel {
 fn bare_key(cipher: Cipher) -> LessSafeKey {
     let algorithm = match cipher {
         Cipher::Aes256Gcm => &aead::AES_256_GCM,
+        Cipher::Aes192Gcm => &aead::AES_192_GCM,
         Cipher::Aes128Gcm => &aead::AES_128_GCM,
         Cipher::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
     };

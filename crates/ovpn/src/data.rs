@@ -38,11 +38,13 @@ pub enum Cipher {
     Aes128Gcm,
     /// `CHACHA20-POLY1305`
     ChaCha20Poly1305,
+    /// `AES-192-GCM`
+    Aes192Gcm,
 }
 
 impl Cipher {
-    /// Every cipher, in the order of preference that stock peers have.
-    pub const ALL: &'static [Self] = &[Self::Aes256Gcm, Self::Aes128Gcm, Self::ChaCha20Poly1305];
+    /// Every cipher: first those that stock peers offer unasked, in their order of preference.
+    pub const ALL: &'static [Self] = &[Self::Aes256Gcm, Self::Aes128Gcm, Self::ChaCha20Poly1305, Self::Aes192Gcm];
 
     /// The name on the wire.
     #[must_use]
@@ -51,6 +53,7 @@ impl Cipher {
             Self::Aes256Gcm => "AES-256-GCM",
             Self::Aes128Gcm => "AES-128-GCM",
             Self::ChaCha20Poly1305 => "CHACHA20-POLY1305",
+            Self::Aes192Gcm => "AES-192-GCM",
         }
     }
 
@@ -63,7 +66,7 @@ impl Cipher {
     fn cost(self, plain: usize) -> u64 {
         match self {
             Self::ChaCha20Poly1305 => 0,
-            Self::Aes256Gcm | Self::Aes128Gcm => plain.div_ceil(16) as u64 + 1,
+            Self::Aes256Gcm | Self::Aes192Gcm | Self::Aes128Gcm => plain.div_ceil(16) as u64 + 1,
         }
     }
 
@@ -72,6 +75,7 @@ impl Cipher {
             Self::Aes256Gcm => &aead::AES_256_GCM,
             Self::Aes128Gcm => &aead::AES_128_GCM,
             Self::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
+            Self::Aes192Gcm => &aead::AES_192_GCM,
         }
     }
 }
@@ -84,7 +88,7 @@ impl fmt::Display for Cipher {
 
 /// The name of a cipher that this crate does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown data cipher '{0}'; choose among AES-256-GCM, AES-128-GCM, CHACHA20-POLY1305")]
+#[error("unknown data cipher '{0}'; choose among AES-256-GCM, AES-128-GCM, CHACHA20-POLY1305, AES-192-GCM")]
 pub struct UnknownCipher(pub String);
 
 impl FromStr for Cipher {

@@ -163,7 +163,7 @@ mod tests {
         };
         let info = PeerInfo::parse(&client_info(&config));
         assert_eq!(info.protocol, 2 + 4 + 8 + 128 + 512 + 1024);
-        assert_eq!(info.ciphers.unwrap().len(), 3);
+        assert_eq!(info.ciphers.unwrap().len(), 4);
         assert_eq!(info.mtu, Some(1600));
         (config.key_derivation, config.dynamic_tls_crypt) = (KeyDerivation::Prf, false);
         assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 128);

@@ -71,6 +71,7 @@ impl Secret {
     fn key(&self, cipher: Cipher) -> Result<EpochKey, KeyExhausted> {
         let key = match cipher.algorithm().key_len() {
             16 => cipher.key(&expand_label::<16>(&self.bytes, "data_key")?),
+            24 => cipher.key(&expand_label::<24>(&self.bytes, "data_key")?),
             _ => cipher.key(&expand_label::<32>(&self.bytes, "data_key")?),
         };
         Ok(EpochKey { epoch: self.epoch, key: key?, iv: expand_label(&self.bytes, "data_iv")? })

@@ -1,6 +1,6 @@
 //! Renewal of keys with stock peers, under load.
 
-use crate::support::{Lab, Side, cannot_run};
+use crate::support::{Lab, Side, cannot_run, stock_has_epochs};
 
 const POOL: &str = "pool=10.8.0.10-10.8.0.20";
 /// Long enough for ten renewals of a key that is renewed every three seconds.
@@ -23,6 +23,8 @@ fn check(lab: &mut Lab, dynamic: bool, (sent, answered): (u32, u32)) {
     let log = lab.log(stock);
     assert_eq!(log.contains("dyn-tls-crypt"), dynamic, "{log}");
     assert_eq!((sent, answered), (TIME * 60, TIME * 60), "lost echoes\n{}\n{}", lab.log(ours), log);
+    let epochs = log.contains("tls-ekm") && stock_has_epochs();
+    assert_eq!(log.contains("aead-epoch"), epochs, "{log}");
     for error in ["TLS Error", "decrypt packet error", "AEAD Decrypt error", "used inconsistently"] {
         assert!(!log.contains(error), "{error} in\n{log}");
     }

@@ -1,4 +1,7 @@
 //! Two network namespaces with a wire between them, processes in them, and certificates.
+//!
+//! The stock peer is `openvpn`, or what the environment variable `CLOUDATHOME_OPENVPN` names: a program that takes the
+//! same options, such as a script that runs another version in a root directory of its own.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -22,7 +25,7 @@ pub(crate) fn cannot_run() -> bool {
         "not root"
     } else if !Path::new("/dev/net/tun").exists() {
         "no /dev/net/tun"
-    } else if run("openvpn", &["--version"]).is_empty() {
+    } else if run(&stock(), &["--version"]).is_empty() {
         "no openvpn installed"
     } else if run("socat", &["-V"]).is_empty() {
         "no socat installed"
@@ -34,6 +37,15 @@ pub(crate) fn cannot_run() -> bool {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run: {reason}");
     println!("SKIPPED: {reason}");
     true
+}
+
+fn stock() -> String {
+    std::env::var("CLOUDATHOME_OPENVPN").unwrap_or_else(|_| "openvpn".to_owned())
+}
+
+/// Whether the stock peer is new enough to know the epoch format.
+pub(crate) fn stock_has_epochs() -> bool {
+    !run(&stock(), &["--version"]).contains("OpenVPN 2.6")
 }
 
 fn example() -> PathBuf {
@@ -183,7 +195,7 @@ impl Lab {
             all.extend([option.to_owned(), self.path(&file)]);
         }
         all.extend(words.iter().map(|&word| word.to_owned()));
-        self.spawn(side, log, "openvpn", &all);
+        self.spawn(side, log, &stock(), &all);
     }
 
     /// The contents of a log.
