@@ -84,7 +84,9 @@ impl Encoder<'_> {
         };
         let healthy = status.services.iter().map(|s| (service(s), i64::from(s.health.accepts_traffic())));
         self.gauge("service_healthy", "1 while its health check passes", None, healthy)?;
-        let serving = status.services.iter().map(|s| (service(s), i64::from(s.serving == Serving::Yes)));
+        // What has no public name serves nobody and must not look like a fault.
+        let published = status.services.iter().filter(|s| s.hostname.is_some());
+        let serving = published.map(|s| (service(s), i64::from(s.serving == Serving::Yes)));
         self.gauge("service_serving", "1 while a request through its public name succeeds", None, serving)
     }
 

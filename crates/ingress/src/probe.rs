@@ -62,7 +62,10 @@ pub enum ProbeError {
         source: io::Error,
     },
     /// The ingress has no certificate for the name.
-    #[error("its certificate has not been issued yet")]
+    #[error(
+        "its certificate has not been issued yet; if this lasts: does the name point to this host, and are ports 80 and \
+         443 open? `docker logs cloudathome-caddy` has Caddy's reasons"
+    )]
     NoCertificate(#[source] io::Error),
     /// The certificate is expired.
     #[error("its certificate has expired, or this host's clock is wrong")]

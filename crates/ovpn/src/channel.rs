@@ -1,54 +1,113 @@
-//! What sessions of both roles consist of: the control channel, and the live part once data flows.
+//! The control channel of a session: its ids and wrapping, and for each key in use or in the making a reliability layer.
 
-use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::data::{DataChannel, HEADROOM, KeyExhausted, Payload};
 use crate::drops::DropReason;
-use crate::endpoint::{Keepalive, Traffic};
+use crate::endpoint::{SessionKey, TlsKey};
 use crate::packet::{ControlBody, Header, Opcode, SessionId};
 use crate::reliability::Reliability;
+use crate::static_key::StaticKey;
 use crate::underlay::Underlay;
 use crate::wrap::{Unwrapped, WrapKeys, WrapState};
 
-/// From the first packet of a key to data that flows.
-pub(crate) const HAND_WINDOW: Duration = Duration::from_secs(60);
 /// How long a session that ended still acknowledges and retransmits.
 pub(crate) const LINGER: Duration = Duration::from_secs(5);
-/// The only key id in use. Renegotiation, which counts on from here with a reliability layer, a TLS session and data
-/// keys of each key's own, is neither announced nor answered: a peer that starts one keeps its current key.
-const KEY_ID: u8 = 0;
 
-/// The control channel of a session: ids, wrapping state and the reliability layer of its key.
+/// A datagram that waits to be sent.
+pub(crate) type Waiting = (Underlay, Vec<u8>);
+
+/// See the module's documentation.
+///
+/// A session's first key has the id 0. Its successors are negotiated beside the key in use, each over a reliability
+/// layer and a TLS connection of its own, under the ids 1 to 7 in turn; session ids, wrapping and replay counters stay.
 pub(crate) struct ControlChannel {
+    session: SessionKey,
     local: SessionId,
     remote: Option<SessionId>,
-    wrap: WrapState,
+    wrap: Wrap,
+    /// What wraps the packets of key ids other than 0, with dynamic tls-crypt.
+    dynamic_wrap: Option<Wrap>,
+    /// Of the key in use, over which commands go.
+    current: Slot,
+    /// Of the key that is to follow.
+    next: Option<Slot>,
+    /// Key exchanges begun so far.
+    generations: u32,
+}
+
+/// Keys of the wrapping, and what was sent and received under them.
+struct Wrap {
+    keys: Arc<WrapKeys>,
+    state: WrapState,
+}
+
+/// The control channel of one key.
+struct Slot {
+    generation: u32,
+    key_id: u8,
     reliability: Reliability,
     /// A message went to TLS and its record has not come back yet.
     encrypting: bool,
 }
 
+impl Slot {
+    fn is_settled(&self) -> bool {
+        !self.encrypting && self.reliability.is_idle()
+    }
+}
+
+/// What a control packet did to the session's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handled {
+    /// It belongs to a key that was there.
+    Known,
+    /// The peer begins a new key.
+    Begun(TlsKey),
+}
+
 impl ControlChannel {
     /// A client's: its reset is due at once.
-    pub(crate) fn client(now: Instant, local: SessionId, unix_time: u32) -> Self {
-        Self {
-            local,
-            remote: None,
-            wrap: WrapState::new(unix_time, 0),
-            reliability: Reliability::with_reset(now, Opcode::HardResetClient),
-            encrypting: false,
-        }
+    pub(crate) fn client(
+        session: SessionKey,
+        now: Instant,
+        local: SessionId,
+        keys: Arc<WrapKeys>,
+        unix_time: u32,
+    ) -> Self {
+        let reliability = Reliability::with_reset(now, Opcode::HardResetClient);
+        Self::new(session, local, None, keys, WrapState::new(unix_time, 0), reliability)
     }
 
     /// A server's, made from the packet that returned the cookie. The cookie's own packet had replay id 1.
-    pub(crate) fn server(local: SessionId, remote: SessionId, unix_time: u32) -> Self {
+    pub(crate) fn server(
+        session: SessionKey,
+        local: SessionId,
+        remote: SessionId,
+        keys: Arc<WrapKeys>,
+        unix_time: u32,
+    ) -> Self {
+        Self::new(session, local, Some(remote), keys, WrapState::new(unix_time, 1), Reliability::after_reset())
+    }
+
+    fn new(
+        session: SessionKey,
+        local: SessionId,
+        remote: Option<SessionId>,
+        keys: Arc<WrapKeys>,
+        wrap: WrapState,
+        reliability: Reliability,
+    ) -> Self {
+        let current = Slot { generation: 0, key_id: 0, reliability, encrypting: false };
         Self {
+            session,
             local,
-            remote: Some(remote),
-            wrap: WrapState::new(unix_time, 1),
-            reliability: Reliability::after_reset(),
-            encrypting: false,
+            remote,
+            wrap: Wrap { keys, state: wrap },
+            dynamic_wrap: None,
+            current,
+            next: None,
+            generations: 1,
         }
     }
 
@@ -60,11 +119,40 @@ impl ControlChannel {
         self.remote
     }
 
-    /// Takes a control packet that authenticated.
-    pub(crate) fn handle(&mut self, now: Instant, header: Header, packet: &Unwrapped<'_>) -> Result<(), DropReason> {
-        if header.key_id != KEY_ID {
-            return Err(DropReason::UnknownKey);
-        }
+    /// The TLS connection of the key in use.
+    pub(crate) fn current(&self) -> TlsKey {
+        self.tls_key(&self.current)
+    }
+
+    /// The TLS connection of the key that is being negotiated.
+    pub(crate) fn next(&self) -> Option<TlsKey> {
+        self.next.as_ref().map(|slot| self.tls_key(slot))
+    }
+
+    fn tls_key(&self, slot: &Slot) -> TlsKey {
+        TlsKey { session: self.session, generation: slot.generation }
+    }
+
+    /// From now on, packets of renewals are wrapped under keys that TLS exported.
+    pub(crate) fn use_dynamic_tls_crypt(&mut self, exported: &StaticKey) {
+        let keys = Arc::new(self.wrap.keys.dynamic(exported));
+        self.dynamic_wrap = Some(Wrap { keys, state: self.wrap.state.fresh() });
+    }
+
+    /// Unwraps a control packet of this session, in place.
+    pub(crate) fn open<'a>(&self, header: Header, datagram: &'a mut [u8]) -> Result<Unwrapped<'a>, DropReason> {
+        let wrap = self.dynamic_wrap.as_ref().filter(|_| header.key_id != 0).unwrap_or(&self.wrap);
+        wrap.keys.open(datagram)
+    }
+
+    /// Takes a control packet that authenticated. `renewable` tells whether the peer may begin a new key now.
+    pub(crate) fn handle(
+        &mut self,
+        now: Instant,
+        header: Header,
+        packet: &Unwrapped<'_>,
+        renewable: bool,
+    ) -> Result<Handled, DropReason> {
         let body = ControlBody::decode(header.opcode, packet.body).ok_or(DropReason::Malformed)?;
         if body.ack_session.is_some_and(|session| session != self.local) {
             return Err(DropReason::UnknownSession);
@@ -80,175 +168,135 @@ impl ControlChannel {
             }
             _ => {}
         }
-        self.wrap.accept(packet.replay)?;
-        self.remote = Some(packet.sender);
-        self.reliability.handle_acks(now, &body.acks);
-        match body.message_id {
-            Some(id) => self.reliability.handle_message(id, body.payload),
-            None => Ok(()),
-        }
-    }
-
-    /// Received bytes of the TLS stream, in order.
-    pub(crate) fn poll_tls(&mut self) -> Option<Vec<u8>> {
-        loop {
-            let bytes = self.reliability.poll_received()?;
-            if !bytes.is_empty() {
-                return Some(bytes);
+        let is_known =
+            self.current.key_id == header.key_id || self.next.as_ref().is_some_and(|next| next.key_id == header.key_id);
+        if !is_known {
+            let begins = header.opcode == Opcode::SoftReset && header.key_id == self.next_key_id();
+            if !begins || self.next.is_some() {
+                return Err(DropReason::UnknownKey);
+            }
+            if !renewable || body.message_id != Some(0) {
+                return Err(DropReason::OutOfTurn);
             }
         }
+        let wrap = self.dynamic_wrap.as_mut().filter(|_| header.key_id != 0).unwrap_or(&mut self.wrap);
+        wrap.state.accept(packet.replay)?;
+        self.remote = Some(packet.sender);
+        let handled = if is_known { Handled::Known } else { Handled::Begun(self.begin_renewal(now)) };
+        let slot = match &mut self.next {
+            Some(next) if next.key_id == header.key_id => next,
+            _ => &mut self.current,
+        };
+        slot.reliability.handle_acks(now, &body.acks);
+        if let Some(id) = body.message_id {
+            slot.reliability.handle_message(id, body.payload)?;
+        }
+        Ok(handled)
     }
 
-    /// Queues bytes of the TLS stream.
-    pub(crate) fn send_tls(&mut self, bytes: &[u8]) {
-        self.encrypting = false;
-        self.reliability.send(bytes);
+    // New keys
+
+    /// Begins the key that is to follow the one in use; a soft reset is due at once.
+    pub(crate) fn begin_renewal(&mut self, now: Instant) -> TlsKey {
+        let slot = Slot {
+            generation: self.generations,
+            key_id: self.next_key_id(),
+            reliability: Reliability::with_reset(now, Opcode::SoftReset),
+            encrypting: false,
+        };
+        self.generations += 1;
+        let key = self.tls_key(&slot);
+        self.next = Some(slot);
+        key
+    }
+
+    /// Whether the peer has sent its soft reset for the key that is being negotiated.
+    pub(crate) fn is_renewal_answered(&self) -> bool {
+        self.next.as_ref().is_some_and(|next| next.reliability.has_received())
+    }
+
+    /// Whether the peer has acknowledged everything of the key that is being negotiated.
+    pub(crate) fn is_renewal_settled(&self) -> bool {
+        self.next.as_ref().is_some_and(Slot::is_settled)
+    }
+
+    /// The key that was negotiated is the one in use from now on. Gives the TLS connection that is not needed any more.
+    pub(crate) fn finish_renewal(&mut self) -> Option<TlsKey> {
+        let next = self.next.take()?;
+        let old = std::mem::replace(&mut self.current, next);
+        Some(self.tls_key(&old))
+    }
+
+    /// Forgets the key that was being negotiated. The next attempt has the same key id: the peer counts only keys that
+    /// came to be.
+    pub(crate) fn abandon_renewal(&mut self) -> Option<TlsKey> {
+        let next = self.next.take()?;
+        Some(self.tls_key(&next))
+    }
+
+    /// The key id that follows the one in use.
+    pub(crate) fn next_key_id(&self) -> u8 {
+        self.current.key_id % 7 + 1
+    }
+
+    // The TLS streams
+
+    /// Received bytes of a TLS stream, in order.
+    pub(crate) fn poll_tls(&mut self) -> Option<(TlsKey, Vec<u8>)> {
+        let session = self.session;
+        for slot in self.next.iter_mut().chain([&mut self.current]) {
+            while let Some(bytes) = slot.reliability.poll_received() {
+                if !bytes.is_empty() {
+                    return Some((TlsKey { session, generation: slot.generation }, bytes));
+                }
+            }
+        }
+        None
+    }
+
+    /// Queues bytes of a TLS stream.
+    pub(crate) fn send_tls(&mut self, key: TlsKey, bytes: &[u8]) {
+        if let Some(slot) = self.slot_mut(key) {
+            slot.encrypting = false;
+            slot.reliability.send(bytes);
+        }
     }
 
     /// Notes that a message was handed to TLS.
-    pub(crate) fn expect_record(&mut self) {
-        self.encrypting = true;
+    pub(crate) fn expect_record(&mut self, key: TlsKey) {
+        if let Some(slot) = self.slot_mut(key) {
+            slot.encrypting = true;
+        }
     }
 
-    /// Whether the peer has acknowledged everything, including messages that TLS still had.
+    fn slot_mut(&mut self, key: TlsKey) -> Option<&mut Slot> {
+        let slots = self.next.iter_mut().chain([&mut self.current]);
+        slots.into_iter().find(|slot| slot.generation == key.generation)
+    }
+
+    /// Whether the peer has acknowledged everything of the key in use, including messages that TLS still had.
     pub(crate) fn is_settled(&self) -> bool {
-        !self.encrypting && self.reliability.is_idle()
+        self.current.is_settled()
     }
 
     /// Writes the next packet that is due.
-    pub(crate) fn poll_transmit(&mut self, now: Instant, keys: &WrapKeys, out: &mut Vec<u8>) -> bool {
-        let Some(outgoing) = self.reliability.poll_send(now, self.remote) else { return false };
-        let header = Header { opcode: outgoing.opcode, key_id: KEY_ID };
-        let mut body = Vec::with_capacity(64 + outgoing.body.payload.len());
-        outgoing.body.encode(&mut body);
-        // Four thousand million control packets in one session do not happen; if they do, it falls silent and times out.
-        let Some(replay) = self.wrap.next() else { return false };
-        keys.seal(header, self.local, replay, &body, out).is_ok()
+    pub(crate) fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        for slot in self.next.iter_mut().chain([&mut self.current]) {
+            let Some(outgoing) = slot.reliability.poll_send(now, self.remote) else { continue };
+            let header = Header { opcode: outgoing.opcode, key_id: slot.key_id };
+            let mut body = Vec::with_capacity(64 + outgoing.body.payload.len());
+            outgoing.body.encode(&mut body);
+            // Four thousand million control packets in one session do not happen; if they do, it falls silent and
+            // times out.
+            let wrap = self.dynamic_wrap.as_mut().filter(|_| slot.key_id != 0).unwrap_or(&mut self.wrap);
+            let Some(replay) = wrap.state.next() else { return false };
+            return wrap.keys.seal(header, self.local, replay, &body, out).is_ok();
+        }
+        false
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.reliability.poll_timeout()
+        let next = self.next.as_ref().and_then(|next| next.reliability.poll_timeout());
+        [next, self.current.reliability.poll_timeout()].into_iter().flatten().min()
     }
 }
-
-/// A session whose data flows.
-pub(crate) struct Live {
-    data: DataChannel,
-    keepalive: Keepalive,
-    since: Instant,
-    last_sent: Instant,
-    last_heard: Instant,
-    traffic: Traffic,
-}
-
-/// An opened data packet.
-pub(crate) enum Opened {
-    Ping,
-    Exit,
-    Packet(Range<usize>),
-}
-
-impl Live {
-    pub(crate) fn new(now: Instant, data: DataChannel, keepalive: Keepalive) -> Self {
-        Self { data, keepalive, since: now, last_sent: now, last_heard: now, traffic: Traffic::default() }
-    }
-
-    pub(crate) fn since(&self) -> Instant {
-        self.since
-    }
-
-    pub(crate) fn last_heard(&self) -> Instant {
-        self.last_heard
-    }
-
-    pub(crate) fn traffic(&self) -> Traffic {
-        self.traffic
-    }
-
-    /// A control packet of the peer authenticated.
-    pub(crate) fn note_heard(&mut self, now: Instant) {
-        self.last_heard = now;
-    }
-
-    /// A control packet went to the peer.
-    pub(crate) fn note_sent(&mut self, now: Instant) {
-        self.last_sent = now;
-    }
-
-    /// Opens a data packet in place and tells what it is. A packet for the device is an IPv4 packet whose header and
-    /// length hold.
-    pub(crate) fn open(&mut self, now: Instant, datagram: &mut [u8]) -> Result<Opened, DropReason> {
-        let key_id = datagram.first().copied().and_then(Header::decode).map(|header| header.key_id);
-        if key_id != Some(KEY_ID) {
-            return Err(DropReason::UnknownKey);
-        }
-        let range = self.data.open(datagram)?;
-        self.last_heard = now;
-        let plain = datagram.get(range.clone()).unwrap_or_default();
-        match Payload::classify(plain) {
-            Payload::Ping | Payload::Other => Ok(Opened::Ping),
-            Payload::Exit => Ok(Opened::Exit),
-            Payload::Packet => {
-                let length = ipv4_length(plain).ok_or(DropReason::NotIp)?;
-                let range = range.start..range.start + length;
-                self.traffic.received_packets += 1;
-                self.traffic.received_bytes += length as u64;
-                Ok(Opened::Packet(range))
-            }
-        }
-    }
-
-    /// Seals the packet at `buf[HEADROOM..]`.
-    pub(crate) fn seal(&mut self, now: Instant, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
-        let range = self.data.seal(buf)?;
-        self.last_sent = now;
-        self.traffic.sent_packets += 1;
-        self.traffic.sent_bytes += buf.len().saturating_sub(HEADROOM) as u64;
-        Ok(range)
-    }
-
-    /// A datagram that carries a message of the data channel.
-    pub(crate) fn message(&mut self, now: Instant, message: &[u8]) -> Result<Vec<u8>, KeyExhausted> {
-        let mut buf = vec![0; HEADROOM];
-        buf.extend_from_slice(message);
-        let range = self.data.seal(&mut buf)?;
-        self.last_sent = now;
-        buf.drain(..range.start);
-        Ok(buf)
-    }
-
-    /// A ping, if one is due.
-    pub(crate) fn poll_ping(&mut self, now: Instant) -> Option<Result<Vec<u8>, KeyExhausted>> {
-        let due = self.ping_at().is_some_and(|at| at <= now);
-        due.then(|| self.message(now, Payload::ping()))
-    }
-
-    /// Whether the peer has been silent for too long.
-    pub(crate) fn is_dead(&self, now: Instant) -> bool {
-        self.dead_at().is_some_and(|at| at <= now)
-    }
-
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.ping_at(), self.dead_at()].into_iter().flatten().min()
-    }
-
-    fn ping_at(&self) -> Option<Instant> {
-        (!self.keepalive.ping.is_zero()).then(|| self.last_sent + self.keepalive.ping)
-    }
-
-    fn dead_at(&self) -> Option<Instant> {
-        (!self.keepalive.ping_restart.is_zero()).then(|| self.last_heard + self.keepalive.ping_restart)
-    }
-}
-
-/// The total length of an IPv4 packet, if `packet` holds one.
-fn ipv4_length(packet: &[u8]) -> Option<usize> {
-    if packet.len() < 20 || packet[0] >> 4 != 4 {
-        return None;
-    }
-    let length = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-    (20..=packet.len()).contains(&length).then_some(length)
-}
-
-/// A datagram that waits to be sent.
-pub(crate) type Waiting = (Underlay, Vec<u8>);

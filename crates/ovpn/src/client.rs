@@ -9,24 +9,27 @@
 //! A client is used once: when it has ended, whoever drives it makes a new one with a new session id.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::channel::{ControlChannel, HAND_WINDOW, Live, Opened, Waiting};
-use crate::data::{Cipher, DataChannel, HEADROOM, Payload};
+use crate::channel::{ControlChannel, Handled, Waiting};
+use crate::data::Cipher;
 use crate::drops::DropReason;
 use crate::endpoint::{
-    Configured, Counters, EndReason, Endpoint, Event, Keepalive, PeerConnected, PeerStatus, Received, SessionKey,
-    TlsInput, TlsOutput, TlsSession,
+    Configured, Counters, EndReason, Event, Keepalive, PeerConnected, Received, RenewalLimits, SessionKey, TlsInput,
+    TlsKey, TlsSession,
 };
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
+use crate::live::{Desk, Live, Opened, Terms};
 use crate::negotiation::{self, printable};
-use crate::packet::{Header, Opcode, SessionId};
+use crate::packet::{Header, SessionId};
 use crate::push::{PushError, PushReply};
 use crate::static_key::StaticKey;
 use crate::underlay::Underlay;
 use crate::wrap::{Role, WrapKeys};
+
+mod endpoint;
 
 /// Silence after which a handshake that had an answer is given up: a server that has forgotten us.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +55,12 @@ pub struct ClientConfig {
     pub keepalive: Keepalive,
     /// How long the server may take for its first answer. The reset goes out at 0, 1, 3 and 7 s.
     pub first_answer: Duration,
+    /// When keys are renewed.
+    pub renewal: RenewalLimits,
+    /// Whether dynamic tls-crypt is announced.
+    pub dynamic_tls_crypt: bool,
+    /// Whether the epoch format of data packets is announced.
+    pub epochs: bool,
 }
 
 enum Phase {
@@ -87,7 +96,6 @@ pub struct Client {
     config: ClientConfig,
     remote: Underlay,
     rng: Box<dyn rand::CryptoRng + Send>,
-    keys: WrapKeys,
     channel: ControlChannel,
     phase: Phase,
     /// End of the hand window.
@@ -96,7 +104,7 @@ pub struct Client {
     patience: Instant,
     /// A goodbye is on its way over the control channel.
     leaving: bool,
-    tls: VecDeque<TlsInput>,
+    tls: VecDeque<(TlsKey, TlsInput)>,
     outbox: VecDeque<Waiting>,
     events: VecDeque<Event>,
     counters: Counters,
@@ -116,21 +124,20 @@ impl Client {
         while id == [0; 8] {
             rng.fill_bytes(&mut id);
         }
-        let keys = WrapKeys::new(Role::Client, config.tls_crypt.as_ref());
+        let keys = Arc::new(WrapKeys::new(Role::Client, config.tls_crypt.as_ref()));
         Self {
             patience: now + config.first_answer,
-            config,
             remote,
             rng,
-            keys,
-            channel: ControlChannel::client(now, SessionId(id), unix_time),
+            channel: ControlChannel::client(SESSION, now, SessionId(id), keys, unix_time),
             phase: Phase::Reset,
-            deadline: now + HAND_WINDOW,
+            deadline: now + config.renewal.hand_window,
             leaving: false,
             tls: VecDeque::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
+            config,
         }
     }
 
@@ -147,20 +154,37 @@ impl Client {
     }
 
     fn handle_control(&mut self, now: Instant, header: Header, datagram: &mut [u8]) -> Result<(), DropReason> {
-        let packet = self.keys.open(datagram)?;
-        self.channel.handle(now, header, &packet)?;
+        let packet = self.channel.open(header, datagram)?;
+        let handled = self.channel.handle(now, header, &packet, self.is_connected())?;
         self.patience = now + PATIENCE;
-        if let Phase::Connected { live, .. } = &mut self.phase {
+        if let Some((live, mut desk)) = self.live() {
             live.note_heard(now);
+            if let Handled::Begun(tls) = handled {
+                live.join_renewal(now, tls, desk.channel);
+            }
+            live.advance_renewal(now, &mut desk);
         }
         if matches!(self.phase, Phase::Reset) {
             self.phase = Phase::Handshake;
-            self.tls.push_back(TlsInput::Start);
+            self.tls.push_back((self.channel.current(), TlsInput::Start));
         }
-        while let Some(bytes) = self.channel.poll_tls() {
-            self.tls.push_back(TlsInput::Ciphertext(bytes));
+        while let Some((tls, bytes)) = self.channel.poll_tls() {
+            self.tls.push_back((tls, TlsInput::Ciphertext(bytes)));
         }
         Ok(())
+    }
+
+    /// The live part of a connected session, and what its renewals work with.
+    fn live(&mut self) -> Option<(&mut Live, Desk<'_>)> {
+        let Phase::Connected { live, .. } = &mut self.phase else { return None };
+        let desk = Desk {
+            channel: &mut self.channel,
+            tls: &mut self.tls,
+            rng: &mut *self.rng,
+            events: &mut self.events,
+            counters: &mut self.counters,
+        };
+        Some((live, desk))
     }
 
     fn handle_data(&mut self, now: Instant, datagram: &mut [u8]) -> Result<Received, DropReason> {
@@ -184,7 +208,7 @@ impl Client {
         let message = KeyMethod2 {
             randoms: ours.clone(),
             options: negotiation::options_string(Role::Client, self.config.tun_mtu, self.remote),
-            peer_info: negotiation::client_info(&self.config.ciphers, self.config.max_mtu, self.config.key_derivation),
+            peer_info: negotiation::client_info(&self.config),
         };
         self.send_message(message.encode(true));
         self.phase = Phase::KeyExchange { tls, ours };
@@ -238,6 +262,9 @@ impl Client {
         if push.peer_id.is_some_and(|id| id > 0x00ff_ffff) {
             return Err(PushError::PeerId.into());
         }
+        if push.epochs && !(push.tls_ekm && push.peer_id.is_some()) {
+            return Err(PushError::Epochs.into());
+        }
         let (key_derivation, block) = if push.tls_ekm {
             (KeyDerivation::Ekm, material.tls.exporter.clone())
         } else {
@@ -245,8 +272,9 @@ impl Client {
             let local = self.channel.local();
             (KeyDerivation::Prf, KeyBlock::from_prf(&material.ours, &material.theirs.randoms, local, server))
         };
-        let data =
-            DataChannel::new(Role::Client, 0, push.peer_id, cipher, &block).map_err(|_| EndReason::KeyExhausted)?;
+        if push.dynamic_tls_crypt && self.config.dynamic_tls_crypt {
+            self.channel.use_dynamic_tls_crypt(&material.tls.dynamic_tls_crypt);
+        }
         let keepalive = Keepalive {
             ping: push.ping.unwrap_or(self.config.keepalive.ping),
             ping_restart: push.ping_restart.unwrap_or(self.config.keepalive.ping_restart),
@@ -261,6 +289,19 @@ impl Client {
             tls_version: material.tls.version.clone(),
             software: String::new(),
         };
+        let terms = Terms {
+            role: Role::Client,
+            peer: peer.peer,
+            identity: peer.identity.clone(),
+            sends_peer_id: push.peer_id,
+            cipher,
+            epochs: push.epochs,
+            derivation: key_derivation,
+            options: negotiation::options_string(Role::Client, self.config.tun_mtu, self.remote),
+            peer_info: negotiation::client_info(&self.config),
+            limits: self.config.renewal,
+        };
+        let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
         self.events.push_back(Event::Configured(Configured {
             ifconfig,
             gateway: push.gateway,
@@ -271,14 +312,26 @@ impl Client {
         self.events.push_back(Event::Connected(peer.clone()));
         self.counters.handshakes_completed += 1;
         let cc_exit = push.cc_exit;
-        let live = Box::new(Live::new(now, data, keepalive));
-        self.phase = Phase::Connected { live, peer: Box::new(peer), cc_exit };
+        self.phase = Phase::Connected { live: Box::new(live), peer: Box::new(peer), cc_exit };
         Ok(())
     }
 
     fn send_message(&mut self, message: Vec<u8>) {
-        self.channel.expect_record();
-        self.tls.push_back(TlsInput::Message(message));
+        let tls = self.channel.current();
+        self.channel.expect_record(tls);
+        self.tls.push_back((tls, TlsInput::Message(message)));
+    }
+
+    fn handle_live_timeout(&mut self, now: Instant) {
+        let Some((live, mut desk)) = self.live() else { return };
+        if let Some(reason) = live.handle_timeout(now, &mut desk) {
+            self.end(reason);
+        } else if let Some(ping) = live.poll_ping(now) {
+            match ping {
+                Ok(datagram) => self.outbox.push_back((self.remote, datagram)),
+                Err(_) => self.end(EndReason::KeyExhausted),
+            }
+        }
     }
 
     fn end(&mut self, reason: EndReason) {
@@ -293,172 +346,6 @@ impl Client {
                 self.counters.handshakes_failed += 1;
                 self.events.push_back(Event::HandshakeFailed { remote: self.remote, reason });
             }
-        }
-    }
-}
-
-impl Endpoint for Client {
-    fn handle_datagram(&mut self, now: Instant, from: Underlay, datagram: &mut [u8]) -> Result<Received, DropReason> {
-        let header = datagram.first().copied().and_then(Header::decode);
-        let result = match header {
-            _ if from != self.remote => Err(DropReason::UnknownPeer),
-            None => Err(DropReason::Malformed),
-            Some(header) => match header.opcode {
-                Opcode::DataV1 | Opcode::DataV2 => self.handle_data(now, datagram),
-                Opcode::HardResetServer | Opcode::Control | Opcode::Ack | Opcode::SoftReset => {
-                    self.handle_control(now, header, datagram).map(|()| Received::Consumed)
-                }
-                Opcode::HardResetClient => Err(DropReason::Malformed),
-            },
-        };
-        result.inspect_err(|&reason| self.counters.drops.count(reason))
-    }
-
-    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason> {
-        let result = match &mut self.phase {
-            Phase::Connected { live, .. } if buf.get(HEADROOM).is_some_and(|byte| byte >> 4 == 4) => {
-                live.seal(now, buf).map_err(|_| EndReason::KeyExhausted)
-            }
-            Phase::Connected { .. } => {
-                self.count_drop(DropReason::NotIp);
-                return Err(DropReason::NotIp);
-            }
-            _ => {
-                self.count_drop(DropReason::NoRoute);
-                return Err(DropReason::NoRoute);
-            }
-        };
-        match result {
-            Ok(range) => Ok((self.remote, range)),
-            Err(reason) => {
-                self.end(reason);
-                self.count_drop(DropReason::NoRoute);
-                Err(DropReason::NoRoute)
-            }
-        }
-    }
-
-    fn handle_closed(&mut self, _now: Instant, at: Underlay) {
-        if at == self.remote {
-            self.end(EndReason::ConnectionClosed);
-        }
-    }
-
-    fn needs(&self, at: Underlay) -> bool {
-        at == self.remote && !(self.has_ended() && self.is_flushed())
-    }
-
-    fn handle_tls(&mut self, now: Instant, session: SessionKey, output: TlsOutput) {
-        if session != SESSION {
-            return;
-        }
-        match output {
-            TlsOutput::Ciphertext(bytes) => self.channel.send_tls(&bytes),
-            TlsOutput::Established(tls) => self.handle_established(tls),
-            TlsOutput::Message(message) => {
-                if let Err(reason) = self.handle_message(now, &message) {
-                    self.end(reason);
-                }
-            }
-            TlsOutput::Failed(why) => self.end(EndReason::Tls(why)),
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        match &mut self.phase {
-            Phase::Reset if now >= self.patience => self.end(EndReason::NoAnswer),
-            Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. }
-                if now >= self.deadline.min(self.patience) =>
-            {
-                self.end(EndReason::HandshakeTimeout);
-            }
-            Phase::Push { next_request, .. } if now >= *next_request => {
-                *next_request = now + PUSH_REQUEST_INTERVAL;
-                self.send_message(b"PUSH_REQUEST\0".to_vec());
-            }
-            Phase::Connected { live, .. } => {
-                if live.is_dead(now) {
-                    self.end(EndReason::PingTimeout);
-                } else if let Some(ping) = live.poll_ping(now) {
-                    match ping {
-                        Ok(datagram) => self.outbox.push_back((self.remote, datagram)),
-                        Err(_) => self.end(EndReason::KeyExhausted),
-                    }
-                }
-            }
-            Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } | Phase::Push { .. } | Phase::Ended => {}
-        }
-    }
-
-    fn poll_tls(&mut self) -> Option<(SessionKey, TlsInput)> {
-        self.tls.pop_front().map(|input| (SESSION, input))
-    }
-
-    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay> {
-        if let Some((to, datagram)) = self.outbox.pop_front() {
-            *out = datagram;
-            return Some(to);
-        }
-        if !self.channel.poll_transmit(now, &self.keys, out) {
-            return None;
-        }
-        if let Phase::Connected { live, .. } = &mut self.phase {
-            live.note_sent(now);
-        }
-        Some(self.remote)
-    }
-
-    fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        let own = match &self.phase {
-            Phase::Reset | Phase::Handshake | Phase::KeyExchange { .. } => Some(self.deadline.min(self.patience)),
-            Phase::Push { next_request, .. } => Some(self.deadline.min(self.patience).min(*next_request)),
-            Phase::Connected { live, .. } => live.poll_timeout(),
-            Phase::Ended => None,
-        };
-        [own, self.channel.poll_timeout()].into_iter().flatten().min()
-    }
-
-    fn shut_down(&mut self, now: Instant) {
-        if let Phase::Connected { live, cc_exit, .. } = &mut self.phase {
-            if *cc_exit {
-                self.leaving = true;
-                self.send_message(b"EXIT\0".to_vec());
-            } else if let Ok(datagram) = live.message(now, &Payload::exit()) {
-                self.outbox.push_back((self.remote, datagram));
-            }
-        }
-        self.end(EndReason::Local);
-    }
-
-    fn is_flushed(&self) -> bool {
-        self.outbox.is_empty() && (!self.leaving || self.channel.is_settled())
-    }
-
-    fn count_drop(&mut self, reason: DropReason) {
-        self.counters.drops.count(reason);
-    }
-
-    fn counters(&self) -> Counters {
-        let mut counters = self.counters.clone();
-        if let Phase::Connected { live, .. } = &self.phase {
-            counters.traffic.add(&live.traffic());
-        }
-        counters
-    }
-
-    fn peers(&self) -> Vec<PeerStatus> {
-        match &self.phase {
-            Phase::Connected { live, peer, .. } => vec![PeerStatus {
-                connected: (**peer).clone(),
-                since: live.since(),
-                last_heard: live.last_heard(),
-                traffic: live.traffic(),
-            }],
-            _ => Vec::new(),
         }
     }
 }

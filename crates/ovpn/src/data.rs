@@ -1,24 +1,33 @@
-//! The data channel: sealing and opening packets in buffers that the caller lends.
+//! The data channel: sealing and opening packets in buffers that the caller lends, in one of two formats.
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{self, LessSafeKey, UnboundKey};
 
 use crate::drops::DropReason;
 use crate::keys::KeyBlock;
 use crate::packet::{Header, Opcode};
-use crate::replay::ReplayWindow;
 use crate::wrap::Role;
+
+mod classic;
+mod epoch;
+
+use classic::Classic;
+use epoch::Epochs;
 
 const TAG: usize = 16;
 /// Room that must stand free before a plaintext that is to be sealed: header with peer id, packet id, tag.
 pub const HEADROOM: usize = 4 + 4 + TAG;
-/// Packet ids from here on must not be used up: without a renegotiation the session ends before.
-const LAST_PACKET_ID: u32 = 0xff00_0000;
+/// Room that must stand free behind it: the tag again, which the epoch format has at the end.
+pub const TAILROOM: usize = TAG;
 /// Blocks and packets that one AES-GCM key may seal.
 const AES_GCM_LIMIT: u64 = (1 << 36) - 1;
+/// Packets that do not authenticate, after which a key should be renewed.
+const WORN_FAILURES: u64 = 1 << 35;
+/// Packets that do not authenticate, after which a key opens nothing any more.
+const MAX_FAILURES: u64 = 1 << 36;
 
 /// A data channel cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,11 +38,13 @@ pub enum Cipher {
     Aes128Gcm,
     /// `CHACHA20-POLY1305`
     ChaCha20Poly1305,
+    /// `AES-192-GCM`
+    Aes192Gcm,
 }
 
 impl Cipher {
-    /// Every cipher, in the order of preference that stock peers have.
-    pub const ALL: &'static [Self] = &[Self::Aes256Gcm, Self::Aes128Gcm, Self::ChaCha20Poly1305];
+    /// Every cipher: first those that stock peers offer unasked, in their order of preference.
+    pub const ALL: &'static [Self] = &[Self::Aes256Gcm, Self::Aes128Gcm, Self::ChaCha20Poly1305, Self::Aes192Gcm];
 
     /// The name on the wire.
     #[must_use]
@@ -42,6 +53,20 @@ impl Cipher {
             Self::Aes256Gcm => "AES-256-GCM",
             Self::Aes128Gcm => "AES-128-GCM",
             Self::ChaCha20Poly1305 => "CHACHA20-POLY1305",
+            Self::Aes192Gcm => "AES-192-GCM",
+        }
+    }
+
+    fn key(self, bytes: &[u8]) -> Result<LessSafeKey, KeyExhausted> {
+        let bytes = bytes.get(..self.algorithm().key_len()).ok_or(KeyExhausted)?;
+        UnboundKey::new(self.algorithm(), bytes).map(LessSafeKey::new).map_err(|_| KeyExhausted)
+    }
+
+    /// What a plaintext of this length takes from the number of blocks and packets that a key may seal.
+    fn cost(self, plain: usize) -> u64 {
+        match self {
+            Self::ChaCha20Poly1305 => 0,
+            Self::Aes256Gcm | Self::Aes192Gcm | Self::Aes128Gcm => plain.div_ceil(16) as u64 + 1,
         }
     }
 
@@ -50,6 +75,7 @@ impl Cipher {
             Self::Aes256Gcm => &aead::AES_256_GCM,
             Self::Aes128Gcm => &aead::AES_128_GCM,
             Self::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
+            Self::Aes192Gcm => &aead::AES_192_GCM,
         }
     }
 }
@@ -62,7 +88,7 @@ impl fmt::Display for Cipher {
 
 /// The name of a cipher that this crate does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown data cipher '{0}'; choose among AES-256-GCM, AES-128-GCM, CHACHA20-POLY1305")]
+#[error("unknown data cipher '{0}'; choose among AES-256-GCM, AES-128-GCM, CHACHA20-POLY1305, AES-192-GCM")]
 pub struct UnknownCipher(pub String);
 
 impl FromStr for Cipher {
@@ -74,36 +100,26 @@ impl FromStr for Cipher {
     }
 }
 
-/// The keys cannot seal another packet; the session has to end.
+/// The keys cannot seal another packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the data keys have reached their limit of use")]
 pub struct KeyExhausted;
 
 /// Both directions of the data channel under one key id.
 pub struct DataChannel {
-    seal: Direction,
-    open: Direction,
-    header: SendHeader,
+    format: Format,
     cipher: Cipher,
-    next_id: u32,
-    blocks_left: u64,
-    window: ReplayWindow,
+    failures: u64,
 }
 
-struct Direction {
-    key: LessSafeKey,
-    implicit_iv: [u8; 8],
-}
-
-/// What stands before the packet ids we send.
-enum SendHeader {
-    V1(u8),
-    V2([u8; 4]),
+enum Format {
+    Classic(Box<Classic>),
+    Epoch(Box<Epochs>),
 }
 
 impl DataChannel {
-    /// Makes the channel of `role` under `key_id`. With a `peer_id` it sends the second format, else the first; it
-    /// opens both.
+    /// Makes the channel of `role` under `key_id`. With a `peer_id` it sends the second format of the header, else the
+    /// first; it opens both.
     ///
     /// # Errors
     /// [`KeyExhausted`] never happens for the key lengths of [`Cipher`]; it stands for a refusal by the crypto library.
@@ -114,28 +130,23 @@ impl DataChannel {
         cipher: Cipher,
         block: &KeyBlock,
     ) -> Result<Self, KeyExhausted> {
-        let direction = |client_to_server| {
-            let algorithm = cipher.algorithm();
-            let key = &block.cipher(client_to_server)[..algorithm.key_len()];
-            let key = UnboundKey::new(algorithm, key).map_err(|_| KeyExhausted)?;
-            Ok(Direction { key: LessSafeKey::new(key), implicit_iv: block.implicit_iv(client_to_server) })
-        };
-        let header = match peer_id {
-            None => SendHeader::V1(Header { opcode: Opcode::DataV1, key_id }.encode()),
-            Some(id) => {
-                let [_, a, b, c] = id.to_be_bytes();
-                SendHeader::V2([Header { opcode: Opcode::DataV2, key_id }.encode(), a, b, c])
-            }
-        };
-        Ok(Self {
-            seal: direction(role == Role::Client)?,
-            open: direction(role == Role::Server)?,
-            header,
-            cipher,
-            next_id: 1,
-            blocks_left: AES_GCM_LIMIT,
-            window: ReplayWindow::default(),
-        })
+        let format = Format::Classic(Box::new(Classic::new(role, key_id, peer_id, cipher, block)?));
+        Ok(Self { format, cipher, failures: 0 })
+    }
+
+    /// Makes a channel that speaks the epoch format, which changes its keys by itself.
+    ///
+    /// # Errors
+    /// As [`DataChannel::new`].
+    pub fn with_epochs(
+        role: Role,
+        key_id: u8,
+        peer_id: u32,
+        cipher: Cipher,
+        block: &KeyBlock,
+    ) -> Result<Self, KeyExhausted> {
+        let format = Format::Epoch(Box::new(Epochs::new(role, key_id, peer_id, cipher, block)?));
+        Ok(Self { format, cipher, failures: 0 })
     }
 
     /// The cipher in use.
@@ -144,39 +155,16 @@ impl DataChannel {
         self.cipher
     }
 
-    /// Seals `buf[HEADROOM..]` in place and returns where in `buf` the packet stands.
+    /// Seals what stands between [`HEADROOM`] and [`TAILROOM`] of `buf` in place, and returns where in `buf` the packet
+    /// stands.
     ///
     /// # Errors
-    /// [`KeyExhausted`] when the keys may not be used any more, or when `buf` is shorter than [`HEADROOM`].
+    /// [`KeyExhausted`] when the keys may not be used any more, or when `buf` has no room.
     pub fn seal(&mut self, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
-        let end = buf.len();
-        let plain = buf.len().checked_sub(HEADROOM).ok_or(KeyExhausted)?;
-        if self.next_id >= LAST_PACKET_ID {
-            return Err(KeyExhausted);
+        match &mut self.format {
+            Format::Classic(classic) => classic.seal(buf),
+            Format::Epoch(epochs) => epochs.seal(buf),
         }
-        if self.cipher != Cipher::ChaCha20Poly1305 {
-            let used = plain.div_ceil(16) as u64 + 1;
-            self.blocks_left = self.blocks_left.checked_sub(used).ok_or(KeyExhausted)?;
-        }
-        let id = self.next_id.to_be_bytes();
-        self.next_id += 1;
-        let nonce = self.seal.nonce(id);
-        let (head, body) = buf.split_at_mut(HEADROOM);
-        let (front, tag_place) = head.split_at_mut(HEADROOM - TAG);
-        front[4..].copy_from_slice(&id);
-        let (start, aad) = match self.header {
-            SendHeader::V1(byte) => {
-                front[3] = byte;
-                (3, &front[4..])
-            }
-            SendHeader::V2(bytes) => {
-                front[..4].copy_from_slice(&bytes);
-                (0, &front[..])
-            }
-        };
-        let tag = self.seal.key.seal_in_place_separate_tag(nonce, Aad::from(aad), body).map_err(|_| KeyExhausted)?;
-        tag_place.copy_from_slice(tag.as_ref());
-        Ok(start..end)
     }
 
     /// Opens a data packet in place and returns where in `packet` the plaintext stands. On an error the contents of
@@ -185,50 +173,39 @@ impl DataChannel {
     /// # Errors
     /// Says why the packet is to be dropped.
     pub fn open(&mut self, packet: &mut [u8]) -> Result<Range<usize>, DropReason> {
-        let end = packet.len();
-        let opcode = packet.first().and_then(|&byte| Header::decode(byte)).map(|header| header.opcode);
-        // Where the packet id stands, and from where on the header is authenticated.
-        let (id_at, aad_at) = match opcode {
-            Some(Opcode::DataV1) => (1, 1),
-            Some(Opcode::DataV2) => (4, 0),
-            _ => return Err(DropReason::Malformed),
+        if self.failures >= MAX_FAILURES {
+            return Err(DropReason::Authentication);
+        }
+        let opened = match &mut self.format {
+            Format::Classic(classic) => classic.open(packet),
+            Format::Epoch(epochs) => epochs.open(packet),
         };
-        let start = id_at + 4 + TAG;
-        if end <= start {
-            return Err(DropReason::Malformed);
+        if opened == Err(DropReason::Authentication) {
+            self.failures += 1;
         }
-        let (head, body) = packet.split_at_mut(start);
-        let (front, tag) = head.split_at(id_at + 4);
-        let mut id = [0; 4];
-        id.copy_from_slice(&front[id_at..]);
-        let number = u64::from(u32::from_be_bytes(id));
-        if !self.window.is_fresh(number) {
-            return Err(DropReason::Replay);
-        }
-        self.open
-            .key
-            .open_in_place_separate_tag(self.open.nonce(id), Aad::from(&front[aad_at..]), tag, body)
-            .map_err(|_| DropReason::Authentication)?;
-        if !self.window.accept(number) {
-            return Err(DropReason::Replay);
-        }
-        Ok(start..end)
+        opened
+    }
+
+    /// Whether the key is so far used up, in either direction, that it should be renewed.
+    pub(crate) fn is_worn(&self) -> bool {
+        let is_worn = match &self.format {
+            Format::Classic(classic) => classic.is_worn(),
+            Format::Epoch(epochs) => epochs.is_worn(),
+        };
+        is_worn || self.failures >= WORN_FAILURES
     }
 }
 
 impl fmt::Debug for DataChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DataChannel").field("cipher", &self.cipher).field("next_id", &self.next_id).finish()
+        f.debug_struct("DataChannel").field("cipher", &self.cipher).finish_non_exhaustive()
     }
 }
 
-impl Direction {
-    fn nonce(&self, packet_id: [u8; 4]) -> Nonce {
-        let mut nonce = [0; 12];
-        nonce[..4].copy_from_slice(&packet_id);
-        nonce[4..].copy_from_slice(&self.implicit_iv);
-        Nonce::assume_unique_for_key(nonce)
-    }
+/// What stands before the packet ids we send in the second format.
+fn header_v2(key_id: u8, peer_id: u32) -> [u8; 4] {
+    let [_, a, b, c] = peer_id.to_be_bytes();
+    [Header { opcode: Opcode::DataV2, key_id }.encode(), a, b, c]
 }
 
 /// The peer id of a data packet of the second format.

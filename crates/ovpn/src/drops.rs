@@ -38,8 +38,10 @@ reasons! {
     UnknownSession => "unknown_session",
     /// A key id that has no key.
     UnknownKey => "unknown_key",
-    /// A data packet of no peer, or from another address than its peer's.
+    /// A data packet of no peer, or from an address that is another peer's.
     UnknownPeer => "unknown_peer",
+    /// More packets that come from unknown addresses and are not the peer's they claim to be than are tried in a period.
+    FloatRate => "float_rate",
     /// A control packet outside of the receive window or otherwise out of turn.
     OutOfTurn => "out_of_turn",
     /// A data packet that does not authenticate.

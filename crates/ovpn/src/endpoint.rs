@@ -3,7 +3,7 @@
 //! The driver owns sockets, clocks and TLS. In any order it calls `handle_*` with what happened and the time, and
 //! after that drains the `poll_*` until they give nothing:
 //!
-//! - [`Endpoint::poll_tls`]: work for the TLS of a session,
+//! - [`Endpoint::poll_tls`]: work for a TLS connection,
 //! - [`Endpoint::poll_transmit`]: datagrams to send,
 //! - [`Endpoint::poll_event`]: news for whoever started the tunnel,
 //! - [`Endpoint::poll_timeout`]: when to call [`Endpoint::handle_timeout`] if nothing else happens.
@@ -17,10 +17,20 @@ use crate::drops::{DropReason, Drops};
 use crate::key_method2::KeyMethodError;
 use crate::keys::{KeyBlock, KeyDerivation};
 use crate::push::{Ifconfig, PushError, PushedRoute};
+use crate::static_key::StaticKey;
 use crate::underlay::Underlay;
 
 /// Names a session to the driver. Never reused by an endpoint.
 pub type SessionKey = u64;
+
+/// Names a TLS connection to the driver. Every key of a session is made over a connection of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TlsKey {
+    /// The session.
+    pub session: SessionKey,
+    /// Counts the session's key exchanges, also those that fail, from 0.
+    pub generation: u32,
+}
 
 /// Number of a peer in data packets; for a client's only peer it is what the server pushed.
 pub type PeerId = u32;
@@ -32,6 +42,34 @@ pub struct Keepalive {
     pub ping: Duration,
     /// Silence after which the session counts as dead.
     pub ping_restart: Duration,
+}
+
+/// When data keys are renewed while data flows, and what that may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RenewalLimits {
+    /// Age of a key at which this side renews it (`reneg-sec`); zero leaves it to the peer. A server takes up to a tenth
+    /// off at random, so that its clients do not come all at once.
+    pub after: Duration,
+    /// Packets under one key, both ways, after which this side renews it (`reneg-pkts`).
+    pub packets: Option<u64>,
+    /// Bytes under one key, both ways, after which this side renews it (`reneg-bytes`).
+    pub bytes: Option<u64>,
+    /// From the first packet of a key to its use (`hand-window`), for a session's first key too.
+    pub hand_window: Duration,
+    /// How long a key is still good after its successor was begun (`tran-window`).
+    pub overlap: Duration,
+}
+
+impl Default for RenewalLimits {
+    fn default() -> Self {
+        Self {
+            after: Duration::from_secs(3600),
+            packets: None,
+            bytes: None,
+            hand_window: Duration::from_secs(60),
+            overlap: Duration::from_secs(3600),
+        }
+    }
 }
 
 /// Who a peer is, from a certificate that was verified.
@@ -56,13 +94,15 @@ impl Identity {
 pub struct TlsSession {
     /// Exported under [`crate::keys::EXPORTER_LABEL`].
     pub exporter: KeyBlock,
+    /// Exported under [`crate::keys::DYNAMIC_TLS_CRYPT_LABEL`]; only that of a session's first key is used.
+    pub dynamic_tls_crypt: StaticKey,
     /// Who the peer is.
     pub identity: Identity,
     /// Version as the TLS library names it, for status and logs.
     pub version: String,
 }
 
-/// What a session wants from its TLS.
+/// What a session wants from one of its TLS connections.
 #[derive(Debug)]
 pub enum TlsInput {
     /// Begin the handshake.
@@ -71,11 +111,11 @@ pub enum TlsInput {
     Ciphertext(Vec<u8>),
     /// Encrypt as one record.
     Message(Vec<u8>),
-    /// The session is gone.
+    /// The session is gone, or has a newer key.
     Close,
 }
 
-/// What TLS has for its session.
+/// What a TLS connection has for its session.
 #[derive(Debug)]
 pub enum TlsOutput {
     /// Bytes of the TLS stream to deliver.
@@ -145,9 +185,12 @@ pub enum EndReason {
     /// No connection came to be that could carry a session.
     #[error("cannot connect: {0}")]
     NotReached(String),
-    /// A key reached its limit of use.
-    #[error("the keys reached their limit of use")]
+    /// A key reached its limit of use, or its end after a renewal that failed.
+    #[error("the keys reached their limit of use and were not renewed")]
     KeyExhausted,
+    /// The peer shows another certificate than when it connected.
+    #[error("the peer changed its identity")]
+    IdentityChanged,
     /// We ended it.
     #[error("ended here")]
     Local,
@@ -205,6 +248,27 @@ pub enum Event {
         /// Why.
         reason: EndReason,
     },
+    /// Server: a connected peer sends from another address now.
+    Floated {
+        /// Its number.
+        peer: PeerId,
+        /// Where it is now.
+        remote: Underlay,
+    },
+    /// A connected peer has a new key.
+    Renewed {
+        /// Its number.
+        peer: PeerId,
+        /// Id of the new key, 1..=7.
+        key_id: u8,
+    },
+    /// A new key did not come to be. The old one stays in use, and another attempt follows.
+    RenewalFailed {
+        /// Number of the peer.
+        peer: PeerId,
+        /// Why.
+        reason: EndReason,
+    },
     /// A session ended before data flowed.
     HandshakeFailed {
         /// Where it came from, or went to.
@@ -257,6 +321,10 @@ pub struct Counters {
     pub handshakes_failed: u64,
     /// Sessions that came up.
     pub handshakes_completed: u64,
+    /// New keys of connected peers.
+    pub renewals_completed: u64,
+    /// New keys of connected peers that did not come to be.
+    pub renewals_failed: u64,
     /// Dropped packets.
     pub drops: Drops,
     /// Payload of all peers since the endpoint was made, including those that are gone.
@@ -271,8 +339,8 @@ pub trait Endpoint {
     /// Says why it was dropped.
     fn handle_datagram(&mut self, now: Instant, from: Underlay, datagram: &mut [u8]) -> Result<Received, DropReason>;
 
-    /// Seals the inner packet that stands at `buf[HEADROOM..]` in place: where it goes, and where in `buf` the datagram
-    /// stands. Drops are counted already.
+    /// Seals the inner packet that stands between [`crate::data::HEADROOM`] and [`crate::data::TAILROOM`] of `buf` in
+    /// place: where it goes, and where in `buf` the datagram stands. Drops are counted already.
     ///
     /// # Errors
     /// Says why it was dropped.
@@ -285,14 +353,14 @@ pub trait Endpoint {
     /// have yet.
     fn needs(&self, at: Underlay) -> bool;
 
-    /// Takes what TLS has for a session. Output for a session that is gone is ignored.
-    fn handle_tls(&mut self, now: Instant, session: SessionKey, output: TlsOutput);
+    /// Takes what a TLS connection has for its session. Output of one that was closed is ignored.
+    fn handle_tls(&mut self, now: Instant, key: TlsKey, output: TlsOutput);
 
     /// Does what is due by `now`.
     fn handle_timeout(&mut self, now: Instant);
 
-    /// Work for the TLS of a session.
-    fn poll_tls(&mut self) -> Option<(SessionKey, TlsInput)>;
+    /// Work for a TLS connection.
+    fn poll_tls(&mut self) -> Option<(TlsKey, TlsInput)>;
 
     /// The next datagram, written to `out`, and where it goes.
     fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay>;

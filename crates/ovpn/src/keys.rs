@@ -10,6 +10,9 @@ use crate::packet::SessionId;
 /// Label of the TLS exporter that gives [`KeyBlock`] with TLS-EKM; no context, [`KeyBlock::LEN`] bytes.
 pub const EXPORTER_LABEL: &str = "EXPORTER-OpenVPN-datakeys";
 
+/// Label of the TLS exporter that gives the key of dynamic tls-crypt; no context, 256 bytes.
+pub const DYNAMIC_TLS_CRYPT_LABEL: &str = "EXPORTER-OpenVPN-dynamic-tls-crypt";
+
 /// Which way the keys of a session are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyDerivation {

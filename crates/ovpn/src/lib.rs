@@ -5,8 +5,8 @@
 //! socket or allocates per data packet.
 //!
 //! Spoken: UDP and TCP, tls-crypt or no wrapping, key method 2 with keys from the TLS exporter or the PRF, AES-GCM and
-//! ChaCha20-Poly1305, push, ping, exit notices. Not announced, and so not used by peers: tls-auth, tls-crypt-v2,
-//! renegotiation (a peer that starts one gets no answer and keeps its key), the epoch format, CBC, compression, float.
+//! ChaCha20-Poly1305, push, ping, exit notices, renewal of keys by either side, dynamic tls-crypt, float, the epoch format.
+//! Not announced, and so not used by peers: tls-auth, tls-crypt-v2, CBC, compression.
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -26,4 +26,5 @@ pub mod wrap;
 
 mod channel;
 mod cookie;
+mod live;
 mod reliability;

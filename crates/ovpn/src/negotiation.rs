@@ -1,5 +1,6 @@
 //! What peers tell about themselves, and the choices that follow from it.
 
+use crate::client::ClientConfig;
 use crate::data::Cipher;
 use crate::keys::KeyDerivation;
 use crate::underlay::{Transport, Underlay};
@@ -15,6 +16,12 @@ pub(crate) const PROTO_TLS_KEY_EXPORT: u32 = 1 << 3;
 pub(crate) const PROTO_CC_EXIT: u32 = 1 << 7;
 /// `IV_PROTO`: the peer understands temporary refusals.
 pub(crate) const PROTO_AUTH_FAIL_TEMP: u32 = 1 << 8;
+
+/// `IV_PROTO`: the peer can wrap renewals under keys that TLS exported.
+pub(crate) const PROTO_DYNAMIC_TLS_CRYPT: u32 = 1 << 9;
+
+/// `IV_PROTO`: the peer can use the epoch format of data packets.
+pub(crate) const PROTO_EPOCHS: u32 = 1 << 10;
 
 /// What a client's peer info says, as far as it matters here. All of it is untrusted text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,13 +83,20 @@ pub(crate) fn cipher_of_options(options: &str) -> Option<&str> {
 }
 
 /// What our client tells: only what is implemented.
-pub(crate) fn client_info(ciphers: &[Cipher], max_mtu: u16, best: KeyDerivation) -> String {
-    let export = match best {
-        KeyDerivation::Ekm => PROTO_TLS_KEY_EXPORT,
-        KeyDerivation::Prf => 0,
-    };
-    let protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_CC_EXIT | export;
-    let names: Vec<&str> = ciphers.iter().map(|cipher| cipher.as_str()).collect();
+pub(crate) fn client_info(config: &ClientConfig) -> String {
+    let mut protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_CC_EXIT;
+    if config.key_derivation == KeyDerivation::Ekm {
+        protocol |= PROTO_TLS_KEY_EXPORT;
+    }
+    if config.dynamic_tls_crypt {
+        protocol |= PROTO_DYNAMIC_TLS_CRYPT;
+    }
+    // The format needs keys from the exporter.
+    if config.epochs && config.key_derivation == KeyDerivation::Ekm {
+        protocol |= PROTO_EPOCHS;
+    }
+    let max_mtu = config.max_mtu;
+    let names: Vec<&str> = config.ciphers.iter().map(|cipher| cipher.as_str()).collect();
     format!(
         "IV_VER=cloudathome-{}\nIV_PLAT=linux\nIV_TCPNL=1\nIV_MTU={max_mtu}\nIV_NCP=2\nIV_CIPHERS={}\nIV_PROTO={protocol}\n",
         env!("CARGO_PKG_VERSION"),
@@ -117,7 +131,10 @@ pub fn printable(text: &str, limit: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::endpoint::{Keepalive, RenewalLimits};
 
     #[test]
     fn our_order_wins() {
@@ -157,9 +174,23 @@ mod tests {
 
     #[test]
     fn we_announce_what_we_can() {
-        let info = PeerInfo::parse(&client_info(Cipher::ALL, 1600, KeyDerivation::Ekm));
-        assert_eq!(info.protocol, 142);
-        assert_eq!(info.ciphers.unwrap().len(), 3);
+        let mut config = ClientConfig {
+            tls_crypt: None,
+            ciphers: Cipher::ALL.to_vec(),
+            tun_mtu: 1500,
+            max_mtu: 1600,
+            key_derivation: KeyDerivation::Ekm,
+            keepalive: Keepalive { ping: Duration::ZERO, ping_restart: Duration::ZERO },
+            first_answer: Duration::ZERO,
+            renewal: RenewalLimits::default(),
+            dynamic_tls_crypt: true,
+            epochs: true,
+        };
+        let info = PeerInfo::parse(&client_info(&config));
+        assert_eq!(info.protocol, 2 + 4 + 8 + 128 + 512 + 1024);
+        assert_eq!(info.ciphers.unwrap().len(), 4);
         assert_eq!(info.mtu, Some(1600));
+        (config.key_derivation, config.dynamic_tls_crypt) = (KeyDerivation::Prf, false);
+        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 128);
     }
 }

@@ -114,6 +114,9 @@ pub enum PushError {
     /// The cipher is not among ours.
     #[error("the server chose the data cipher '{0}', which is not in data-ciphers here")]
     Cipher(String),
+    /// The epoch format without what it needs.
+    #[error("the server pushed the epoch format without a peer id and exported keys")]
+    Epochs,
     /// The peer id is out of range.
     #[error("the server pushed an impossible peer id")]
     PeerId,
@@ -138,6 +141,10 @@ pub struct PushReply {
     pub cipher: Option<String>,
     /// Keys come from the TLS exporter.
     pub tls_ekm: bool,
+    /// Renewals are wrapped under keys that TLS exported.
+    pub dynamic_tls_crypt: bool,
+    /// Data packets are in the epoch format.
+    pub epochs: bool,
     /// Exit notices go over the control channel.
     pub cc_exit: bool,
     /// MTU of the device, bytes.
@@ -210,6 +217,8 @@ impl PushReply {
             ["protocol-flags", flags @ ..] => {
                 self.tls_ekm |= flags.contains(&"tls-ekm");
                 self.cc_exit |= flags.contains(&"cc-exit");
+                self.dynamic_tls_crypt |= flags.contains(&"dyn-tls-crypt");
+                self.epochs |= flags.contains(&"aead-epoch");
             }
             ["key-derivation", "tls-ekm"] => self.tls_ekm = true,
             ["tun-mtu", mtu] => self.tun_mtu = Some(mtu.parse().ok()?),

@@ -93,6 +93,11 @@ impl Reliability {
         self.in_flight.is_empty() && self.unsent.is_empty()
     }
 
+    /// Whether the peer's message 0, its reset, was taken.
+    pub(crate) fn has_received(&self) -> bool {
+        self.next_receive > 0 || matches!(self.received.front(), Some(Some(_)))
+    }
+
     /// Takes the acks of a packet of ours.
     pub(crate) fn handle_acks(&mut self, now: Instant, acks: &Acks) {
         for &id in acks.as_slice() {

@@ -13,24 +13,28 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::channel::{ControlChannel, HAND_WINDOW, LINGER, Live, Opened, Waiting};
+use crate::channel::{ControlChannel, Handled, LINGER, Waiting};
 use crate::cookie::CookieJar;
 use crate::data::{self, Cipher, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{
-    Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, SessionKey, TlsInput, TlsSession,
+    Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, RenewalLimits, SessionKey, TlsInput,
+    TlsKey, TlsSession,
 };
 use crate::keys::KeyDerivation;
+use crate::live::{Desk, Live, Opened};
 use crate::packet::{Acks, ControlBody, Header, Opcode, SessionId};
 use crate::push::Ipv4Prefix;
 use crate::static_key::StaticKey;
 use crate::underlay::{Transport, Underlay};
-use crate::wrap::{Role, Unwrapped, WrapKeys};
+use crate::wrap::{Role, Unwrapped, WrapKeys, session_id};
 
 mod admission;
 mod endpoint;
+mod float;
 
 /// First packets answered in each [`RATE_PERIOD`].
 const RATE_LIMIT: u32 = 100;
@@ -58,6 +62,12 @@ pub struct ServerConfig {
     pub tun_mtu: u16,
     /// Pushed as it is; the server itself waits twice as long before it gives up on a client.
     pub keepalive: Keepalive,
+    /// When keys are renewed.
+    pub renewal: RenewalLimits,
+    /// Whether dynamic tls-crypt is used with clients that announce it.
+    pub dynamic_tls_crypt: bool,
+    /// Whether the epoch format of data packets is used with clients that announce it.
+    pub epochs: bool,
     /// The server's own address and network inside of the tunnel.
     pub network: Ipv4Prefix,
     /// Peers with addresses of their own.
@@ -95,7 +105,7 @@ struct Peer {
 /// See the module's documentation.
 pub struct Server {
     config: ServerConfig,
-    keys: WrapKeys,
+    keys: Arc<WrapKeys>,
     cookies: CookieJar,
     unix_time: u32,
     rng: Box<dyn rand::CryptoRng + Send>,
@@ -107,12 +117,14 @@ pub struct Server {
     /// Index is the peer id.
     by_peer: Vec<Option<SessionKey>>,
     rate: (Instant, u32),
+    /// Packets from unknown addresses that were tried in vain.
+    float_rate: (Instant, u32),
     /// Sessions that may have something to transmit.
     dirty: BTreeSet<SessionKey>,
     next_timeout: Option<Instant>,
     /// Nobody new is answered any more.
     closing: bool,
-    tls: VecDeque<(SessionKey, TlsInput)>,
+    tls: VecDeque<(TlsKey, TlsInput)>,
     outbox: VecDeque<Waiting>,
     events: VecDeque<Event>,
     counters: Counters,
@@ -124,7 +136,7 @@ impl Server {
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
         Self {
-            keys: WrapKeys::new(Role::Server, config.tls_crypt.as_ref()),
+            keys: Arc::new(WrapKeys::new(Role::Server, config.tls_crypt.as_ref())),
             cookies: CookieJar::new(&secret, now),
             unix_time,
             rng,
@@ -135,6 +147,7 @@ impl Server {
             by_address: HashMap::new(),
             by_peer: Vec::new(),
             rate: (now, 0),
+            float_rate: (now, 0),
             dirty: BTreeSet::new(),
             next_timeout: None,
             closing: false,
@@ -167,11 +180,16 @@ impl Server {
         header: Header,
         datagram: &mut [u8],
     ) -> Result<(), DropReason> {
+        let source = (from, session_id(datagram)?);
+        if let Some(&key) = self.by_source.get(&source) {
+            let session = self.sessions.get(&key).ok_or(DropReason::UnknownSession)?;
+            let packet = session.channel.open(header, datagram)?;
+            return self.handle_session(now, key, header, &packet);
+        }
         let packet = self.keys.open(datagram)?;
-        let key = match self.by_source.get(&(from, packet.sender)) {
-            Some(&key) => key,
-            None if header.key_id != 0 || self.closing => return Err(DropReason::UnknownSession),
-            None if header.opcode == Opcode::HardResetClient => {
+        let key = match header.opcode {
+            _ if header.key_id != 0 || self.closing => return Err(DropReason::UnknownSession),
+            Opcode::HardResetClient => {
                 let reply = answer_reset(&self.keys, &self.cookies, now, from, self.unix_time, &packet)?;
                 // A connection shows that its address is real; how many there are is limited elsewhere.
                 if from.transport == Transport::Udp && !take_turn(&mut self.rate, now) {
@@ -180,7 +198,7 @@ impl Server {
                 self.outbox.push_back((from, reply));
                 return Ok(());
             }
-            None => {
+            _ => {
                 let local = check_return(&self.cookies, now, from, header, &packet)?;
                 let sender = packet.sender;
                 if self.sessions.len().saturating_sub(self.by_address.len()) >= self.config.max_handshakes {
@@ -188,27 +206,63 @@ impl Server {
                 }
                 let key = self.next_session;
                 self.next_session += 1;
-                let channel = ControlChannel::server(local, sender, self.unix_time);
-                let phase = Phase::Handshake { deadline: now + HAND_WINDOW };
+                let channel = ControlChannel::server(key, local, sender, Arc::clone(&self.keys), self.unix_time);
+                self.tls.push_back((channel.current(), TlsInput::Start));
+                let phase = Phase::Handshake { deadline: now + self.config.renewal.hand_window };
                 self.sessions.insert(key, Session { remote: from, channel, phase });
                 self.by_source.insert((from, sender), key);
-                self.tls.push_back((key, TlsInput::Start));
                 // Have the deadline taken up.
                 self.next_timeout = Some(now);
                 key
             }
         };
+        self.handle_session(now, key, header, &packet)
+    }
+
+    /// Takes a control packet of a session that authenticated.
+    fn handle_session(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        header: Header,
+        packet: &Unwrapped<'_>,
+    ) -> Result<(), DropReason> {
         let Some(session) = self.sessions.get_mut(&key) else { return Err(DropReason::UnknownSession) };
-        session.channel.handle(now, header, &packet)?;
-        if let Phase::Connected { live, .. } = &mut session.phase {
+        let renewable = matches!(session.phase, Phase::Connected { .. });
+        let handled = session.channel.handle(now, header, packet, renewable)?;
+        if let Some((live, mut desk)) = self.live(key) {
             live.note_heard(now);
+            if let Handled::Begun(tls) = handled {
+                live.join_renewal(now, tls, desk.channel);
+            }
+            live.advance_renewal(now, &mut desk);
+            if live.is_renewing() {
+                // Have the deadline taken up.
+                self.next_timeout = Some(now);
+            }
         }
-        while let Some(bytes) = session.channel.poll_tls() {
-            self.tls.push_back((key, TlsInput::Ciphertext(bytes)));
+        let Some(session) = self.sessions.get_mut(&key) else { return Err(DropReason::UnknownSession) };
+        while let Some((tls, bytes)) = session.channel.poll_tls() {
+            self.tls.push_back((tls, TlsInput::Ciphertext(bytes)));
         }
         self.dirty.insert(key);
         self.advance(now, key);
         Ok(())
+    }
+
+    /// The live part of a connected session, and what its renewals work with.
+    fn live(&mut self, key: SessionKey) -> Option<(&mut Live, Desk<'_>)> {
+        let Session { channel, phase: Phase::Connected { live, .. }, .. } = self.sessions.get_mut(&key)? else {
+            return None;
+        };
+        let desk = Desk {
+            channel,
+            tls: &mut self.tls,
+            rng: &mut *self.rng,
+            events: &mut self.events,
+            counters: &mut self.counters,
+        };
+        Some((live, desk))
     }
 
     fn handle_message(&mut self, now: Instant, key: SessionKey, message: &[u8]) {
@@ -250,9 +304,10 @@ impl Server {
         }
         match std::mem::replace(&mut session.phase, Phase::Ended { until: now }) {
             Phase::Settling { peer, live, push, .. } => {
+                let tls = session.channel.current();
                 for message in push {
-                    session.channel.expect_record();
-                    self.tls.push_back((key, TlsInput::Message(message)));
+                    session.channel.expect_record(tls);
+                    self.tls.push_back((tls, TlsInput::Message(message)));
                 }
                 self.events.push_back(Event::Connected(peer.connected.clone()));
                 self.counters.handshakes_completed += 1;
@@ -283,28 +338,41 @@ impl Server {
             Some(id) => self.session_of(id),
             None => self.by_remote.get(&from).copied(),
         };
-        let session = key.and_then(|key| self.sessions.get_mut(&key)).ok_or(DropReason::UnknownPeer)?;
-        let Phase::Connected { live, peer } = &mut session.phase else { return Err(DropReason::UnknownPeer) };
-        if session.remote != from {
+        let key = key.ok_or(DropReason::UnknownPeer)?;
+        let Some(Session { remote, phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get(&key) else {
             return Err(DropReason::UnknownPeer);
-        }
-        match live.open(now, datagram)? {
-            Opened::Ping => Ok(Received::Consumed),
+        };
+        let address = peer.address;
+        let opened = if *remote == from {
+            self.open_data(now, key, datagram)?
+        } else {
+            self.open_foreign(now, key, from, datagram)?
+        };
+        let range = match opened {
+            Opened::Ping => return Ok(Received::Consumed),
             Opened::Exit => {
-                if let Some(key) = key {
-                    self.end(now, key, EndReason::PeerExit);
-                }
-                Ok(Received::Consumed)
+                self.end(now, key, EndReason::PeerExit);
+                return Ok(Received::Consumed);
             }
-            Opened::Packet(range) => {
-                // The source address of an IPv4 header stands at 12.
-                let source = datagram.get(range.start + 12..range.start + 16);
-                if source != Some(peer.address.octets().as_slice()) {
-                    return Err(DropReason::Source);
-                }
-                Ok(Received::Packet(range))
-            }
+            Opened::Packet(range) => range,
+        };
+        // The source address of an IPv4 header stands at 12.
+        let source = datagram.get(range.start + 12..range.start + 16);
+        if source != Some(address.octets().as_slice()) {
+            return Err(DropReason::Source);
         }
+        Ok(Received::Packet(range))
+    }
+
+    fn open_data(&mut self, now: Instant, key: SessionKey, datagram: &mut [u8]) -> Result<Opened, DropReason> {
+        let Some(Session { phase: Phase::Connected { live, .. }, .. }) = self.sessions.get_mut(&key) else {
+            return Err(DropReason::UnknownPeer);
+        };
+        let opened = live.open(now, datagram)?;
+        if live.is_renewal_due(now) {
+            self.next_timeout = Some(now);
+        }
+        Ok(opened)
     }
 
     // Ends
@@ -313,11 +381,16 @@ impl Server {
     fn say_goodbye(&mut self, now: Instant, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let Phase::Connected { peer, live } = &mut session.phase else { return };
-        if peer.cc_exit {
-            session.channel.expect_record();
-            self.tls.push_back((key, TlsInput::Message(b"EXIT\0".to_vec())));
-        } else if let Ok(datagram) = live.message(now, &Payload::exit()) {
+        // While a key is in the making, the peer may have left the TLS connection that a command would go over.
+        if (!peer.cc_exit || live.is_renewing())
+            && let Ok(datagram) = live.message(now, &Payload::exit())
+        {
             self.outbox.push_back((session.remote, datagram));
+        }
+        if peer.cc_exit {
+            let tls = session.channel.current();
+            session.channel.expect_record(tls);
+            self.tls.push_back((tls, TlsInput::Message(b"EXIT\0".to_vec())));
         }
         self.dirty.insert(key);
     }
@@ -360,13 +433,15 @@ impl Server {
     }
 
     fn remove(&mut self, key: SessionKey) {
-        if let Some(session) = self.sessions.remove(&key)
-            && let Some(sender) = session.channel.remote()
-        {
-            self.by_source.remove(&(session.remote, sender));
-        }
         self.dirty.remove(&key);
-        self.tls.push_back((key, TlsInput::Close));
+        let Some(session) = self.sessions.remove(&key) else { return };
+        let source = session.channel.remote().map(|sender| (session.remote, sender));
+        if let Some(source) = source.filter(|source| self.by_source.get(source) == Some(&key)) {
+            self.by_source.remove(&source);
+        }
+        for tls in session.channel.next().into_iter().chain([session.channel.current()]) {
+            self.tls.push_back((tls, TlsInput::Close));
+        }
     }
 }
 

@@ -77,6 +77,15 @@ impl StaticKey {
         &self.0[key * 128 + 64..key * 128 + 96]
     }
 
+    /// This key mixed with another, bit by bit.
+    pub(crate) fn xor(&self, other: &Self) -> Self {
+        let mut bytes = self.0;
+        for (mine, theirs) in bytes.iter_mut().zip(other.0) {
+            *mine ^= theirs;
+        }
+        Self(bytes)
+    }
+
     /// All bytes, for writing the key elsewhere. A secret.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 256] {

@@ -27,7 +27,12 @@ const AD: usize = PREFIX + 8;
 const TAG: usize = 32;
 
 /// Keys of the wrapping, shared by all sessions of an endpoint.
-pub struct WrapKeys(Option<TlsCrypt>);
+pub struct WrapKeys {
+    role: Role,
+    /// What the keys were made from.
+    key: Option<StaticKey>,
+    crypt: Option<TlsCrypt>,
+}
 
 struct TlsCrypt {
     send: Direction,
@@ -43,7 +48,7 @@ impl WrapKeys {
     /// tls-crypt with a static key, or no wrapping.
     #[must_use]
     pub fn new(role: Role, key: Option<&StaticKey>) -> Self {
-        Self(key.map(|key| {
+        let crypt = key.map(|key| {
             let direction = |index| {
                 let mut cipher = [0; 32];
                 cipher.copy_from_slice(key.cipher(index));
@@ -55,7 +60,15 @@ impl WrapKeys {
                 Role::Client => (1, 0),
             };
             TlsCrypt { send: direction(send), receive: direction(receive) }
-        }))
+        });
+        Self { role, key: key.cloned(), crypt }
+    }
+
+    /// Dynamic tls-crypt: what wraps the packets of a session's renewals, from what TLS exported and these keys.
+    #[must_use]
+    pub fn dynamic(&self, exported: &StaticKey) -> Self {
+        let mixed = self.key.as_ref().map_or_else(|| exported.clone(), |key| key.xor(exported));
+        Self::new(self.role, Some(&mixed))
     }
 
     /// Unwraps `datagram` in place and returns the sender's session id, the replay pair (time, id) where the wrapping
@@ -64,7 +77,7 @@ impl WrapKeys {
     /// # Errors
     /// [`DropReason::Malformed`] when it is too short, [`DropReason::Wrap`] when it does not authenticate.
     pub fn open<'a>(&self, datagram: &'a mut [u8]) -> Result<Unwrapped<'a>, DropReason> {
-        let Some(crypt) = &self.0 else {
+        let Some(crypt) = &self.crypt else {
             let (prefix, body) = datagram.split_at_mut_checked(PREFIX).ok_or(DropReason::Malformed)?;
             return Ok(Unwrapped { sender: session_id(prefix)?, replay: None, body });
         };
@@ -97,7 +110,7 @@ impl WrapKeys {
         out.clear();
         out.push(header.encode());
         out.extend_from_slice(&sender.0);
-        let Some(crypt) = &self.0 else {
+        let Some(crypt) = &self.crypt else {
             out.extend_from_slice(body);
             return Ok(());
         };
@@ -141,7 +154,8 @@ impl Direction {
     }
 }
 
-fn session_id(packet: &[u8]) -> Result<SessionId, DropReason> {
+/// The session id of a control packet's sender, which is not encrypted in any mode.
+pub(crate) fn session_id(packet: &[u8]) -> Result<SessionId, DropReason> {
     let id = packet.get(1..).and_then(|rest| rest.first_chunk::<8>()).ok_or(DropReason::Malformed)?;
     let id = SessionId(*id);
     if id.is_zero() { Err(DropReason::Malformed) } else { Ok(id) }
@@ -159,6 +173,11 @@ impl WrapState {
     /// `sent` is how many packets went out already under the same time.
     pub(crate) fn new(time: u32, sent: u32) -> Self {
         Self { time, sent, received: TimedReplayWindow::default() }
+    }
+
+    /// A state for other keys of the same session.
+    pub(crate) fn fresh(&self) -> Self {
+        Self::new(self.time, 0)
     }
 
     /// The pair for the next packet; `None` when the counter is used up, which ends the session.

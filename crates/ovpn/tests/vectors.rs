@@ -1,7 +1,7 @@
 //! Vectors captured from sessions of stock OpenVPN 2.6.14. `tests/vectors/` holds the files; each says how it was made.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use ovpn::data::{Cipher, DataChannel, HEADROOM, Payload};
+use ovpn::data::{Cipher, DataChannel, HEADROOM, Payload, TAILROOM};
 use ovpn::drops::DropReason;
 use ovpn::key_method2::{KeyMethod2, Randoms};
 use ovpn::keys::KeyBlock;
@@ -93,25 +93,48 @@ fn control_packets_under_tls_crypt() {
     let (client, server) = (WrapKeys::new(Role::Client, Some(&key)), WrapKeys::new(Role::Server, Some(&key)));
     for packet in list(&file["packets"]) {
         let (sender, receiver) = if packet["from"] == "client" { (&client, &server) } else { (&server, &client) };
-        let wire = hex(&packet["wire"]);
-        let header = Header::decode(wire[0]).unwrap();
-        let clear = hex(&packet["clear_body"]);
-        let word = |name: &str| packet[name].as_u64().unwrap() as u32;
-        let replay = (word("replay_time"), word("replay_packet_id"));
-
-        let mut copy = wire.clone();
-        let opened = receiver.open(&mut copy).unwrap();
-        assert_eq!((opened.replay, opened.body), (Some(replay), clear.as_slice()));
-        check_body(packet, header.opcode, opened.body);
-
-        let mut sealed = Vec::new();
-        sender.seal(header, SessionId(array(&packet["sender_session_id"])), replay, &clear, &mut sealed).unwrap();
-        assert_eq!(sealed, wire);
+        check_tls_crypt(packet, sender, receiver);
     }
     for case in list(&file["negative"]) {
         // The third case is a server's packet come back to the server.
         assert!(server.open(&mut hex(&case["wire"])).is_err(), "{}", case["why"]);
     }
+}
+
+/// Packets of renewals, wrapped under what TLS exported, mixed with the static key where there is one.
+#[test]
+fn control_packets_under_dynamic_tls_crypt() {
+    let static_key = stock_key();
+    let with_key = load("key_derivation_ekm")["dynamic_tls_crypt"].clone();
+    for (file, base) in [(load("dynamic_tls_crypt_no_static_key"), None), (with_key, Some(&static_key))] {
+        let exported = StaticKey::from_bytes(array(&file["exported_256"]));
+        let keys = |role| WrapKeys::new(role, base).dynamic(&exported);
+        let (client, server) = (keys(Role::Client), keys(Role::Server));
+        let packets = list(&file["renegotiation_packets_key_id_1"]);
+        assert!(packets.len() >= 4);
+        for packet in packets {
+            let (sender, receiver) = if packet["from"] == "client" { (&client, &server) } else { (&server, &client) };
+            check_tls_crypt(packet, sender, receiver);
+        }
+    }
+}
+
+/// A captured packet opens, and sealing its contents gives the same packet.
+fn check_tls_crypt(packet: &Value, sender: &WrapKeys, receiver: &WrapKeys) {
+    let wire = hex(&packet["wire"]);
+    let header = Header::decode(wire[0]).unwrap();
+    let clear = hex(&packet["clear_body"]);
+    let word = |name: &str| packet[name].as_u64().unwrap() as u32;
+    let replay = (word("replay_time"), word("replay_packet_id"));
+
+    let mut copy = wire.clone();
+    let opened = receiver.open(&mut copy).unwrap();
+    assert_eq!((opened.replay, opened.body), (Some(replay), clear.as_slice()));
+    check_body(packet, header.opcode, opened.body);
+
+    let mut sealed = Vec::new();
+    sender.seal(header, SessionId(array(&packet["sender_session_id"])), replay, &clear, &mut sealed).unwrap();
+    assert_eq!(sealed, wire);
 }
 
 #[test]
@@ -212,13 +235,13 @@ fn data_packets() {
         let number = vector["packet_id"].as_str().unwrap();
         if number == "00000001" {
             let mut channel = DataChannel::new(sender, 0, peer_id, cipher, &block).unwrap();
-            let mut buf = [&[0; HEADROOM][..], &plain].concat();
+            let mut buf = [&[0; HEADROOM][..], &plain, &[0; TAILROOM]].concat();
             let range = channel.seal(&mut buf).unwrap();
             assert_eq!(buf[range], wire);
             seen += 1;
         }
     }
-    assert!(seen >= 6, "only {seen} vectors were sealed");
+    assert!(seen >= 8, "only {seen} vectors were sealed");
 
     // The blocks are those that the TLS exporter gave.
     for vector in list(&load("key_derivation_ekm")["vectors"]) {
@@ -232,6 +255,50 @@ fn data_packets() {
             assert!(blocks.contains(vector["key2_256"].as_str().unwrap()));
         }
     }
+}
+
+#[test]
+fn data_packets_of_epochs() {
+    let file = load("data_channel_epoch");
+    let vectors = list(&file["vectors"]);
+    // The receivers that saw the packets of one session in their order.
+    let mut receivers = std::collections::HashMap::new();
+    for vector in vectors {
+        let cipher: Cipher = vector["cipher"].as_str().unwrap().parse().unwrap();
+        let block = KeyBlock::from_exporter(array(&vector["key2_256"]));
+        let (wire, plain) = (hex(&vector["wire"]), hex(&vector["plaintext"]));
+        let peer_id = u32::from_be_bytes([0, wire[1], wire[2], wire[3]]);
+        let (sender, receiver) =
+            if vector["from"] == "client" { (Role::Client, Role::Server) } else { (Role::Server, Role::Client) };
+        let channel = |role| DataChannel::with_epochs(role, 0, peer_id, cipher, &block).unwrap();
+        let id = format!("{} {}", vector["key2_256"], vector["from"]);
+        let opener = receivers.entry(id).or_insert_with(|| channel(receiver));
+        for at in 1..wire.len() {
+            let mut forged = wire.clone();
+            forged[at] ^= 0x10;
+            assert!(opener.open(&mut forged).is_err(), "byte {at}");
+        }
+        let mut copy = wire.clone();
+        let range = opener.open(&mut copy).unwrap();
+        assert_eq!(copy[range], plain);
+        assert_eq!(opener.open(&mut wire.clone()), Err(DropReason::Replay));
+
+        // A sender gets to an epoch by receiving a packet of it.
+        let mut sealer = channel(sender);
+        if vector["epoch"] != 1 {
+            let other = |other: &&Value| {
+                other["key2_256"] == vector["key2_256"]
+                    && other["epoch"] == vector["epoch"]
+                    && other["from"] != vector["from"]
+            };
+            let other = vectors.iter().find(other).unwrap();
+            sealer.open(&mut hex(&other["wire"])).unwrap();
+        }
+        let mut buf = [&[0; HEADROOM][..], &plain, &[0; TAILROOM]].concat();
+        let range = sealer.seal(&mut buf).unwrap();
+        assert_eq!(buf[range], wire);
+    }
+    assert_eq!(vectors.len(), 16);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! `peer mode=listen bind=0.0.0.0:1194 address=10.8.0.1/24 pool=10.8.0.10-10.8.0.20 tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //! `peer mode=dial remote=192.0.2.1:1194[/tcp][,MORE] [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
-//! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`.
+//! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
+//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `dyn=off`, `epochs=off`.
 //! Events are printed one a line; when it is interrupted, the counters follow.
 
 use std::collections::HashMap;
@@ -58,6 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 let snapshot = handle.snapshot.borrow();
                 println!("Traffic {:?}", snapshot.traffic);
                 println!("handshakes_completed={} handshakes_failed={}", snapshot.handshakes_completed, snapshot.handshakes_failed);
+                println!("renewals_completed={} renewals_failed={}", snapshot.renewals_completed, snapshot.renewals_failed);
                 for (reason, count) in snapshot.drops.iter().filter(|&(_, count)| count > 0) {
                     println!("dropped {reason}={count}");
                 }
@@ -118,6 +120,17 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     if let Some((ping, restart)) = settings.get("ping").and_then(|ping| ping.split_once('/')) {
         let seconds = |text: &str| text.parse().map(Duration::from_secs);
         config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
+    }
+    config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
+    config.epochs = settings.get("epochs").is_none_or(|epochs| epochs != "off");
+    for (key, place) in [
+        ("reneg", &mut config.renewal.after),
+        ("hand_window", &mut config.renewal.hand_window),
+        ("overlap", &mut config.renewal.overlap),
+    ] {
+        if let Some(seconds) = settings.get(key) {
+            *place = Duration::from_secs(seconds.parse()?);
+        }
     }
     Ok(config)
 }

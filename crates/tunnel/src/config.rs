@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use ovpn::data::Cipher;
-pub use ovpn::endpoint::Keepalive;
+pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
 pub use ovpn::push::Ipv4Prefix;
 pub use ovpn::server::StaticPeer;
@@ -37,6 +37,12 @@ pub struct TunnelConfig {
     pub tun_mtu: u16,
     /// Signs of life, in whole seconds. A listener pushes both values to its peers and itself waits twice `ping_restart`.
     pub keepalive: Keepalive,
+    /// When keys are renewed while data flows.
+    pub renewal: RenewalLimits,
+    /// Whether renewals are wrapped under keys of the session (dynamic tls-crypt) when the other end can do that too.
+    pub dynamic_tls_crypt: bool,
+    /// Whether data packets are in the epoch format, which renews its keys by itself, when the other end can do that too.
+    pub epochs: bool,
 }
 
 /// Largest MTU of the device, bytes; also what a server may push.
@@ -44,7 +50,7 @@ pub const MAX_MTU: u16 = 1600;
 
 impl TunnelConfig {
     /// Defaults for everything but who and where: TLS 1.2 or later, certificates checked for their role, every cipher,
-    /// MTU 1420, a ping after 5 s of silence, and dead after 20 s.
+    /// MTU 1420, a ping after 5 s of silence, dead after 20 s, and new keys every hour.
     #[must_use]
     pub fn new(mode: Mode, tls: TlsMaterial, tls_crypt: Option<StaticKey>) -> Self {
         Self {
@@ -57,6 +63,9 @@ impl TunnelConfig {
             key_derivation: KeyDerivation::Ekm,
             tun_mtu: 1420,
             keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
+            renewal: RenewalLimits::default(),
+            dynamic_tls_crypt: true,
+            epochs: true,
         }
     }
 }

@@ -47,6 +47,9 @@ pub(crate) async fn run(
         max_mtu: MAX_MTU,
         keepalive: config.keepalive,
         first_answer: if dial.remotes.len() > 1 { FIRST_ANSWER_OF_SEVERAL } else { FIRST_ANSWER },
+        renewal: config.renewal,
+        dynamic_tls_crypt: config.dynamic_tls_crypt,
+        epochs: config.epochs,
     };
     let mut dialer = Dialer { config: client, remotes: dial.remotes, look: FIRST_LOOK, commands };
     let mut wait = FIRST_WAIT;

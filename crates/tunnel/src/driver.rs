@@ -8,9 +8,9 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use ovpn::data::HEADROOM;
+use ovpn::data::{HEADROOM, TAILROOM};
 use ovpn::drops::DropReason;
-use ovpn::endpoint::{Counters, EndReason, Endpoint, Received, SessionKey, TlsInput, TlsOutput};
+use ovpn::endpoint::{Counters, EndReason, Endpoint, Received, TlsInput, TlsKey, TlsOutput};
 use ovpn::underlay::Underlay;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ const BATCH: usize = 64;
 const ROUNDS: usize = 8;
 /// Larger than any datagram or packet that is accepted.
 const BUFFER: usize = 2048;
-/// Work that may wait for the TLS of one session. A handshake never comes near.
+/// Work that may wait for one TLS connection. A handshake never comes near.
 const TLS_QUEUE: usize = 64;
 /// Events that may wait for a slow reader; later ones are dropped with a warning.
 const EVENT_BACKLOG: usize = 1024;
@@ -83,7 +83,7 @@ pub(crate) struct Driver {
     snapshot: watch::Sender<Snapshot>,
     /// What earlier endpoints counted.
     base: Counters,
-    outbound: Box<[u8; HEADROOM + BUFFER]>,
+    outbound: Box<[u8; HEADROOM + BUFFER + TAILROOM]>,
     inbound: Box<[u8; BUFFER]>,
     control: Vec<u8>,
     /// A sealed packet in `outbound` that the socket did not take.
@@ -116,7 +116,7 @@ impl Driver {
             backlog: VecDeque::new(),
             snapshot,
             base: Counters::default(),
-            outbound: Box::new([0; HEADROOM + BUFFER]),
+            outbound: Box::new([0; HEADROOM + BUFFER + TAILROOM]),
             inbound: Box::new([0; BUFFER]),
             control: Vec::with_capacity(BUFFER),
             blocked: None,
@@ -167,7 +167,7 @@ impl Driver {
         endpoint: &mut E,
         socket: &mut Sockets,
         tls: &mut TlsTasks,
-        tls_results: &mut mpsc::Receiver<(SessionKey, TlsOutput)>,
+        tls_results: &mut mpsc::Receiver<(TlsKey, TlsOutput)>,
     ) -> Result<Outcome, Error> {
         let stop = self.stop.clone();
         let events = self.events.clone();
@@ -192,8 +192,8 @@ impl Driver {
                         return Ok(Outcome::Reconnect);
                     }
                 }
-                Some((session, output)) = tls_results.recv() => {
-                    endpoint.handle_tls(Instant::now(), session, output);
+                Some((key, output)) = tls_results.recv() => {
+                    endpoint.handle_tls(Instant::now(), key, output);
                 }
                 () = &mut timer, if endpoint.poll_timeout().is_some() => {
                     endpoint.handle_timeout(Instant::now());
@@ -232,7 +232,7 @@ impl Driver {
         endpoint: &mut E,
         socket: &mut Sockets,
         tls: &mut TlsTasks,
-        tls_results: &mut mpsc::Receiver<(SessionKey, TlsOutput)>,
+        tls_results: &mut mpsc::Receiver<(TlsKey, TlsOutput)>,
     ) {
         loop {
             self.settle(endpoint, socket, tls);
@@ -241,8 +241,8 @@ impl Driver {
             }
             let wait = endpoint.poll_timeout().unwrap_or_else(|| Instant::now() + GOODBYE);
             tokio::select! {
-                Some((session, output)) = tls_results.recv() => {
-                    endpoint.handle_tls(Instant::now(), session, output);
+                Some((key, output)) = tls_results.recv() => {
+                    endpoint.handle_tls(Instant::now(), key, output);
                 }
                 ready = socket.readable() => {
                     if ready.is_err() || self.receive(endpoint, socket, Instant::now()).is_err() {
@@ -264,9 +264,9 @@ impl Driver {
         while let Some(at) = socket.poll_closed() {
             endpoint.handle_closed(now, at);
         }
-        while let Some((session, input)) = endpoint.poll_tls() {
-            if let Err(why) = tls.pass(&self.tls, session, input) {
-                endpoint.handle_tls(now, session, TlsOutput::Failed(why));
+        while let Some((key, input)) = endpoint.poll_tls() {
+            if let Err(why) = tls.pass(&self.tls, key, input) {
+                endpoint.handle_tls(now, key, TlsOutput::Failed(why));
             }
         }
         while let Some(to) = endpoint.poll_transmit(now, &mut self.control) {
@@ -282,7 +282,9 @@ impl Driver {
             self.publish(endpoint);
         }
         while let Some(event) = news {
-            self.report(event.into());
+            if let Some(event) = Event::from_endpoint(event) {
+                self.report(event);
+            }
             news = endpoint.poll_event();
         }
     }
@@ -355,12 +357,12 @@ impl Driver {
             if self.blocked.is_some() {
                 return Ok(count);
             }
-            let length = match self.device.try_recv(&mut self.outbound[HEADROOM..]) {
+            let length = match self.device.try_recv(&mut self.outbound[HEADROOM..HEADROOM + BUFFER]) {
                 Ok(length) => length,
                 Err(error) if is_transient(&error) => return Ok(count),
                 Err(error) => return Err(Error::Device(error)),
             };
-            let Some(buf) = self.outbound.get_mut(..HEADROOM + length) else { continue };
+            let Some(buf) = self.outbound.get_mut(..HEADROOM + length + TAILROOM) else { continue };
             match endpoint.seal_packet(now, buf) {
                 Ok((to, range)) => {
                     let datagram = self.outbound.get(range.clone()).unwrap_or_default();
@@ -427,25 +429,25 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused)
 }
 
-/// The TLS tasks of an endpoint's sessions. Dropping a sender ends its task.
+/// The TLS connections of an endpoint's sessions, a task each. Dropping a sender ends its task.
 struct TlsTasks {
-    inputs: HashMap<SessionKey, mpsc::Sender<TlsInput>>,
-    output: mpsc::Sender<(SessionKey, TlsOutput)>,
+    inputs: HashMap<TlsKey, mpsc::Sender<TlsInput>>,
+    output: mpsc::Sender<(TlsKey, TlsOutput)>,
 }
 
 impl TlsTasks {
-    fn pass(&mut self, factory: &TlsFactory, session: SessionKey, input: TlsInput) -> Result<(), String> {
+    fn pass(&mut self, factory: &TlsFactory, key: TlsKey, input: TlsInput) -> Result<(), String> {
         match input {
             TlsInput::Start => {
                 let (sender, receiver) = mpsc::channel(TLS_QUEUE);
-                self.inputs.insert(session, sender);
-                factory.spawn(session, receiver, self.output.clone()).map_err(|error| error.to_string())
+                self.inputs.insert(key, sender);
+                factory.spawn(key, receiver, self.output.clone()).map_err(|error| error.to_string())
             }
             TlsInput::Close => {
-                self.inputs.remove(&session);
+                self.inputs.remove(&key);
                 Ok(())
             }
-            TlsInput::Ciphertext(_) | TlsInput::Message(_) => match self.inputs.get(&session) {
+            TlsInput::Ciphertext(_) | TlsInput::Message(_) => match self.inputs.get(&key) {
                 Some(sender) => match sender.try_send(input) {
                     // A task that ended has said why.
                     Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),

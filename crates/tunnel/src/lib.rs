@@ -18,8 +18,8 @@ mod sys;
 mod tls;
 
 pub use config::{
-    Cipher, Dial, Ipv4Prefix, Keepalive, Listen, MAX_MTU, Mode, Remote, RemoteError, StaticKey, StaticKeyError,
-    StaticPeer, TlsMaterial, TlsVersion, TunnelConfig,
+    Cipher, Dial, Ipv4Prefix, Keepalive, Listen, MAX_MTU, Mode, Remote, RemoteError, RenewalLimits, StaticKey,
+    StaticKeyError, StaticPeer, TlsMaterial, TlsVersion, TunnelConfig,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
@@ -92,6 +92,9 @@ fn open(listen: &Listen) -> Result<(sockets::Sockets, Vec<Underlay>), Error> {
 fn check(config: &TunnelConfig) -> Result<(), Error> {
     if !(576..=MAX_MTU).contains(&config.tun_mtu) {
         return Err(Error::Setting("the tunnel's MTU must be from 576 to 1600"));
+    }
+    if config.renewal.hand_window.is_zero() || config.renewal.overlap.is_zero() {
+        return Err(Error::Setting("the times of a key renewal must not be zero"));
     }
     if config.data_ciphers.is_empty() {
         return Err(Error::Setting("there must be at least one data cipher"));

@@ -53,15 +53,29 @@ pub enum Event {
     },
 }
 
-impl From<ovpn::endpoint::Event> for Event {
-    fn from(event: ovpn::endpoint::Event) -> Self {
+impl Event {
+    /// What of an endpoint's news is an event here. The rest, which changes nothing for whoever runs the tunnel, goes to
+    /// the log.
+    pub(crate) fn from_endpoint(event: ovpn::endpoint::Event) -> Option<Self> {
         use ovpn::endpoint::Event as Inner;
-        match event {
+        Some(match event {
+            Inner::Floated { peer, remote } => {
+                tracing::info!(peer, %remote, "the peer has another address now");
+                return None;
+            }
+            Inner::Renewed { peer, key_id } => {
+                tracing::debug!(peer, key_id, "the tunnel has new keys");
+                return None;
+            }
+            Inner::RenewalFailed { peer, reason } => {
+                tracing::warn!(peer, %reason, "the tunnel's keys were not renewed; it goes on with the old ones and tries again");
+                return None;
+            }
             Inner::Configured(configured) => Self::Configured(configured),
             Inner::Connected(peer) => Self::PeerConnected(peer),
             Inner::Disconnected { peer, identity, reason } => Self::PeerDisconnected { peer, identity, reason },
             Inner::HandshakeFailed { remote, reason } => Self::HandshakeFailed { remote, reason },
-        }
+        })
     }
 }
 
@@ -88,6 +102,10 @@ pub struct Snapshot {
     pub handshakes_completed: u64,
     /// Handshakes that failed.
     pub handshakes_failed: u64,
+    /// New keys of connected peers.
+    pub renewals_completed: u64,
+    /// New keys of connected peers that did not come to be.
+    pub renewals_failed: u64,
     /// Dropped packets by reason.
     pub drops: Drops,
 }
@@ -115,6 +133,8 @@ impl Snapshot {
             traffic: sum.traffic,
             handshakes_completed: sum.handshakes_completed,
             handshakes_failed: sum.handshakes_failed,
+            renewals_completed: sum.renewals_completed,
+            renewals_failed: sum.renewals_failed,
             drops: sum.drops,
         }
     }
@@ -142,6 +162,8 @@ impl PeerSnapshot {
 pub(crate) fn add(sum: &mut Counters, counters: &Counters) {
     sum.handshakes_completed += counters.handshakes_completed;
     sum.handshakes_failed += counters.handshakes_failed;
+    sum.renewals_completed += counters.renewals_completed;
+    sum.renewals_failed += counters.renewals_failed;
     sum.drops.add(&counters.drops);
     sum.traffic.add(&counters.traffic);
 }

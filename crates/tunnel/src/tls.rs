@@ -9,8 +9,9 @@ use openssl::ssl::{
     Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
 use openssl::x509::{X509, X509ExtendedKeyUsage, X509Ref, X509VerifyResult};
-use ovpn::endpoint::{Identity, SessionKey, TlsInput, TlsOutput, TlsSession};
-use ovpn::keys::{EXPORTER_LABEL, KeyBlock};
+use ovpn::endpoint::{Identity, TlsInput, TlsKey, TlsOutput, TlsSession};
+use ovpn::keys::{DYNAMIC_TLS_CRYPT_LABEL, EXPORTER_LABEL, KeyBlock};
+use ovpn::static_key::StaticKey;
 use ovpn::wrap::Role;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
@@ -44,7 +45,7 @@ pub enum TlsError {
     Setup(#[source] ErrorStack),
 }
 
-/// Makes the TLS of sessions.
+/// Makes TLS connections for sessions.
 pub(crate) struct TlsFactory {
     context: SslContext,
     role: Role,
@@ -87,17 +88,17 @@ impl TlsFactory {
         Ok(Self { context: context.build(), role, marked: config.remote_cert_tls, expected })
     }
 
-    /// Runs the TLS of one session as a task, which ends when the session closes `input` or TLS fails.
+    /// Runs a TLS connection as a task, which ends when the session closes `input` or TLS fails.
     pub(crate) fn spawn(
         &self,
-        session: SessionKey,
+        key: TlsKey,
         input: mpsc::Receiver<TlsInput>,
-        output: mpsc::Sender<(SessionKey, TlsOutput)>,
+        output: mpsc::Sender<(TlsKey, TlsOutput)>,
     ) -> Result<(), ErrorStack> {
         let (near, far) = tokio::io::duplex(PIPE);
         let stream = SslStream::new(Ssl::new(&self.context)?, near)?;
         let check = PeerCheck { role: self.role, marked: self.marked, expected: self.expected.clone() };
-        tokio::spawn(run(session, stream, far, check, input, output));
+        tokio::spawn(run(key, stream, far, check, input, output));
         Ok(())
     }
 }
@@ -136,19 +137,19 @@ impl PeerCheck {
 }
 
 async fn run(
-    session: SessionKey,
+    key: TlsKey,
     mut stream: SslStream<DuplexStream>,
     far: DuplexStream,
     check: PeerCheck,
     input: mpsc::Receiver<TlsInput>,
-    output: mpsc::Sender<(SessionKey, TlsOutput)>,
+    output: mpsc::Sender<(TlsKey, TlsOutput)>,
 ) {
     let (far_read, far_write) = tokio::io::split(far);
     let (messages, queue) = mpsc::channel(16);
     let deliver = deliver(input, far_write, messages);
-    let mut collect = std::pin::pin!(collect(session, far_read, &output));
+    let mut collect = std::pin::pin!(collect(key, far_read, &output));
     let failure = tokio::select! {
-        why = talk(session, &mut stream, &check, queue, &output) => why,
+        why = talk(key, &mut stream, &check, queue, &output) => why,
         // The session is gone, or the driver.
         () = deliver => return,
         () = &mut collect => return,
@@ -157,7 +158,7 @@ async fn run(
     drop(stream);
     collect.await;
     // If nobody listens any more there is nobody to tell.
-    let _ = output.send((session, TlsOutput::Failed(failure))).await;
+    let _ = output.send((key, TlsOutput::Failed(failure))).await;
 }
 
 /// Sorts what the session sends: bytes into the pipe, messages to [`talk`].
@@ -181,15 +182,11 @@ async fn deliver(
 }
 
 /// Takes TLS bytes out of the pipe for the session, until TLS is dropped.
-async fn collect(
-    session: SessionKey,
-    mut pipe: ReadHalf<DuplexStream>,
-    output: &mpsc::Sender<(SessionKey, TlsOutput)>,
-) {
+async fn collect(key: TlsKey, mut pipe: ReadHalf<DuplexStream>, output: &mpsc::Sender<(TlsKey, TlsOutput)>) {
     let mut buf = vec![0; RECORD];
     while let Ok(length @ 1..) = pipe.read(&mut buf).await {
         let bytes = buf.get(..length).unwrap_or_default().to_vec();
-        if output.send((session, TlsOutput::Ciphertext(bytes))).await.is_err() {
+        if output.send((key, TlsOutput::Ciphertext(bytes))).await.is_err() {
             return;
         }
     }
@@ -197,11 +194,11 @@ async fn collect(
 
 /// Shakes hands, then passes messages both ways, one record each. Returns why it cannot go on.
 async fn talk(
-    session: SessionKey,
+    key: TlsKey,
     stream: &mut SslStream<DuplexStream>,
     check: &PeerCheck,
     mut queue: mpsc::Receiver<Vec<u8>>,
-    output: &mpsc::Sender<(SessionKey, TlsOutput)>,
+    output: &mpsc::Sender<(TlsKey, TlsOutput)>,
 ) -> String {
     let mut stream = Pin::new(stream);
     let shaken = match check.role {
@@ -218,7 +215,7 @@ async fn talk(
         Ok(established) => established,
         Err(why) => return why,
     };
-    if output.send((session, TlsOutput::Established(Box::new(established)))).await.is_err() {
+    if output.send((key, TlsOutput::Established(Box::new(established)))).await.is_err() {
         return "the driver is gone".to_owned();
     }
     let mut buf = vec![0; RECORD];
@@ -228,7 +225,7 @@ async fn talk(
                 Ok(0) => return "the peer closed TLS".to_owned(),
                 Ok(length) => {
                     let message = buf.get(..length).unwrap_or_default().to_vec();
-                    if output.send((session, TlsOutput::Message(message))).await.is_err() {
+                    if output.send((key, TlsOutput::Message(message))).await.is_err() {
                         return "the driver is gone".to_owned();
                     }
                 }
@@ -247,8 +244,14 @@ async fn talk(
 fn establish(ssl: &SslRef, check: &PeerCheck) -> Result<TlsSession, String> {
     let certificate = ssl.peer_certificate().ok_or_else(|| "the peer sent no certificate".to_owned())?;
     let identity = check.identify(&certificate)?;
-    let mut material = [0; KeyBlock::LEN];
-    ssl.export_keying_material(&mut material, EXPORTER_LABEL, None).map_err(|error| error.to_string())?;
-    let exporter = KeyBlock::from_exporter(material);
-    Ok(TlsSession { exporter, identity, version: ssl.version_str().to_owned() })
+    let export = |label| {
+        let mut material = [0; 256];
+        ssl.export_keying_material(&mut material, label, None).map(|()| material).map_err(|error| error.to_string())
+    };
+    Ok(TlsSession {
+        exporter: KeyBlock::from_exporter(export(EXPORTER_LABEL)?),
+        dynamic_tls_crypt: StaticKey::from_bytes(export(DYNAMIC_TLS_CRYPT_LABEL)?),
+        identity,
+        version: ssl.version_str().to_owned(),
+    })
 }

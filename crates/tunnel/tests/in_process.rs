@@ -173,7 +173,10 @@ async fn carries_packets_and_says_goodbye(bind: SocketAddr, transport: Transport
         Event::PeerDisconnected { reason, .. } => Some(reason),
         _ => None,
     };
-    assert_eq!(listener.wait(ended).await, EndReason::PeerExit);
+    // The end of a connection may be seen before the goodbye that came over it is decrypted.
+    let reason = listener.wait(ended).await;
+    let over_tcp = transport == Transport::Tcp && reason == EndReason::ConnectionClosed;
+    assert!(over_tcp || reason == EndReason::PeerExit, "{reason}");
     listener.finish().await;
 }
 

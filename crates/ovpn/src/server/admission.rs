@@ -4,11 +4,10 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::{Peer, Phase, Server};
-use crate::channel::Live;
-use crate::data::DataChannel;
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
+use crate::live::{Live, Terms};
 use crate::negotiation::{self, PeerInfo};
 use crate::packet::SessionId;
 use crate::push;
@@ -46,8 +45,9 @@ impl Server {
 
     fn send_message(&mut self, key: SessionKey, message: Vec<u8>) {
         if let Some(session) = self.sessions.get_mut(&key) {
-            session.channel.expect_record();
-            self.tls.push_back((key, TlsInput::Message(message)));
+            let tls = session.channel.current();
+            session.channel.expect_record(tls);
+            self.tls.push_back((tls, TlsInput::Message(message)));
         }
     }
 
@@ -78,9 +78,18 @@ impl Server {
             } else {
                 (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, ours, client, local))
             };
-        let sends_peer_id = info.has(negotiation::PROTO_DATA_V2).then_some(peer_id);
-        let data =
-            DataChannel::new(Role::Server, 0, sends_peer_id, cipher, &block).map_err(|_| EndReason::KeyExhausted)?;
+        let terms = Terms {
+            role: Role::Server,
+            peer: peer_id,
+            identity: tls.identity.clone(),
+            sends_peer_id: info.has(negotiation::PROTO_DATA_V2).then_some(peer_id),
+            cipher,
+            epochs: self.uses_epochs(info),
+            derivation: key_derivation,
+            options: negotiation::options_string(Role::Server, self.config.tun_mtu, remote),
+            peer_info: String::new(),
+            limits: self.config.renewal,
+        };
         let keepalive = Keepalive { ping_restart: self.config.keepalive.ping_restart * 2, ..self.config.keepalive };
         let connected = PeerConnected {
             peer: peer_id,
@@ -93,11 +102,16 @@ impl Server {
             software: info.software.clone(),
         };
         let cc_exit = info.has(negotiation::PROTO_CC_EXIT);
+        let dynamic = self.uses_dynamic_tls_crypt(info);
         let push = push::encode(&self.push_options(address, &connected, info));
-        let live = Box::new(Live::new(now, data, keepalive));
+        let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
+        let live = Box::new(live);
         let peer = Box::new(Peer { connected, address, cc_exit });
         let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
         let session = self.sessions.get_mut(&key).ok_or(EndReason::Local)?;
+        if dynamic {
+            session.channel.use_dynamic_tls_crypt(&tls.dynamic_tls_crypt);
+        }
         session.phase = Phase::Settling { deadline, peer, live, push, wanted };
         self.by_address.insert(address, key);
         self.by_remote.insert(remote, key);
@@ -151,6 +165,19 @@ impl Server {
         PeerId::try_from(id).map_err(|_| EndReason::Full)
     }
 
+    /// Only a client that understands the flag can be told of it.
+    fn uses_dynamic_tls_crypt(&self, info: &PeerInfo) -> bool {
+        self.config.dynamic_tls_crypt && info.has(negotiation::PROTO_CC_EXIT | negotiation::PROTO_DYNAMIC_TLS_CRYPT)
+    }
+
+    fn uses_epochs(&self, info: &PeerInfo) -> bool {
+        let needed = negotiation::PROTO_CC_EXIT
+            | negotiation::PROTO_DATA_V2
+            | negotiation::PROTO_TLS_KEY_EXPORT
+            | negotiation::PROTO_EPOCHS;
+        self.config.epochs && self.config.key_derivation == KeyDerivation::Ekm && info.has(needed)
+    }
+
     /// Everything the client is told; only what it announced to understand.
     fn push_options(&self, address: Ipv4Addr, peer: &PeerConnected, info: &PeerInfo) -> Vec<String> {
         let network = self.config.network;
@@ -169,7 +196,17 @@ impl Server {
         }
         let ekm = peer.key_derivation == KeyDerivation::Ekm;
         if info.has(negotiation::PROTO_CC_EXIT) {
-            options.push(format!("protocol-flags cc-exit{}", if ekm { " tls-ekm" } else { "" }));
+            let mut flags = "protocol-flags cc-exit".to_owned();
+            if ekm {
+                flags.push_str(" tls-ekm");
+            }
+            if self.uses_dynamic_tls_crypt(info) {
+                flags.push_str(" dyn-tls-crypt");
+            }
+            if self.uses_epochs(info) {
+                flags.push_str(" aead-epoch");
+            }
+            options.push(flags);
         } else if ekm {
             options.push("key-derivation tls-ekm".to_owned());
         }

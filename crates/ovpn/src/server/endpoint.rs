@@ -4,10 +4,12 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::time::Instant;
 
-use super::{Phase, Server, Session};
-use crate::data::HEADROOM;
+use super::{Desk, Phase, Server, Session};
+use crate::data::{HEADROOM, TAILROOM};
 use crate::drops::DropReason;
-use crate::endpoint::{Counters, EndReason, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsOutput};
+use crate::endpoint::{
+    Counters, EndReason, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsKey, TlsOutput,
+};
 use crate::packet::{Header, Opcode};
 use crate::underlay::Underlay;
 
@@ -27,7 +29,8 @@ impl Endpoint for Server {
     }
 
     fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason> {
-        let result = match buf.get(HEADROOM..).and_then(|packet| packet.first_chunk::<20>()) {
+        let inner = buf.get(HEADROOM..buf.len().saturating_sub(TAILROOM));
+        let result = match inner.and_then(|packet| packet.first_chunk::<20>()) {
             Some(header) if header[0] >> 4 == 4 => {
                 let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
                 self.by_address.get(&destination).copied().ok_or(DropReason::NoRoute)
@@ -39,7 +42,11 @@ impl Endpoint for Server {
                 return Err(DropReason::NoRoute);
             };
             let remote = *remote;
-            live.seal(now, buf).map(|range| (remote, range)).map_err(|_| {
+            let sealed = live.seal(now, buf);
+            if live.is_renewal_due(now) {
+                self.next_timeout = Some(now);
+            }
+            sealed.map(|range| (remote, range)).map_err(|_| {
                 self.end(now, key, EndReason::KeyExhausted);
                 DropReason::NoRoute
             })
@@ -63,11 +70,15 @@ impl Endpoint for Server {
         })
     }
 
-    fn handle_tls(&mut self, now: Instant, key: SessionKey, output: TlsOutput) {
+    fn handle_tls(&mut self, now: Instant, tls: TlsKey, output: TlsOutput) {
+        let key = tls.session;
         let Some(session) = self.sessions.get_mut(&key) else { return };
         self.dirty.insert(key);
+        if tls != session.channel.current() {
+            return self.handle_renewal(now, tls, output);
+        }
         match output {
-            TlsOutput::Ciphertext(bytes) => session.channel.send_tls(&bytes),
+            TlsOutput::Ciphertext(bytes) => session.channel.send_tls(tls, &bytes),
             TlsOutput::Established(tls) => {
                 if let Phase::Handshake { deadline } = session.phase {
                     session.phase = Phase::KeyExchange { deadline, tls };
@@ -96,8 +107,15 @@ impl Endpoint for Server {
                     Some(*deadline)
                 }
                 Phase::Connected { live, .. } => {
-                    if live.is_dead(now) {
-                        over.push((key, EndReason::PingTimeout));
+                    let mut desk = Desk {
+                        channel: &mut session.channel,
+                        tls: &mut self.tls,
+                        rng: &mut *self.rng,
+                        events: &mut self.events,
+                        counters: &mut self.counters,
+                    };
+                    if let Some(reason) = live.handle_timeout(now, &mut desk) {
+                        over.push((key, reason));
                     } else {
                         match live.poll_ping(now) {
                             Some(Ok(datagram)) => self.outbox.push_back((session.remote, datagram)),
@@ -122,6 +140,9 @@ impl Endpoint for Server {
         }
         self.next_timeout = next;
         for (key, reason) in over {
+            if reason == EndReason::KeyExhausted {
+                self.say_goodbye(now, key);
+            }
             self.end(now, key, reason);
         }
         for key in gone {
@@ -129,7 +150,7 @@ impl Endpoint for Server {
         }
     }
 
-    fn poll_tls(&mut self) -> Option<(SessionKey, TlsInput)> {
+    fn poll_tls(&mut self) -> Option<(TlsKey, TlsInput)> {
         self.tls.pop_front()
     }
 
@@ -140,7 +161,7 @@ impl Endpoint for Server {
         }
         while let Some(&key) = self.dirty.first() {
             if let Some(session) = self.sessions.get_mut(&key) {
-                if session.channel.poll_transmit(now, &self.keys, out) {
+                if session.channel.poll_transmit(now, out) {
                     if let Phase::Connected { live, .. } = &mut session.phase {
                         live.note_sent(now);
                     }
@@ -202,5 +223,19 @@ impl Endpoint for Server {
             }
         }
         peers
+    }
+}
+
+impl Server {
+    /// Takes output of a TLS connection that is not that of the key in use: it makes the next key, or is done with.
+    fn handle_renewal(&mut self, now: Instant, tls: TlsKey, output: TlsOutput) {
+        let key: SessionKey = tls.session;
+        let Some((live, mut desk)) = self.live(key).filter(|(live, _)| live.renews_over(tls)) else { return };
+        match live.handle_renewal(now, output, &mut desk) {
+            Ok(None) => {}
+            Ok(Some(command)) => self.handle_message(now, key, &command),
+            Err(reason) => self.end(now, key, reason),
+        }
+        self.next_timeout = Some(now);
     }
 }

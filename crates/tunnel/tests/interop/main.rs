@@ -1,8 +1,9 @@
 //! Both roles against the stock `openvpn`, in network namespaces. Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod float;
+mod renewal;
 mod support;
-#[path = "interop/transport.rs"]
 mod transport;
 
 use nix::sys::signal::Signal;
@@ -64,6 +65,12 @@ fn stock_client_aes_128_gcm() {
     stock_client(&[], &stock, &["Aes128Gcm"], false);
 }
 
+#[test]
+fn stock_client_aes_192_gcm() {
+    let stock = ["--data-ciphers", "AES-192-GCM", "--explicit-exit-notify", "1"];
+    stock_client(&[], &stock, &["Aes192Gcm"], false);
+}
+
 /// Our dialer connects to a stock server and pings it.
 fn stock_server(ours: &[&str], stock: &[&str], expect: &[&str], transfer: bool) {
     if cannot_run() {
@@ -110,6 +117,12 @@ fn stock_server_prf() {
 fn stock_server_chacha20_tls_1_2() {
     let stock = ["--data-ciphers", "CHACHA20-POLY1305", "--tls-version-max", "1.2"];
     stock_server(&[], &stock, &["ChaCha20Poly1305", "Ekm", "TLSv1.2"], false);
+}
+
+#[test]
+fn stock_server_aes_192_and_128_gcm() {
+    stock_server(&[], &["--data-ciphers", "AES-192-GCM"], &["Aes192Gcm"], false);
+    stock_server(&[], &["--data-ciphers", "AES-128-GCM"], &["Aes128Gcm"], false);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //! byte pipe in place of TLS.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod float;
 mod network;
+mod renewal;
 
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ fn gets_through_a_network_that_loses_40_percent() {
     let mut attempts = 0;
     for seed in 0..40 {
         let mut net = Network::new(seed, server_config());
-        net.fault = Fault { loss: 0.4, repeat: 0.1, delay: Duration::from_millis(150) };
+        net.fault = Fault { loss: 0.4, repeat: 0.1, delay: Duration::from_millis(150), ..Fault::default() };
         let client = (0..10)
             .find_map(|_| {
                 attempts += 1;
@@ -232,7 +234,7 @@ fn inner_addresses_and_replays_are_checked() {
     assert!(net.deliver_to_server(clients[0], &sealed).is_none());
     assert_eq!(drops(&net, DropReason::Replay), 1);
     let sealed = net.client_seals(clients[0], &packet(a, SERVER, 60));
-    assert!(net.deliver_to_server(clients[1], &sealed).is_none(), "from another address");
+    assert!(net.deliver_to_server(clients[1], &sealed).is_none(), "from another peer's address");
     assert_eq!(drops(&net, DropReason::UnknownPeer), 1);
     let mut other_key = net.client_seals(clients[0], &packet(a, SERVER, 60));
     other_key[0] |= 1;

@@ -1,4 +1,7 @@
 //! Two network namespaces with a wire between them, processes in them, and certificates.
+//!
+//! The stock peer is `openvpn`, or what the environment variable `CLOUDATHOME_OPENVPN` names: a program that takes the
+//! same options, such as a script that runs another version in a root directory of its own.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -25,7 +28,7 @@ pub(crate) fn cannot_run() -> bool {
         "not root"
     } else if !Path::new("/dev/net/tun").exists() {
         "no /dev/net/tun"
-    } else if run("openvpn", &["--version"]).is_empty() {
+    } else if run(&stock(), &["--version"]).is_empty() {
         "no openvpn installed"
     } else if run("socat", &["-V"]).is_empty() {
         "no socat installed"
@@ -37,6 +40,15 @@ pub(crate) fn cannot_run() -> bool {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run: {reason}");
     println!("SKIPPED: {reason}");
     true
+}
+
+fn stock() -> String {
+    std::env::var("CLOUDATHOME_OPENVPN").unwrap_or_else(|_| "openvpn".to_owned())
+}
+
+/// Whether the stock peer is new enough to know the epoch format.
+pub(crate) fn stock_has_epochs() -> bool {
+    !run(&stock(), &["--version"]).contains("OpenVPN 2.6")
 }
 
 fn example() -> PathBuf {
@@ -188,7 +200,7 @@ impl Lab {
             all.extend([option.to_owned(), self.path(&file)]);
         }
         all.extend(words.iter().map(|&word| word.to_owned()));
-        self.spawn(side, log, "openvpn", &all);
+        self.spawn(side, log, &stock(), &all);
     }
 
     /// The contents of a log.
@@ -264,6 +276,20 @@ impl Lab {
                 add rule inet block in iifname wire meta l4proto udp drop";
             must("ip", &["netns", "exec", name, "nft", if block { rule } else { "delete table inet block" }]);
         }
+    }
+
+    /// Sends about 60 echo requests a second to `address` for `seconds`, and gives how many were sent and answered.
+    pub(crate) fn echo(&self, side: Side, address: &str, seconds: u32) -> (u32, u32) {
+        let count = (seconds * 60).to_string();
+        let words = ["-n", "-q", "-c", &count, "-i", "0.01", "-W", "2", address];
+        let output = self.command(side, "ping").args(words).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number_before = |what: &str| -> Option<u32> {
+            let (before, _) = text.split_once(what)?;
+            before.rsplit([' ', '\n']).next()?.parse().ok()
+        };
+        let numbers = number_before(" packets transmitted").zip(number_before(" received"));
+        numbers.unwrap_or_else(|| panic!("no result of ping:\n{text}"))
     }
 
     /// Pings `address` until three answers in a row.

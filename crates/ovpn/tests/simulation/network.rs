@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use ovpn::client::{Client, ClientConfig};
-use ovpn::data::{Cipher, HEADROOM};
+use ovpn::data::{Cipher, HEADROOM, TAILROOM};
 use ovpn::endpoint::{
-    EndReason, Endpoint, Event, Identity, Keepalive, Received, SessionKey, TlsInput, TlsOutput, TlsSession,
+    Counters, EndReason, Endpoint, Event, Identity, Keepalive, Received, RenewalLimits, TlsInput, TlsKey, TlsOutput,
+    TlsSession,
 };
 use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::push::Ipv4Prefix;
@@ -29,6 +30,9 @@ pub(crate) fn client_config() -> ClientConfig {
         key_derivation: KeyDerivation::Ekm,
         keepalive: Keepalive { ping: Duration::ZERO, ping_restart: Duration::from_secs(120) },
         first_answer: Duration::from_secs(10),
+        renewal: no_renewal(),
+        dynamic_tls_crypt: true,
+        epochs: true,
     }
 }
 
@@ -39,6 +43,9 @@ pub(crate) fn server_config() -> ServerConfig {
         key_derivation: KeyDerivation::Ekm,
         tun_mtu: 1420,
         keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
+        renewal: no_renewal(),
+        dynamic_tls_crypt: true,
+        epochs: true,
         network: Ipv4Prefix { address: SERVER, prefix_len: 24 },
         peers: Vec::new(),
         pool: Some(Ipv4Addr::new(10, 8, 0, 10)..=Ipv4Addr::new(10, 8, 0, 200)),
@@ -46,6 +53,11 @@ pub(crate) fn server_config() -> ServerConfig {
         max_peers: 16,
         max_handshakes: 64,
     }
+}
+
+/// Limits that nobody reaches.
+fn no_renewal() -> RenewalLimits {
+    RenewalLimits { after: Duration::ZERO, ..RenewalLimits::default() }
 }
 
 pub(crate) fn listed(name: &str, address: &str) -> StaticPeer {
@@ -72,6 +84,13 @@ pub(crate) struct Fault {
     pub(crate) loss: f64,
     pub(crate) repeat: f64,
     pub(crate) delay: Duration,
+    /// Loses every control packet with a key id other than 0.
+    pub(crate) no_renewal: bool,
+}
+
+/// Whether a packet that starts with this byte is none of the data channel.
+pub(crate) fn is_control(first: u8) -> bool {
+    !matches!(first >> 3, 6 | 9)
 }
 
 /// Stands for TLS: flights of realistic size, then records. Whoever is called "bad" is refused, "mute" never finishes.
@@ -79,6 +98,8 @@ struct Pipe {
     name: String,
     is_client: bool,
     input: Vec<u8>,
+    /// What both ends export; the client's choice.
+    secret: u8,
 }
 
 impl Pipe {
@@ -89,15 +110,20 @@ impl Pipe {
         TlsOutput::Ciphertext(record)
     }
 
-    fn established(peer: &str) -> TlsOutput {
-        let exporter = KeyBlock::from_exporter(std::array::from_fn(|at| (at * 7) as u8));
-        let session = TlsSession { exporter, identity: identity(peer), version: "pipe".to_owned() };
+    fn established(&self, peer: &str) -> TlsOutput {
+        let exporter = KeyBlock::from_exporter(std::array::from_fn(|at| (at * 7) as u8 ^ self.secret));
+        let session = TlsSession {
+            exporter,
+            dynamic_tls_crypt: StaticKey::from_bytes([self.secret; 256]),
+            identity: identity(peer),
+            version: "pipe".to_owned(),
+        };
         TlsOutput::Established(Box::new(session))
     }
 
     fn handle(&mut self, input: TlsInput) -> Vec<TlsOutput> {
         match input {
-            TlsInput::Start if self.is_client => vec![Self::record(b'h', &[0; 500])],
+            TlsInput::Start if self.is_client => vec![Self::record(b'h', &[self.secret; 500])],
             TlsInput::Start | TlsInput::Close => Vec::new(),
             TlsInput::Message(message) => vec![Self::record(b'm', &message)],
             TlsInput::Ciphertext(bytes) => {
@@ -119,16 +145,19 @@ impl Pipe {
 
     fn handle_record(&mut self, kind: u8, payload: Vec<u8>) -> Vec<TlsOutput> {
         match kind {
-            b'h' => vec![Self::record(b'f', &[0; 5000])],
+            b'h' => {
+                self.secret = payload[0];
+                vec![Self::record(b'f', &[0; 5000])]
+            }
             b'f' if self.name == "mute" => Vec::new(),
             b'f' => {
                 let mut finished = vec![0; 1500];
                 finished.extend_from_slice(self.name.as_bytes());
-                vec![Self::record(b'c', &finished), Self::established("server")]
+                vec![Self::record(b'c', &finished), self.established("server")]
             }
             b'c' => match std::str::from_utf8(&payload[1500..]).unwrap() {
                 "bad" => vec![Self::record(b'a', &[]), TlsOutput::Failed("refused".to_owned())],
-                name => vec![Self::established(name)],
+                name => vec![self.established(name)],
             },
             b'a' => vec![TlsOutput::Failed("refused".to_owned())],
             // What noise makes of a record is an error.
@@ -138,9 +167,29 @@ impl Pipe {
     }
 }
 
+/// Hands work to a pipe, which is there from its start to its end.
+fn pass(
+    pipes: &mut HashMap<TlsKey, Pipe>,
+    key: TlsKey,
+    name: &str,
+    is_client: bool,
+    input: TlsInput,
+) -> Vec<TlsOutput> {
+    match input {
+        TlsInput::Start => {
+            let secret = key.generation as u8 + 1;
+            assert!(pipes.insert(key, Pipe { name: name.to_owned(), is_client, input: Vec::new(), secret }).is_none());
+        }
+        TlsInput::Close => assert!(pipes.remove(&key).is_some() || key.generation > 0, "{key:?} was never started"),
+        TlsInput::Ciphertext(_) | TlsInput::Message(_) => {}
+    }
+    pipes.get_mut(&key).map(|pipe| pipe.handle(input)).unwrap_or_default()
+}
+
 struct Host {
     client: Client,
-    pipe: Pipe,
+    name: String,
+    pipes: HashMap<TlsKey, Pipe>,
     address: Underlay,
     /// Where the client thinks that the server is.
     server: Underlay,
@@ -153,7 +202,7 @@ pub(crate) struct Network {
     pub(crate) fault: Fault,
     pub(crate) server: Server,
     server_address: Underlay,
-    server_pipes: HashMap<SessionKey, Pipe>,
+    server_pipes: HashMap<TlsKey, Pipe>,
     clients: Vec<Option<Host>>,
     pub(crate) events: Vec<Vec<Event>>,
     pub(crate) server_events: Vec<Event>,
@@ -189,9 +238,9 @@ impl Network {
         let at = self.clients.len();
         let rng = Box::new(StdRng::seed_from_u64(self.rng.random()));
         let client = Client::new(config, self.server_address, self.now, 1_700_000_000, rng);
-        let pipe = Pipe { name: name.to_owned(), is_client: true, input: Vec::new() };
         let address = Underlay::udp(([198, 51, 100, 1], 40_000 + at as u16).into());
-        self.clients.push(Some(Host { client, pipe, address, server: self.server_address }));
+        let server = self.server_address;
+        self.clients.push(Some(Host { client, name: name.to_owned(), pipes: HashMap::new(), address, server }));
         self.events.push(Vec::new());
         at
     }
@@ -261,6 +310,20 @@ impl Network {
         })
     }
 
+    /// From now on the client sends from, and is at, another address.
+    pub(crate) fn move_client(&mut self, at: usize, address: &str) {
+        self.clients[at].as_mut().unwrap().address = Underlay::udp(address.parse().unwrap());
+    }
+
+    /// From now on the client shows another certificate.
+    pub(crate) fn rename(&mut self, at: usize, name: &str) {
+        self.clients[at].as_mut().unwrap().name = name.to_owned();
+    }
+
+    pub(crate) fn client_counters(&self, at: usize) -> Counters {
+        self.client(at).counters()
+    }
+
     pub(crate) fn client_shuts_down(&mut self, at: usize) {
         let now = self.now;
         self.clients[at].as_mut().unwrap().client.shut_down(now);
@@ -320,10 +383,9 @@ impl Network {
         let now = self.now;
         let mut out = Vec::new();
         let mut sent = Vec::new();
-        while let Some((session, input)) = self.server.poll_tls() {
-            let fresh = || Pipe { name: "server".to_owned(), is_client: false, input: Vec::new() };
-            for output in self.server_pipes.entry(session).or_insert_with(fresh).handle(input) {
-                self.server.handle_tls(now, session, output);
+        while let Some((key, input)) = self.server.poll_tls() {
+            for output in pass(&mut self.server_pipes, key, "server", false, input) {
+                self.server.handle_tls(now, key, output);
             }
         }
         while let Some(to) = self.server.poll_transmit(now, &mut out) {
@@ -333,9 +395,9 @@ impl Network {
         self.server_events.extend(std::iter::from_fn(|| self.server.poll_event()));
         for (at, host) in self.clients.iter_mut().enumerate() {
             let Some(host) = host else { continue };
-            while let Some((session, input)) = host.client.poll_tls() {
-                for output in host.pipe.handle(input) {
-                    host.client.handle_tls(now, session, output);
+            while let Some((key, input)) = host.client.poll_tls() {
+                for output in pass(&mut host.pipes, key, &host.name, true, input) {
+                    host.client.handle_tls(now, key, output);
                 }
             }
             while let Some(to) = host.client.poll_transmit(now, &mut out) {
@@ -353,7 +415,8 @@ impl Network {
         self.recorded.push(datagram.clone());
         let copies = if self.rng.random_bool(self.fault.repeat) { 2 } else { 1 };
         for _ in 0..copies {
-            if !self.rng.random_bool(self.fault.loss) {
+            let is_lost = self.fault.no_renewal && is_control(datagram[0]) && datagram[0] & 7 != 0;
+            if !is_lost && !self.rng.random_bool(self.fault.loss) {
                 let delay = Duration::from_millis(5) + self.fault.delay.mul_f64(self.rng.random());
                 self.sent += 1;
                 self.on_the_way.insert((self.now + delay, self.sent), (to, from, datagram.clone()));
@@ -368,17 +431,29 @@ impl Network {
     }
 
     pub(crate) fn client_seals(&mut self, at: usize, inner: &[u8]) -> Vec<u8> {
-        let mut buf = [&[0; HEADROOM], inner].concat();
+        let mut buf = [&[0; HEADROOM], inner, &[0; TAILROOM]].concat();
         let now = self.now;
         let (to, range) = self.clients[at].as_mut().unwrap().client.seal_packet(now, &mut buf).unwrap();
         assert_eq!(to, self.clients[at].as_ref().unwrap().server);
         buf[range].to_vec()
     }
 
+    /// Seals what the server sends; gives the datagram.
+    pub(crate) fn server_seals(&mut self, inner: &[u8]) -> Vec<u8> {
+        let mut buf = [&[0; HEADROOM], inner, &[0; TAILROOM]].concat();
+        let (_, range) = self.server.seal_packet(self.now, &mut buf).unwrap();
+        buf[range].to_vec()
+    }
+
     /// What comes out at the server for a datagram from the client's address.
     pub(crate) fn deliver_to_server(&mut self, at: usize, datagram: &[u8]) -> Option<Vec<u8>> {
-        let mut buf = datagram.to_vec();
         let from = self.clients[at].as_ref().unwrap().address;
+        self.deliver_to_server_from(from, datagram)
+    }
+
+    /// What comes out at the server for a datagram from some address.
+    pub(crate) fn deliver_to_server_from(&mut self, from: Underlay, datagram: &[u8]) -> Option<Vec<u8>> {
+        let mut buf = datagram.to_vec();
         match self.server.handle_datagram(self.now, from, &mut buf) {
             Ok(Received::Packet(range)) => Some(buf[range].to_vec()),
             Ok(Received::Consumed) | Err(_) => None,
@@ -399,7 +474,7 @@ impl Network {
 
     /// What comes out at a client when the server sends `inner`.
     pub(crate) fn server_sends(&mut self, inner: &[u8]) -> Option<Vec<u8>> {
-        let mut buf = [&[0; HEADROOM], inner].concat();
+        let mut buf = [&[0; HEADROOM], inner, &[0; TAILROOM]].concat();
         let (to, range) = self.server.seal_packet(self.now, &mut buf).ok()?;
         let reached: BTreeSet<usize> = (0..self.clients.len())
             .filter(|&at| self.clients[at].as_ref().is_some_and(|host| host.address == to))

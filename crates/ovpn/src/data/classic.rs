@@ -1,0 +1,179 @@
+//! The format of all peers: the tag stands before the ciphertext, and packet ids have 32 bits.
+
+use std::ops::Range;
+
+use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
+
+use super::{AES_GCM_LIMIT, Cipher, HEADROOM, KeyExhausted, TAG, TAILROOM};
+use crate::drops::DropReason;
+use crate::keys::KeyBlock;
+use crate::packet::{Header, Opcode};
+use crate::replay::ReplayWindow;
+use crate::wrap::Role;
+
+/// Packet id from which on a key should be renewed.
+const WORN_PACKET_ID: u32 = 0xff00_0000;
+/// How many of [`AES_GCM_LIMIT`] should be left when a key is renewed.
+const AES_GCM_RESERVE: u64 = 1 << 33;
+
+pub(super) struct Classic {
+    seal: Direction,
+    open: Direction,
+    header: SendHeader,
+    cipher: Cipher,
+    /// `None` when the last one is used.
+    next_id: Option<u32>,
+    seal_budget: u64,
+    open_budget: u64,
+    window: ReplayWindow,
+}
+
+struct Direction {
+    key: LessSafeKey,
+    implicit_iv: [u8; 8],
+}
+
+/// What stands before the packet ids we send.
+enum SendHeader {
+    V1(u8),
+    V2([u8; 4]),
+}
+
+impl Classic {
+    pub(super) fn new(
+        role: Role,
+        key_id: u8,
+        peer_id: Option<u32>,
+        cipher: Cipher,
+        block: &KeyBlock,
+    ) -> Result<Self, KeyExhausted> {
+        let direction = |client_to_server| {
+            let key = cipher.key(block.cipher(client_to_server))?;
+            Ok(Direction { key, implicit_iv: block.implicit_iv(client_to_server) })
+        };
+        let header = match peer_id {
+            None => SendHeader::V1(Header { opcode: Opcode::DataV1, key_id }.encode()),
+            Some(id) => SendHeader::V2(super::header_v2(key_id, id)),
+        };
+        Ok(Self {
+            seal: direction(role == Role::Client)?,
+            open: direction(role == Role::Server)?,
+            header,
+            cipher,
+            next_id: Some(1),
+            seal_budget: AES_GCM_LIMIT,
+            open_budget: AES_GCM_LIMIT,
+            window: ReplayWindow::default(),
+        })
+    }
+
+    pub(super) fn seal(&mut self, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
+        let end = buf.len().checked_sub(TAILROOM).filter(|&end| end >= HEADROOM).ok_or(KeyExhausted)?;
+        let number = self.next_id.ok_or(KeyExhausted)?;
+        self.seal_budget = self.seal_budget.checked_sub(self.cipher.cost(end - HEADROOM)).ok_or(KeyExhausted)?;
+        self.next_id = number.checked_add(1);
+        let id = number.to_be_bytes();
+        let nonce = self.seal.nonce(id);
+        let (head, body) = buf[..end].split_at_mut(HEADROOM);
+        let (front, tag_place) = head.split_at_mut(HEADROOM - TAG);
+        front[4..].copy_from_slice(&id);
+        let (start, aad) = match self.header {
+            SendHeader::V1(byte) => {
+                front[3] = byte;
+                (3, &front[4..])
+            }
+            SendHeader::V2(bytes) => {
+                front[..4].copy_from_slice(&bytes);
+                (0, &front[..])
+            }
+        };
+        let tag = self.seal.key.seal_in_place_separate_tag(nonce, Aad::from(aad), body).map_err(|_| KeyExhausted)?;
+        tag_place.copy_from_slice(tag.as_ref());
+        Ok(start..end)
+    }
+
+    pub(super) fn open(&mut self, packet: &mut [u8]) -> Result<Range<usize>, DropReason> {
+        let end = packet.len();
+        let opcode = packet.first().and_then(|&byte| Header::decode(byte)).map(|header| header.opcode);
+        // Where the packet id stands, and from where on the header is authenticated.
+        let (id_at, aad_at) = match opcode {
+            Some(Opcode::DataV1) => (1, 1),
+            Some(Opcode::DataV2) => (4, 0),
+            _ => return Err(DropReason::Malformed),
+        };
+        let start = id_at + 4 + TAG;
+        if end <= start {
+            return Err(DropReason::Malformed);
+        }
+        let (head, body) = packet.split_at_mut(start);
+        let (front, tag) = head.split_at(id_at + 4);
+        let mut id = [0; 4];
+        id.copy_from_slice(&front[id_at..]);
+        let number = u64::from(u32::from_be_bytes(id));
+        if !self.window.is_fresh(number) {
+            return Err(DropReason::Replay);
+        }
+        self.open
+            .key
+            .open_in_place_separate_tag(self.open.nonce(id), Aad::from(&front[aad_at..]), tag, body)
+            .map_err(|_| DropReason::Authentication)?;
+        if !self.window.accept(number) {
+            return Err(DropReason::Replay);
+        }
+        self.open_budget = self.open_budget.saturating_sub(self.cipher.cost(end - start));
+        Ok(start..end)
+    }
+
+    pub(super) fn is_worn(&self) -> bool {
+        self.next_id.is_none_or(|id| id >= WORN_PACKET_ID)
+            || self.seal_budget < AES_GCM_RESERVE
+            || self.open_budget < AES_GCM_RESERVE
+    }
+}
+
+impl Direction {
+    fn nonce(&self, packet_id: [u8; 4]) -> Nonce {
+        let mut nonce = [0; 12];
+        nonce[..4].copy_from_slice(&packet_id);
+        nonce[4..].copy_from_slice(&self.implicit_iv);
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(cipher: Cipher) -> Classic {
+        Classic::new(Role::Client, 0, Some(0), cipher, &KeyBlock::from_exporter([7; 256])).unwrap()
+    }
+
+    fn seal(channel: &mut Classic) -> Result<Range<usize>, KeyExhausted> {
+        channel.seal(&mut [0; HEADROOM + 16 + TAILROOM])
+    }
+
+    #[test]
+    fn packet_ids_never_wrap() {
+        let mut channel = channel(Cipher::ChaCha20Poly1305);
+        channel.next_id = Some(WORN_PACKET_ID - 1);
+        assert!(!channel.is_worn());
+        seal(&mut channel).unwrap();
+        assert!(channel.is_worn());
+        channel.next_id = Some(u32::MAX - 1);
+        seal(&mut channel).unwrap();
+        seal(&mut channel).unwrap();
+        assert_eq!(seal(&mut channel), Err(KeyExhausted));
+        assert!(channel.is_worn());
+    }
+
+    #[test]
+    fn aes_gcm_keys_wear_out_by_their_blocks() {
+        let mut channel = channel(Cipher::Aes128Gcm);
+        channel.seal_budget = AES_GCM_RESERVE + 1;
+        assert!(!channel.is_worn());
+        seal(&mut channel).unwrap();
+        assert!(channel.is_worn());
+        channel.seal_budget = 1;
+        assert_eq!(seal(&mut channel), Err(KeyExhausted));
+    }
+}

@@ -1,0 +1,281 @@
+//! A session whose data flows: its data keys, its signs of life, and what was carried.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::data::{Cipher, DataChannel, HEADROOM, KeyExhausted, Payload, TAILROOM};
+use crate::drops::DropReason;
+use crate::endpoint::{EndReason, Identity, Keepalive, PeerId, RenewalLimits, Traffic};
+use crate::keys::{KeyBlock, KeyDerivation};
+use crate::packet::Header;
+use crate::wrap::Role;
+
+mod renewal;
+
+pub(crate) use renewal::Desk;
+use renewal::Renewal;
+
+/// How long a new key waits before it seals, so that the acknowledgement that tells the peer to take it into use arrives
+/// before the data.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What is agreed for a whole session and holds for all of its keys.
+pub(crate) struct Terms {
+    pub(crate) role: Role,
+    pub(crate) peer: PeerId,
+    pub(crate) identity: Identity,
+    /// What our data packets carry; without it they are of the first format.
+    pub(crate) sends_peer_id: Option<u32>,
+    pub(crate) cipher: Cipher,
+    /// Whether data packets are in the epoch format.
+    pub(crate) epochs: bool,
+    pub(crate) derivation: KeyDerivation,
+    /// Of our key exchange messages.
+    pub(crate) options: String,
+    pub(crate) peer_info: String,
+    pub(crate) limits: RenewalLimits,
+}
+
+impl Terms {
+    fn data_channel(&self, key_id: u8, block: &KeyBlock) -> Result<DataChannel, KeyExhausted> {
+        match self.sends_peer_id {
+            Some(peer_id) if self.epochs => DataChannel::with_epochs(self.role, key_id, peer_id, self.cipher, block),
+            peer_id => DataChannel::new(self.role, key_id, peer_id, self.cipher, block),
+        }
+    }
+
+    /// How long after the beginning of a new key the old one still seals. Stock peers wait the same.
+    fn late_switch(&self) -> Duration {
+        let half = self.limits.after / 2;
+        if half.is_zero() { self.limits.hand_window } else { half.min(self.limits.hand_window) }
+    }
+}
+
+/// A data key and its times.
+struct DataKey {
+    key_id: u8,
+    channel: DataChannel,
+    /// From when on the peer surely has it. `None` while it is still being negotiated; it opens packets already then.
+    usable_at: Option<Instant>,
+    /// From when on it seals even though there is an older one.
+    primary_at: Instant,
+    /// Set when its successor is begun.
+    dies_at: Option<Instant>,
+    packets: u64,
+    bytes: u64,
+}
+
+impl DataKey {
+    fn is_alive(&self, now: Instant) -> bool {
+        self.dies_at.is_none_or(|dies| now < dies)
+    }
+
+    fn is_usable(&self, now: Instant) -> bool {
+        self.usable_at.is_some_and(|at| at <= now)
+    }
+
+    /// Counts a packet; true when the key should be renewed.
+    fn is_worn_after(&mut self, bytes: usize, limits: &RenewalLimits) -> bool {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+        self.channel.is_worn()
+            || limits.packets.is_some_and(|limit| self.packets >= limit)
+            || limits.bytes.is_some_and(|limit| self.bytes >= limit)
+    }
+}
+
+/// See the module's documentation.
+pub(crate) struct Live {
+    terms: Terms,
+    /// Oldest first: at most the one before the current one, the current one, and one in the making. Never empty.
+    keys: Vec<DataKey>,
+    /// When we begin the next key.
+    renew_at: Option<Instant>,
+    renewal: Option<Renewal>,
+    keepalive: Keepalive,
+    since: Instant,
+    last_sent: Instant,
+    last_heard: Instant,
+    traffic: Traffic,
+}
+
+/// An opened data packet.
+pub(crate) enum Opened {
+    Ping,
+    Exit,
+    Packet(Range<usize>),
+}
+
+impl Live {
+    /// Starts with the key that `block` makes, under key id 0.
+    pub(crate) fn new(
+        now: Instant,
+        terms: Terms,
+        block: &KeyBlock,
+        keepalive: Keepalive,
+        rng: &mut dyn rand::CryptoRng,
+    ) -> Result<Self, KeyExhausted> {
+        let first = DataKey {
+            key_id: 0,
+            channel: terms.data_channel(0, block)?,
+            usable_at: Some(now),
+            primary_at: now + terms.late_switch(),
+            dies_at: None,
+            packets: 0,
+            bytes: 0,
+        };
+        Ok(Self {
+            renew_at: renewal::due(now, &terms, rng),
+            terms,
+            keys: vec![first],
+            renewal: None,
+            keepalive,
+            since: now,
+            last_sent: now,
+            last_heard: now,
+            traffic: Traffic::default(),
+        })
+    }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(crate) fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// A control packet of the peer authenticated.
+    pub(crate) fn note_heard(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+
+    /// A control packet went to the peer.
+    pub(crate) fn note_sent(&mut self, now: Instant) {
+        self.last_sent = now;
+    }
+
+    /// Opens a data packet in place and tells what it is. A packet for the device is an IPv4 packet whose header and
+    /// length hold.
+    pub(crate) fn open(&mut self, now: Instant, datagram: &mut [u8]) -> Result<Opened, DropReason> {
+        let key_id = datagram.first().copied().and_then(Header::decode).map(|header| header.key_id);
+        let at = self.keys.iter().rposition(|key| Some(key.key_id) == key_id);
+        let at = at.filter(|&at| self.keys[at].is_alive(now)).ok_or(DropReason::UnknownKey)?;
+        let range = self.keys[at].channel.open(datagram)?;
+        self.note_use(now, at, range.len());
+        self.last_heard = now;
+        let plain = datagram.get(range.clone()).unwrap_or_default();
+        match Payload::classify(plain) {
+            Payload::Ping | Payload::Other => Ok(Opened::Ping),
+            Payload::Exit => Ok(Opened::Exit),
+            Payload::Packet => {
+                let length = ipv4_length(plain).ok_or(DropReason::NotIp)?;
+                let range = range.start..range.start + length;
+                self.traffic.received_packets += 1;
+                self.traffic.received_bytes += length as u64;
+                Ok(Opened::Packet(range))
+            }
+        }
+    }
+
+    /// Seals the packet between [`HEADROOM`] and [`TAILROOM`] of `buf`.
+    pub(crate) fn seal(&mut self, now: Instant, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
+        let range = self.seal_any(now, buf)?;
+        self.traffic.sent_packets += 1;
+        self.traffic.sent_bytes += inner_length(buf) as u64;
+        Ok(range)
+    }
+
+    /// A datagram that carries a message of the data channel.
+    pub(crate) fn message(&mut self, now: Instant, message: &[u8]) -> Result<Vec<u8>, KeyExhausted> {
+        let mut buf = vec![0; HEADROOM];
+        buf.extend_from_slice(message);
+        buf.extend_from_slice(&[0; TAILROOM]);
+        let range = self.seal_any(now, &mut buf)?;
+        buf.truncate(range.end);
+        buf.drain(..range.start);
+        Ok(buf)
+    }
+
+    fn seal_any(&mut self, now: Instant, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
+        let mut at = self.sealing_key(now);
+        let range = loop {
+            match self.keys[at].channel.seal(buf) {
+                Ok(range) => break range,
+                // A newer key that is agreed upon may be early, but it is better than none.
+                Err(KeyExhausted) => {
+                    at += 1;
+                    self.keys.get(at).filter(|key| key.usable_at.is_some()).ok_or(KeyExhausted)?;
+                }
+            }
+        };
+        self.note_use(now, at, inner_length(buf));
+        self.last_sent = now;
+        Ok(range)
+    }
+
+    /// The newest key whose time has come; else, when none is that old, the newest that the peer surely has.
+    fn sealing_key(&self, now: Instant) -> usize {
+        let primary = self.keys.iter().rposition(|key| key.is_usable(now) && key.primary_at <= now);
+        primary.or_else(|| self.keys.iter().rposition(|key| key.is_usable(now))).unwrap_or(0)
+    }
+
+    fn note_use(&mut self, now: Instant, at: usize, bytes: usize) {
+        let is_worn = self.keys[at].is_worn_after(bytes, &self.terms.limits);
+        let is_newest = at + 1 == self.keys.len();
+        if is_worn && is_newest && self.renewal.is_none() && self.renew_at.is_none_or(|due| due > now + renewal::RETRY)
+        {
+            self.renew_at = Some(now);
+        }
+    }
+
+    /// A ping, if one is due.
+    pub(crate) fn poll_ping(&mut self, now: Instant) -> Option<Result<Vec<u8>, KeyExhausted>> {
+        let due = self.ping_at().is_some_and(|at| at <= now);
+        due.then(|| self.message(now, Payload::ping()))
+    }
+
+    /// Does what is due about keys. Says why, when the session cannot go on.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, desk: &mut Desk<'_>) -> Option<EndReason> {
+        if self.dead_at().is_some_and(|at| at <= now) {
+            return Some(EndReason::PingTimeout);
+        }
+        self.check_renewal(now, desk);
+        if !self.keys.iter().any(|key| key.usable_at.is_some() && key.is_alive(now)) {
+            return Some(EndReason::KeyExhausted);
+        }
+        self.keys.retain(|key| key.is_alive(now));
+        None
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let dies_at = self.keys.iter().filter_map(|key| key.dies_at).min();
+        [self.ping_at(), self.dead_at(), self.renewal_timeout(), dies_at].into_iter().flatten().min()
+    }
+
+    fn ping_at(&self) -> Option<Instant> {
+        (!self.keepalive.ping.is_zero()).then(|| self.last_sent + self.keepalive.ping)
+    }
+
+    fn dead_at(&self) -> Option<Instant> {
+        (!self.keepalive.ping_restart.is_zero()).then(|| self.last_heard + self.keepalive.ping_restart)
+    }
+}
+
+/// The length of the packet that stands in a buffer to be sealed.
+fn inner_length(buf: &[u8]) -> usize {
+    buf.len().saturating_sub(HEADROOM + TAILROOM)
+}
+
+/// The total length of an IPv4 packet, if `packet` holds one.
+fn ipv4_length(packet: &[u8]) -> Option<usize> {
+    if packet.len() < 20 || packet[0] >> 4 != 4 {
+        return None;
+    }
+    let length = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+    (20..=packet.len()).contains(&length).then_some(length)
+}

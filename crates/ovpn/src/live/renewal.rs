@@ -1,0 +1,251 @@
+//! Renewal of a live session's keys, which OpenVPN calls a soft reset or renegotiation.
+//!
+//! ```text
+//! (none) ──we or the peer begin──▶ Reset ──peer's reset──▶ Handshake ──TLS up──▶ KeyExchange ──▶ Settling ──▶ (none)
+//!   ▲                                └────── hand window over, TLS fails ──────────────┴─────────────┘ all acknowledged
+//!   └── after a pause ───────────────┘
+//! ```
+//!
+//! It is a complete key exchange over a TLS connection of its own, but without a push: what was agreed for the session
+//! holds on. The key before stays in use until the new one is complete on both sides, and still opens packets for long
+//! after. A renewal that fails costs nothing but another attempt.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{DataKey, GRACE, Live, Terms};
+use crate::channel::ControlChannel;
+use crate::endpoint::{Counters, EndReason, Event, TlsInput, TlsKey, TlsOutput, TlsSession};
+use crate::key_method2::{KeyMethod2, Randoms};
+use crate::keys::{KeyBlock, KeyDerivation};
+use crate::packet::SessionId;
+use crate::wrap::Role;
+
+/// Pause after an attempt that failed.
+pub(super) const RETRY: Duration = Duration::from_secs(10);
+
+/// What a renewal works with besides the live part of its session.
+pub(crate) struct Desk<'a> {
+    pub(crate) channel: &'a mut ControlChannel,
+    pub(crate) tls: &'a mut VecDeque<(TlsKey, TlsInput)>,
+    pub(crate) rng: &'a mut dyn rand::CryptoRng,
+    pub(crate) events: &'a mut VecDeque<Event>,
+    pub(crate) counters: &'a mut Counters,
+}
+
+/// A new key in the making.
+pub(super) struct Renewal {
+    tls: TlsKey,
+    key_id: u8,
+    began: Instant,
+    step: Step,
+}
+
+enum Step {
+    /// The peer has not answered the reset.
+    Reset,
+    Handshake,
+    KeyExchange {
+        tls: Box<TlsSession>,
+        /// Fresh on the server; on the client what was sent.
+        ours: Randoms,
+    },
+    /// The new key opens packets; what we sent is not all acknowledged.
+    Settling,
+}
+
+/// When a key that is taken into use now is to be renewed by us.
+pub(super) fn due(now: Instant, terms: &Terms, rng: &mut dyn rand::CryptoRng) -> Option<Instant> {
+    let after = terms.limits.after;
+    let mut random = [0; 2];
+    if terms.role == Role::Server {
+        rng.fill_bytes(&mut random);
+    }
+    let early = after / 10 * u32::from(u16::from_le_bytes(random)) / u32::from(u16::MAX);
+    (!after.is_zero()).then(|| now + (after - early))
+}
+
+impl Live {
+    /// Whether a new key is in the making.
+    pub(crate) fn is_renewing(&self) -> bool {
+        self.renewal.is_some()
+    }
+
+    /// Whether `tls` is the connection of the key in the making.
+    pub(crate) fn renews_over(&self, tls: TlsKey) -> bool {
+        self.renewal.as_ref().is_some_and(|renewal| renewal.tls == tls)
+    }
+
+    /// The control channel has begun a new key, by the peer's wish or ours.
+    pub(crate) fn join_renewal(&mut self, now: Instant, tls: TlsKey, channel: &ControlChannel) {
+        if let Some(old) = self.keys.last_mut() {
+            old.dies_at.get_or_insert(now + self.terms.limits.overlap);
+        }
+        self.renewal = Some(Renewal { tls, key_id: channel.next_key_id(), began: now, step: Step::Reset });
+    }
+
+    /// Goes on as far as what was received and acknowledged allows.
+    pub(crate) fn advance_renewal(&mut self, now: Instant, desk: &mut Desk<'_>) {
+        let Some(renewal) = &mut self.renewal else { return };
+        match renewal.step {
+            // Only now, because the peer takes TLS bytes only after it knows of the key.
+            Step::Reset if desk.channel.is_renewal_answered() => {
+                renewal.step = Step::Handshake;
+                desk.tls.push_back((renewal.tls, TlsInput::Start));
+            }
+            Step::Settling if desk.channel.is_renewal_settled() => self.finish_renewal(now, desk),
+            Step::Reset | Step::Handshake | Step::KeyExchange { .. } | Step::Settling => {}
+        }
+    }
+
+    /// Takes output of the TLS connection of the key in the making. Gives back a message that is none of the key
+    /// exchange: a command.
+    ///
+    /// # Errors
+    /// When the session must end.
+    pub(crate) fn handle_renewal(
+        &mut self,
+        now: Instant,
+        output: TlsOutput,
+        desk: &mut Desk<'_>,
+    ) -> Result<Option<Vec<u8>>, EndReason> {
+        let Some(renewal) = &mut self.renewal else { return Ok(None) };
+        match output {
+            TlsOutput::Ciphertext(bytes) => {
+                desk.channel.send_tls(renewal.tls, &bytes);
+                Ok(None)
+            }
+            TlsOutput::Failed(why) => {
+                self.fail_renewal(now, EndReason::Tls(why), desk);
+                Ok(None)
+            }
+            TlsOutput::Established(tls) => {
+                if tls.identity != self.terms.identity {
+                    return Err(EndReason::IdentityChanged);
+                }
+                if !matches!(renewal.step, Step::Handshake) {
+                    return Ok(None);
+                }
+                let mut ours = Randoms::generate(desk.rng);
+                let key = renewal.tls;
+                if self.terms.role == Role::Server {
+                    ours.pre_master = [0; 48];
+                }
+                renewal.step = Step::KeyExchange { tls, ours: ours.clone() };
+                if self.terms.role == Role::Client {
+                    self.send_key_exchange(key, ours, desk);
+                }
+                Ok(None)
+            }
+            TlsOutput::Message(message) => match std::mem::replace(&mut renewal.step, Step::Settling) {
+                Step::KeyExchange { tls, ours } => {
+                    match self.exchange(&tls, ours, &message, desk) {
+                        // The peer's message may have come with the last acknowledgement.
+                        Ok(()) => self.advance_renewal(now, desk),
+                        Err(reason) => self.fail_renewal(now, reason, desk),
+                    }
+                    Ok(None)
+                }
+                Step::Settling => Ok(Some(message)),
+                before @ (Step::Reset | Step::Handshake) => {
+                    renewal.step = before;
+                    Ok(None)
+                }
+            },
+        }
+    }
+
+    /// Takes the peer's key exchange message, answers it on the server, and makes the key.
+    fn exchange(
+        &mut self,
+        tls: &TlsSession,
+        ours: Randoms,
+        message: &[u8],
+        desk: &mut Desk<'_>,
+    ) -> Result<(), EndReason> {
+        let Some(Renewal { tls: key, key_id, began, .. }) = self.renewal else { return Ok(()) };
+        let theirs = KeyMethod2::decode(message, self.terms.role == Role::Server)?.randoms;
+        let local = desk.channel.local();
+        let remote = desk.channel.remote().unwrap_or(SessionId([0; 8]));
+        let block = match (self.terms.derivation, self.terms.role) {
+            (KeyDerivation::Ekm, _) => tls.exporter.clone(),
+            (KeyDerivation::Prf, Role::Client) => KeyBlock::from_prf(&ours, &theirs, local, remote),
+            (KeyDerivation::Prf, Role::Server) => KeyBlock::from_prf(&theirs, &ours, remote, local),
+        };
+        self.keys.push(DataKey {
+            key_id,
+            channel: self.terms.data_channel(key_id, &block).map_err(|_| EndReason::KeyExhausted)?,
+            usable_at: None,
+            primary_at: began + self.terms.late_switch(),
+            dies_at: None,
+            packets: 0,
+            bytes: 0,
+        });
+        if self.terms.role == Role::Server {
+            self.send_key_exchange(key, ours, desk);
+        }
+        Ok(())
+    }
+
+    fn send_key_exchange(&self, key: TlsKey, randoms: Randoms, desk: &mut Desk<'_>) {
+        let (options, peer_info) = (self.terms.options.clone(), self.terms.peer_info.clone());
+        let message = KeyMethod2 { randoms, options, peer_info }.encode(self.terms.role == Role::Client);
+        desk.channel.expect_record(key);
+        desk.tls.push_back((key, TlsInput::Message(message)));
+    }
+
+    fn finish_renewal(&mut self, now: Instant, desk: &mut Desk<'_>) {
+        let Some(renewal) = self.renewal.take() else { return };
+        if let Some(new) = self.keys.last_mut() {
+            new.usable_at = Some(now + GRACE);
+        }
+        if self.keys.len() > 2 {
+            self.keys.remove(0);
+        }
+        self.renew_at = due(now, &self.terms, desk.rng);
+        if let Some(old) = desk.channel.finish_renewal() {
+            desk.tls.push_back((old, TlsInput::Close));
+        }
+        desk.counters.renewals_completed += 1;
+        desk.events.push_back(Event::Renewed { peer: self.terms.peer, key_id: renewal.key_id });
+    }
+
+    fn fail_renewal(&mut self, now: Instant, reason: EndReason, desk: &mut Desk<'_>) {
+        if self.renewal.take().is_none() {
+            return;
+        }
+        self.keys.retain(|key| key.usable_at.is_some());
+        self.renew_at = self.renew_at.map(|due| due.max(now + RETRY));
+        if let Some(tls) = desk.channel.abandon_renewal() {
+            desk.tls.push_back((tls, TlsInput::Close));
+        }
+        desk.counters.renewals_failed += 1;
+        desk.events.push_back(Event::RenewalFailed { peer: self.terms.peer, reason });
+    }
+
+    /// Gives up on a renewal that takes too long, and begins one that is due.
+    pub(super) fn check_renewal(&mut self, now: Instant, desk: &mut Desk<'_>) {
+        match &self.renewal {
+            Some(renewal) if renewal.began + self.terms.limits.hand_window <= now => {
+                self.fail_renewal(now, EndReason::HandshakeTimeout, desk);
+            }
+            None if self.renew_at.is_some_and(|due| due <= now) => {
+                let tls = desk.channel.begin_renewal(now);
+                self.join_renewal(now, tls, desk.channel);
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    pub(super) fn renewal_timeout(&self) -> Option<Instant> {
+        match &self.renewal {
+            Some(renewal) => Some(renewal.began + self.terms.limits.hand_window),
+            None => self.renew_at,
+        }
+    }
+
+    /// Whether use has worn out the key so that [`Self::handle_timeout`] has something to do.
+    pub(crate) fn is_renewal_due(&self, now: Instant) -> bool {
+        self.renewal.is_none() && self.renew_at.is_some_and(|due| due <= now)
+    }
+}

@@ -1,0 +1,277 @@
+//! Renewal of keys while data flows.
+
+use std::time::Duration;
+
+use ovpn::drops::DropReason;
+use ovpn::endpoint::{EndReason, Endpoint, Event, RenewalLimits};
+use ovpn::keys::KeyDerivation;
+use ovpn::wrap::{Role, WrapKeys};
+
+use crate::network::{Fault, Network, SERVER, client_config, is_control, packet, server_config};
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// A connected pair; the numbers are `reneg-sec` of the server and of the client.
+fn connected(server_after: u64, client_after: u64) -> (Network, usize) {
+    with_limits(
+        RenewalLimits { after: seconds(server_after), ..RenewalLimits::default() },
+        RenewalLimits { after: seconds(client_after), ..RenewalLimits::default() },
+    )
+}
+
+fn with_limits(server_limits: RenewalLimits, client_limits: RenewalLimits) -> (Network, usize) {
+    let (mut server, mut client) = (server_config(), client_config());
+    (server.renewal, client.renewal) = (server_limits, client_limits);
+    let mut net = Network::new(20, server);
+    let at = net.add_client("a", client);
+    net.run(seconds(2));
+    assert!(net.is_connected(at));
+    (net, at)
+}
+
+/// One packet each way gets through.
+#[track_caller]
+fn assert_carries(net: &mut Network, at: usize) {
+    let address = net.address(at).expect("connected");
+    let (there, back) = (packet(address, SERVER, 100), packet(SERVER, address, 100));
+    assert_eq!(net.client_sends(at, &there).as_deref(), Some(there.as_slice()));
+    assert_eq!(net.server_sends(&back).as_deref(), Some(back.as_slice()));
+}
+
+/// Lets time pass with packets both ways all along, of which none may be lost.
+#[track_caller]
+fn run_under_load(net: &mut Network, at: usize, time: Duration) {
+    for _ in 0..time.as_millis() / 50 {
+        net.run(Duration::from_millis(50));
+        assert_carries(net, at);
+    }
+}
+
+/// Key ids of the soft resets that were sent, without repetition.
+fn soft_resets(net: &Network) -> Vec<u8> {
+    let mut ids: Vec<u8> =
+        net.recorded.iter().filter(|datagram| datagram[0] >> 3 == 3).map(|datagram| datagram[0] & 7).collect();
+    ids.dedup();
+    ids
+}
+
+fn both_completed(net: &Network, at: usize) -> (u64, u64) {
+    (net.server.counters().renewals_completed, net.client_counters(at).renewals_completed)
+}
+
+#[test]
+fn either_side_renews_ten_times_and_nothing_is_lost() {
+    for (server, client) in [(10, 0), (0, 10), (10, 10)] {
+        let (mut net, at) = connected(server, client);
+        run_under_load(&mut net, at, seconds(112));
+        let (ours, theirs) = both_completed(&net, at);
+        assert_eq!(ours, theirs, "server {server} client {client}");
+        assert!((10..=12).contains(&ours), "{ours} renewals with server {server} client {client}");
+        assert_eq!(soft_resets(&net)[..10], [1, 2, 3, 4, 5, 6, 7, 1, 2, 3]);
+        assert_eq!((net.server.counters().renewals_failed, net.client_counters(at).renewals_failed), (0, 0));
+        assert_eq!(net.server.peers().len(), 1);
+        assert_eq!(net.server.counters().handshakes_completed, 1);
+    }
+}
+
+#[test]
+fn both_begin_at_the_same_time() {
+    let (mut net, at) = connected(0, 0);
+    // Used up by their packets, both on the same one.
+    let limits = RenewalLimits { after: Duration::ZERO, packets: Some(20), ..RenewalLimits::default() };
+    let (mut net2, at2) = with_limits(limits, limits);
+    for _ in 0..10 {
+        assert_carries(&mut net, at);
+        assert_carries(&mut net2, at2);
+    }
+    net.run(seconds(3));
+    net2.run(seconds(3));
+    assert_eq!(both_completed(&net, at), (0, 0));
+    assert_eq!(both_completed(&net2, at2), (1, 1));
+    let resets = net2.recorded.iter().filter(|datagram| datagram[0] >> 3 == 3).count();
+    assert_eq!(resets, 2, "each side's is the answer to the other's");
+    assert_carries(&mut net2, at2);
+}
+
+#[test]
+fn keys_of_the_prf_are_renewed_too() {
+    let (mut server, mut client) = (server_config(), client_config());
+    client.key_derivation = KeyDerivation::Prf;
+    server.renewal.after = seconds(10);
+    let mut net = Network::new(21, server);
+    let at = net.add_client("a", client);
+    net.run(seconds(2));
+    run_under_load(&mut net, at, seconds(35));
+    assert_eq!(both_completed(&net, at), (3, 3));
+    assert_eq!(net.server.peers()[0].connected.key_derivation, KeyDerivation::Prf);
+}
+
+#[test]
+fn renews_through_a_network_that_loses_and_reorders() {
+    let (mut net, at) = connected(30, 30);
+    net.fault = Fault { loss: 0.2, repeat: 0.2, delay: Duration::from_millis(100), ..Fault::default() };
+    run_under_load(&mut net, at, seconds(600));
+    net.fault = Fault::default();
+    run_under_load(&mut net, at, seconds(20));
+    let (ours, theirs) = both_completed(&net, at);
+    assert_eq!(ours, theirs);
+    assert!(ours >= 12, "only {ours} renewals");
+    assert_eq!(net.server.counters().handshakes_completed, 1);
+}
+
+#[test]
+fn a_renewal_that_fails_keeps_the_old_key_and_is_tried_again() {
+    for (server, client) in [(100, 0), (0, 100)] {
+        let (mut net, at) = connected(server, client);
+        net.fault.no_renewal = true;
+        run_under_load(&mut net, at, seconds(170));
+        let failed = net.server.counters().renewals_failed + net.client_counters(at).renewals_failed;
+        assert_eq!((failed, both_completed(&net, at)), (1, (0, 0)));
+        let told = |event: &Event| matches!(event, Event::RenewalFailed { reason: EndReason::HandshakeTimeout, .. });
+        assert!(net.events[at].iter().chain(&net.server_events).any(told));
+        net.fault.no_renewal = false;
+        run_under_load(&mut net, at, seconds(20));
+        assert_eq!(both_completed(&net, at), (1, 1));
+    }
+}
+
+#[test]
+fn the_old_key_dies_when_its_time_is_over() {
+    let limits = RenewalLimits { after: seconds(60), overlap: seconds(40), ..RenewalLimits::default() };
+    let (mut net, at) = with_limits(RenewalLimits { after: Duration::ZERO, ..limits }, limits);
+    let address = net.address(at).unwrap();
+    let old: Vec<Vec<u8>> = (0..2).map(|_| net.client_seals(at, &packet(address, SERVER, 60))).collect();
+    let old_back = net.server_seals(&packet(SERVER, address, 60));
+    run_under_load(&mut net, at, seconds(70));
+    assert_eq!(both_completed(&net, at), (1, 1));
+    assert!(net.deliver_to_server(at, &old[0]).is_some(), "late, but the key is still good");
+    assert!(net.deliver_to_server(at, &old[0]).is_none(), "a key's replay window lives as long as the key");
+    run_under_load(&mut net, at, seconds(35));
+    assert!(net.deliver_to_server(at, &old[1]).is_none());
+    assert!(net.deliver_to_client(at, &old_back).is_none());
+    assert_eq!(net.server.counters().drops.of(DropReason::UnknownKey), 1);
+}
+
+#[test]
+fn a_session_ends_when_its_only_key_dies() {
+    let limits = RenewalLimits { after: seconds(30), overlap: seconds(100), ..RenewalLimits::default() };
+    let (mut net, at) = with_limits(limits, RenewalLimits { after: Duration::ZERO, ..RenewalLimits::default() });
+    net.fault.no_renewal = true;
+    net.run(seconds(100));
+    assert_eq!(net.server.peers().len(), 1);
+    net.run(seconds(35));
+    assert!(net.server.peers().is_empty());
+    let ended = |event: &Event| matches!(event, Event::Disconnected { reason: EndReason::KeyExhausted, .. });
+    assert!(net.server_events.iter().any(ended));
+    assert_eq!(net.last_reason(at), Some(EndReason::PeerExit));
+}
+
+#[test]
+fn use_renews_a_key() {
+    let idle = RenewalLimits { after: Duration::ZERO, ..RenewalLimits::default() };
+    for limits in [RenewalLimits { packets: Some(1000), ..idle }, RenewalLimits { bytes: Some(100_000), ..idle }] {
+        for (server, client) in [(limits, idle), (idle, limits)] {
+            let (mut net, at) = with_limits(server, client);
+            run_under_load(&mut net, at, seconds(24));
+            assert_eq!(both_completed(&net, at), (0, 0));
+            run_under_load(&mut net, at, seconds(3));
+            assert_eq!(both_completed(&net, at), (1, 1));
+            run_under_load(&mut net, at, seconds(26));
+            assert_eq!(both_completed(&net, at), (2, 2));
+        }
+    }
+}
+
+#[test]
+fn nobody_becomes_somebody_else_by_a_renewal() {
+    let (mut net, at) = connected(10, 0);
+    net.rename(at, "b");
+    net.run(seconds(12));
+    let ended = |event: &Event| matches!(event, Event::Disconnected { reason: EndReason::IdentityChanged, .. });
+    assert!(net.server_events.iter().any(ended));
+    assert!(net.server.peers().is_empty());
+}
+
+#[test]
+fn a_refused_certificate_fails_the_renewal_only() {
+    let (mut net, at) = connected(10, 0);
+    net.rename(at, "bad");
+    net.run(seconds(12));
+    assert_eq!(net.server.counters().renewals_failed, 1);
+    assert_carries(&mut net, at);
+    net.rename(at, "a");
+    run_under_load(&mut net, at, seconds(90));
+    assert!(both_completed(&net, at).0 >= 1);
+}
+
+#[test]
+fn goodbyes_take_effect_in_the_middle_of_a_renewal() {
+    for client_leaves in [true, false] {
+        let (mut net, at) = connected(10, 10);
+        net.fault.delay = Duration::from_millis(200);
+        net.run_until(seconds(12), |net| {
+            net.recorded.iter().any(|datagram| is_control(datagram[0]) && datagram[0] >> 3 == 4 && datagram[0] & 7 == 1)
+        });
+        if client_leaves {
+            net.client_shuts_down(at);
+            net.run(seconds(2));
+            assert!(net.server.peers().is_empty());
+        } else {
+            net.server_shuts_down();
+            net.run(seconds(2));
+            assert_eq!(net.last_reason(at), Some(EndReason::PeerExit));
+        }
+    }
+}
+
+/// With dynamic tls-crypt a renewal's packets do not open under the static key, and without it they do.
+#[test]
+fn renewals_are_wrapped_under_keys_of_the_session_where_both_can() {
+    for (ours, theirs, base) in
+        [(true, true, true), (true, true, false), (true, false, true), (false, true, true), (false, false, false)]
+    {
+        let (mut server, mut client) = (server_config(), client_config());
+        (server.dynamic_tls_crypt, client.dynamic_tls_crypt) = (ours, theirs);
+        server.renewal.after = seconds(10);
+        if !base {
+            (server.tls_crypt, client.tls_crypt) = (None, None);
+        }
+        let keys = WrapKeys::new(Role::Server, server.tls_crypt.as_ref());
+        let mut net = Network::new(22, server);
+        let at = net.add_client("a", client);
+        net.run(seconds(2));
+        run_under_load(&mut net, at, seconds(35));
+        assert_eq!(both_completed(&net, at), (3, 3));
+        let shortest = net.recorded.iter().filter(|datagram| datagram[0] >> 3 == 3).map(Vec::len).min().unwrap();
+        // An empty soft reset: prefix 9, wrapping 40, no acks 1, message id 4.
+        let is_wrapped = base || (ours && theirs);
+        assert_eq!(shortest, if is_wrapped { 54 } else { 14 });
+        let client_resets = net.recorded.iter().filter(|datagram| datagram[0] >> 3 == 3);
+        let opened = client_resets.filter(|datagram| keys.open(&mut (*datagram).clone()).is_ok()).count();
+        if base {
+            assert_eq!(opened > 0, !(ours && theirs));
+        }
+    }
+}
+
+#[test]
+fn the_epoch_format_is_used_where_both_can_and_renewed_like_the_other() {
+    for (ours, theirs, ekm) in [(true, true, true), (true, false, true), (false, true, true), (true, true, false)] {
+        let (mut server, mut client) = (server_config(), client_config());
+        (server.epochs, client.epochs) = (ours, theirs);
+        server.renewal.after = seconds(10);
+        if !ekm {
+            client.key_derivation = KeyDerivation::Prf;
+        }
+        let mut net = Network::new(23, server);
+        let at = net.add_client("a", client);
+        net.run(seconds(2));
+        let address = net.address(at).unwrap();
+        let sealed = net.client_seals(at, &packet(address, SERVER, 100));
+        assert_eq!(sealed.len(), if ours && theirs && ekm { 100 + 28 } else { 100 + 24 });
+        run_under_load(&mut net, at, seconds(35));
+        assert_eq!(both_completed(&net, at), (3, 3));
+    }
+}

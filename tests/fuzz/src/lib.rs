@@ -1,0 +1,131 @@
+//! Fuzz targets for every parser that touches bytes of others. Each takes any bytes, and panics only when something is
+//! wrong with the parser: it panicked itself, or what it read is not what it writes.
+//!
+//! The tests replay the committed corpus (`corpus/TARGET/`); the driver beside this crate searches for more,
+//! see its `main.rs`.
+#![forbid(unsafe_code)]
+
+use model::{DesiredConfig, HostStatus, ServiceAnnouncement};
+use ovpn::data::{Cipher, DataChannel};
+use ovpn::key_method2::KeyMethod2;
+use ovpn::keys::KeyBlock;
+use ovpn::negotiation::PeerInfo;
+use ovpn::packet::{ControlBody, Header};
+use ovpn::push::PushReply;
+use ovpn::static_key::StaticKey;
+use ovpn::wrap::{Role, WrapKeys};
+use prost::Message;
+use proto::v1;
+
+/// A target by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("control_message", control_message),
+    ("control_packet", control_packet),
+    ("data_packet", data_packet),
+    ("key_method", key_method),
+    ("peer_info", peer_info),
+    ("profile", profile),
+    ("push_reply", push_reply),
+    ("static_key", static_key),
+    ("wrapped_packet", wrapped_packet),
+];
+
+/// The header and body of a control packet, as it stands after unwrapping.
+fn control_packet(bytes: &[u8]) {
+    let Some((&first, body)) = bytes.split_first() else { return };
+    let Some(header) = Header::decode(first) else { return };
+    assert_eq!(header.encode(), first, "a header that changes");
+    if let Some(decoded) = ControlBody::decode(header.opcode, body) {
+        let mut again = Vec::new();
+        decoded.encode(&mut again);
+        assert_eq!(again, body, "a body that changes");
+    }
+}
+
+/// A datagram that claims to be wrapped, under both roles and without wrapping.
+fn wrapped_packet(bytes: &[u8]) {
+    let key = StaticKey::from_bytes([7; 256]);
+    for keys in [WrapKeys::new(Role::Server, Some(&key)), WrapKeys::new(Role::Client, Some(&key))] {
+        assert!(keys.open(&mut bytes.to_vec()).is_err(), "a packet that nobody wrapped");
+    }
+    drop(WrapKeys::new(Role::Server, None).open(&mut bytes.to_vec()));
+}
+
+/// A data packet, under every cipher.
+fn data_packet(bytes: &[u8]) {
+    let block = KeyBlock::from_exporter([7; 256]);
+    for cipher in Cipher::ALL {
+        let Ok(mut channel) = DataChannel::new(Role::Server, 0, Some(1), *cipher, &block) else { continue };
+        assert!(channel.open(&mut bytes.to_vec()).is_err(), "a packet that nobody sealed");
+    }
+}
+
+/// A key exchange message of either side.
+fn key_method(bytes: &[u8]) {
+    for from_client in [true, false] {
+        // Text that is not UTF-8 grows when it is read, perhaps beyond what may be written.
+        let readable = |message: &KeyMethod2| !(message.options.clone() + &message.peer_info).contains('\u{fffd}');
+        if let Some(message) = KeyMethod2::decode(bytes, from_client).ok().filter(readable) {
+            let again = KeyMethod2::decode(&message.encode(from_client), from_client);
+            assert!(again.is_ok_and(|again| again == message), "a message that changes");
+        }
+    }
+}
+
+/// A client's words about itself.
+fn peer_info(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let info = PeerInfo::parse(&text);
+    let _ = info.choose_cipher(Cipher::ALL, &text);
+    assert!(!info.software.contains(char::is_control), "control characters for the log");
+}
+
+/// A server's push, in as many messages as there are NULs.
+fn push_reply(bytes: &[u8]) {
+    let mut reply = PushReply::default();
+    for message in bytes.split(|&byte| byte == 0) {
+        let _ = reply.handle_message(&String::from_utf8_lossy(message));
+    }
+    let _ = reply.ifconfig();
+    assert!(reply.ignored.iter().all(|option| !option.contains(char::is_control)), "control characters for the log");
+}
+
+/// A static key file.
+fn static_key(bytes: &[u8]) {
+    if let Ok(key) = StaticKey::parse(&String::from_utf8_lossy(bytes)) {
+        let again = StaticKey::parse(&key.to_text());
+        assert!(again.is_ok_and(|again| again.as_bytes() == key.as_bytes()), "a key that changes");
+    }
+}
+
+/// A profile as people have them.
+fn profile(bytes: &[u8]) {
+    let _ = profile::Profile::parse(&String::from_utf8_lossy(bytes));
+}
+
+/// A message of the control channel, of either side.
+fn control_message(bytes: &[u8]) {
+    use v1::{edge_message, home_message};
+    match v1::HomeMessage::decode(bytes).ok().and_then(|message| message.message) {
+        Some(home_message::Message::Report(report)) => {
+            for service in report.services {
+                let _ = ServiceAnnouncement::try_from(service);
+            }
+            if let Some(Ok(status)) = report.status.map(HostStatus::try_from) {
+                let again = HostStatus::try_from(v1::HostStatus::from(status.clone()));
+                assert!(again.is_ok_and(|again| again == status), "a status that changes");
+            }
+        }
+        Some(home_message::Message::Hello(_) | home_message::Message::ConfigResult(_)) | None => {}
+    }
+    if let Ok(v1::EdgeMessage { message: Some(edge_message::Message::Desired(desired)) }) =
+        v1::EdgeMessage::decode(bytes)
+        && let Ok(desired) = DesiredConfig::try_from(desired)
+    {
+        let again = DesiredConfig::try_from(v1::DesiredConfig::from(desired.clone()));
+        assert!(again.is_ok_and(|again| again == desired), "a configuration that changes");
+    }
+}
