@@ -10,7 +10,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::channel::{ControlChannel, Handled, Waiting};
@@ -25,9 +24,9 @@ use crate::keys::{KeyBlock, KeyDerivation};
 use crate::live::{Desk, Live, Opened, Terms};
 use crate::negotiation::{self, printable};
 use crate::packet::{Header, SessionId};
+use crate::protection::ClientProtection;
 use crate::push::{PushError, PushReply};
-use crate::static_key::StaticKey;
-use crate::wrap::{Role, WrapKeys};
+use crate::wrap::Role;
 
 mod endpoint;
 
@@ -41,8 +40,8 @@ const SESSION: SessionKey = 0;
 /// What a client needs to know.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Key of tls-crypt, if the server uses it.
-    pub tls_crypt: Option<StaticKey>,
+    /// How the server protects its control channel.
+    pub protection: ClientProtection,
     /// Data ciphers we accept, best first.
     pub ciphers: Vec<Cipher>,
     /// MTU when the server pushes none, bytes.
@@ -122,11 +121,10 @@ impl Client {
         while id == [0; 8] {
             rng.fill_bytes(&mut id);
         }
-        let keys = Arc::new(WrapKeys::new(Role::Client, config.tls_crypt.as_ref()));
         Self {
             remote,
             rng,
-            channel: ControlChannel::client(SESSION, now, SessionId(id), keys, unix_time),
+            channel: ControlChannel::client(SESSION, now, SessionId(id), &config.protection, unix_time),
             phase: Phase::Reset,
             deadline: now + config.renewal.hand_window,
             patience: now + PATIENCE,
@@ -205,7 +203,7 @@ impl Client {
         let ours = Randoms::generate(&mut *self.rng);
         let message = KeyMethod2 {
             randoms: ours.clone(),
-            options: negotiation::options_string(Role::Client, self.config.tun_mtu),
+            options: negotiation::options_string(Role::Client, self.config.tun_mtu, self.config.protection.tls_auth()),
             peer_info: negotiation::client_info(&self.config),
         };
         self.send_message(message.encode(true));
@@ -295,7 +293,7 @@ impl Client {
             cipher,
             epochs: push.epochs,
             derivation: key_derivation,
-            options: negotiation::options_string(Role::Client, self.config.tun_mtu),
+            options: negotiation::options_string(Role::Client, self.config.tun_mtu, self.config.protection.tls_auth()),
             peer_info: negotiation::client_info(&self.config),
             limits: self.config.renewal,
         };

@@ -3,6 +3,7 @@
 use crate::client::ClientConfig;
 use crate::data::Cipher;
 use crate::keys::KeyDerivation;
+use crate::protection::{KeyDirection, TlsAuth};
 use crate::wrap::Role;
 
 /// `IV_PROTO`: the peer can use data packets with a peer id.
@@ -104,14 +105,22 @@ pub(crate) fn client_info(config: &ClientConfig) -> String {
 }
 
 /// The options string that makes stock peers log no warning.
-pub(crate) fn options_string(role: Role, tun_mtu: u16) -> String {
+pub(crate) fn options_string(role: Role, tun_mtu: u16, tls_auth: Option<&TlsAuth>) -> String {
     let side = match role {
         Role::Client => "tls-client",
         Role::Server => "tls-server",
     };
-    let link_mtu = u32::from(tun_mtu) + 41;
+    let digest = tls_auth.map(|auth| auth.digest).unwrap_or_default();
+    let direction = match tls_auth.and_then(|auth| auth.direction) {
+        None => "",
+        Some(KeyDirection::Zero) => ",keydir 0",
+        Some(KeyDirection::One) => ",keydir 1",
+    };
+    let used = if tls_auth.is_some() { ",tls-auth" } else { "" };
+    let link_mtu = usize::from(tun_mtu) + 21 + digest.len();
     format!(
-        "V4,dev-type tun,link-mtu {link_mtu},tun-mtu {tun_mtu},proto UDPv4,auth SHA1,keysize 128,key-method 2,{side}"
+        "V4,dev-type tun,link-mtu {link_mtu},tun-mtu {tun_mtu},proto UDPv4{direction},auth {digest},keysize 128{used},\
+         key-method 2,{side}"
     )
 }
 
@@ -127,6 +136,7 @@ mod tests {
 
     use super::*;
     use crate::endpoint::{Keepalive, RenewalLimits};
+    use crate::protection::ClientProtection;
 
     #[test]
     fn our_order_wins() {
@@ -151,7 +161,7 @@ mod tests {
     #[test]
     fn we_announce_what_we_can() {
         let mut config = ClientConfig {
-            tls_crypt: None,
+            protection: ClientProtection::None,
             ciphers: Cipher::ALL.to_vec(),
             tun_mtu: 1500,
             max_mtu: 1600,

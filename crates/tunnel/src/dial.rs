@@ -16,11 +16,12 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(16);
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Connects and reconnects until the tunnel is told to stop.
-pub(crate) async fn run(mut driver: Driver, config: TunnelConfig, dial: Dial) -> Result<(), Error> {
-    let client = ClientConfig {
-        tls_crypt: config.tls_crypt,
-        ciphers: config.data_ciphers,
+/// What the sessions are told.
+pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
+    let protection = config.protection.for_client();
+    Ok(ClientConfig {
+        protection: protection.ok_or(Error::Setting("a dialer needs its own tls-crypt-v2 key, not a listener's"))?,
+        ciphers: config.data_ciphers.clone(),
         key_derivation: config.key_derivation,
         tun_mtu: config.tun_mtu,
         max_mtu: MAX_MTU,
@@ -28,7 +29,11 @@ pub(crate) async fn run(mut driver: Driver, config: TunnelConfig, dial: Dial) ->
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
-    };
+    })
+}
+
+/// Connects and reconnects until the tunnel is told to stop.
+pub(crate) async fn run(mut driver: Driver, client: ClientConfig, dial: Dial) -> Result<(), Error> {
     let mut wait = FIRST_WAIT;
     for remote in dial.remotes.iter().cycle() {
         let resolved = tokio::select! {

@@ -14,8 +14,9 @@ mod sys;
 mod tls;
 
 pub use config::{
-    Cipher, Dial, Ipv4Prefix, Keepalive, Listen, MAX_MTU, Mode, RenewalLimits, StaticKey, StaticKeyError, StaticPeer,
-    TlsMaterial, TlsVersion, TunnelConfig,
+    AuthDigest, Cipher, ClientKey, ControlProtection, Dial, Ipv4Prefix, Keepalive, KeyDirection, KeyError, Listen,
+    MAX_MTU, Metadata, Mode, RenewalLimits, ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer,
+    TlsAuth, TlsMaterial, TlsVersion, TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
@@ -63,9 +64,9 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
             let bind = |source| Error::Bind { address: listen.bind, source };
             let socket = socket::bind(listen.bind).map_err(bind)?;
             let address = socket.local_addr().map_err(bind)?;
-            tokio::spawn(listen::run(driver, config, listen, socket, address))
+            tokio::spawn(listen::run(driver, listen::settings(&config, listen)?, socket, address))
         }
-        Mode::Dial(dial) => tokio::spawn(dial::run(driver, config, dial)),
+        Mode::Dial(dial) => tokio::spawn(dial::run(driver, dial::settings(&config)?, dial)),
     };
     Ok(Handle { events, snapshot, commands, task })
 }

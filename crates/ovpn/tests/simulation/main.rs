@@ -4,6 +4,7 @@
 
 mod float;
 mod network;
+mod protection;
 mod renewal;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use ovpn::data::Cipher;
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{EndReason, Endpoint, Event};
 use ovpn::keys::KeyDerivation;
+use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
 use ovpn::static_key::StaticKey;
 use proptest::prelude::*;
 
@@ -207,7 +209,7 @@ fn inner_addresses_and_replays_are_checked() {
 fn another_wrapping_key_gets_no_answer() {
     let mut net = Network::new(9, server_config());
     let mut config = client_config();
-    config.tls_crypt = Some(StaticKey::from_bytes([9; 256]));
+    config.protection = ClientProtection::Shared(SharedKey::TlsCrypt(StaticKey::from_bytes([9; 256])));
     let client = net.add_client("a", config);
     net.run(seconds(11));
     assert_eq!(net.last_reason(client), Some(EndReason::NoAnswer));
@@ -215,7 +217,7 @@ fn another_wrapping_key_gets_no_answer() {
     assert_eq!(net.server.counters().handshakes_failed, 0);
     // Without wrapping at all on both sides it does connect.
     let (mut server, mut config) = (server_config(), client_config());
-    (server.tls_crypt, config.tls_crypt) = (None, None);
+    (server.protection, config.protection) = (ServerProtection::None, ClientProtection::None);
     let mut net = Network::new(9, server);
     let client = net.add_client("a", config);
     net.run(seconds(2));
@@ -270,7 +272,7 @@ proptest! {
     ) {
         let (mut server, mut config) = (server_config(), client_config());
         if !wrapped {
-            (server.tls_crypt, config.tls_crypt) = (None, None);
+            (server.protection, config.protection) = (ServerProtection::None, ClientProtection::None);
         }
         let mut net = Network::new(12, server);
         let client = net.add_client("a", config);
