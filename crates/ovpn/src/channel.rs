@@ -333,3 +333,48 @@ impl ControlChannel {
         [next, self.current.reliability.poll_timeout()].into_iter().flatten().min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::Acks;
+    use crate::static_key::StaticKey;
+    use crate::tls_crypt_v2::{Metadata, ServerKey, WANT_KEY_AGAIN};
+
+    const SERVER: SessionId = SessionId([2; 8]);
+
+    /// First bytes of what a client with a tls-crypt-v2 key sends after a server's reset with this payload.
+    fn sent_after(payload: &[u8]) -> Result<Vec<u8>, DropReason> {
+        let key = ServerKey::from_bytes([3; 128]).issue(StaticKey::from_bytes([4; 256]), &Metadata::Other).unwrap();
+        let server = WrapKeys::new(Role::Server, Some(key.key()));
+        let (now, local) = (Instant::now(), SessionId([1; 8]));
+        let mut channel = ControlChannel::client(0, now, local, &ClientProtection::TlsCryptV2(key), 0);
+        let mut out = Vec::new();
+        assert!(channel.poll_transmit(now, &mut out));
+        assert_eq!((out[0], &out[9..13]), (0x50, &[0x0f, 0, 0, 1][..]));
+
+        let (mut acks, mut body, mut reset) = (Acks::default(), Vec::new(), Vec::new());
+        acks.push(0);
+        ControlBody { acks, ack_session: Some(local), message_id: Some(0), payload }.encode(&mut body);
+        let header = Header { opcode: Opcode::HardResetServer, key_id: 0 };
+        server.seal(header, SERVER, (0, 1), &body, &mut reset).unwrap();
+        let packet = channel.open(header, &mut reset)?;
+        channel.handle(now, header, &packet, false)?;
+        assert!(channel.poll_tls().is_none(), "the payload is not for TLS");
+        let current = channel.current();
+        channel.send_tls(current, &[9; 300]);
+        let mut sent = Vec::new();
+        while channel.poll_transmit(now, &mut out) {
+            sent.push(out[0]);
+        }
+        Ok(sent)
+    }
+
+    #[test]
+    fn a_client_sends_its_key_again_only_when_asked() {
+        assert_eq!(sent_after(&WANT_KEY_AGAIN), Ok(vec![0x58, 0x20]));
+        assert_eq!(sent_after(&[]), Ok(vec![0x20]));
+        assert_eq!(sent_after(&[0, 7, 0, 0]), Ok(vec![0x20]));
+        assert_eq!(sent_after(&[0, 1, 0]), Err(DropReason::Malformed));
+    }
+}

@@ -16,6 +16,7 @@ use ovpn::endpoint::{EndReason, Endpoint, Event};
 use ovpn::keys::KeyDerivation;
 use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
 use ovpn::static_key::StaticKey;
+use ovpn::tls_crypt_v2::Metadata;
 use proptest::prelude::*;
 
 fn seconds(count: u64) -> Duration {
@@ -268,11 +269,17 @@ proptest! {
     fn hostile_datagrams_change_nothing(
         noise in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..200), 0u8..12), 0..60),
         flips in proptest::collection::vec((any::<usize>(), 1u8..), 0..60),
-        wrapped: bool,
+        mode in 0..3,
     ) {
         let (mut server, mut config) = (server_config(), client_config());
-        if !wrapped {
-            (server.protection, config.protection) = (ServerProtection::None, ClientProtection::None);
+        let wrapped = mode > 0;
+        match mode {
+            0 => (server.protection, config.protection) = (ServerProtection::None, ClientProtection::None),
+            1 => {}
+            _ => {
+                server.protection = protection::v2(None, None);
+                config.protection = protection::client_key(1, &Metadata::Other);
+            }
         }
         let mut net = Network::new(12, server);
         let client = net.add_client("a", config);

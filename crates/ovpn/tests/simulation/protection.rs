@@ -29,11 +29,11 @@ fn server_key() -> ServerKey {
     ServerKey::from_bytes(std::array::from_fn(|at| at as u8 ^ 0x5a))
 }
 
-fn v2(max_age: Option<Duration>, beside: Option<SharedKey>) -> ServerProtection {
+pub(crate) fn v2(max_age: Option<Duration>, beside: Option<SharedKey>) -> ServerProtection {
     ServerProtection::TlsCryptV2(ServerV2 { key: server_key(), max_age, beside })
 }
 
-fn client_key(mark: u8, metadata: &Metadata) -> ClientProtection {
+pub(crate) fn client_key(mark: u8, metadata: &Metadata) -> ClientProtection {
     ClientProtection::TlsCryptV2(server_key().issue(StaticKey::from_bytes([mark; 256]), metadata).unwrap())
 }
 
