@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use crate::drops::DropReason;
 use crate::endpoint::{SessionKey, TlsKey};
 use crate::packet::{ControlBody, Header, Opcode, SessionId};
+use crate::protection::ClientProtection;
 use crate::reliability::Reliability;
 use crate::static_key::StaticKey;
+use crate::tls_crypt_v2::{EARLY_NEGOTIATION, wants_key_again};
 use crate::underlay::Underlay;
-use crate::wrap::{Unwrapped, WrapKeys, WrapState};
+use crate::wrap::{Role, Unwrapped, WrapKeys, WrapState};
 
 /// How long a session that ended still acknowledges and retransmits.
 pub(crate) const LINGER: Duration = Duration::from_secs(5);
@@ -28,6 +30,8 @@ pub(crate) struct ControlChannel {
     wrap: Wrap,
     /// What wraps the packets of key ids other than 0, with dynamic tls-crypt.
     dynamic_wrap: Option<Wrap>,
+    /// Our own key as only the server can read it, with tls-crypt-v2 on a client.
+    wrapped_key: Option<Vec<u8>>,
     /// Of the key in use, over which commands go.
     current: Slot,
     /// Of the key that is to follow.
@@ -72,11 +76,24 @@ impl ControlChannel {
         session: SessionKey,
         now: Instant,
         local: SessionId,
-        keys: Arc<WrapKeys>,
+        protection: &ClientProtection,
         unix_time: u32,
     ) -> Self {
-        let reliability = Reliability::with_reset(now, Opcode::HardResetClient);
-        Self::new(session, local, None, keys, WrapState::new(unix_time, 0), reliability)
+        let (keys, opcode, sent) = match protection {
+            ClientProtection::None => (WrapKeys::new(Role::Client, None), Opcode::HardResetClient, 0),
+            ClientProtection::Shared(shared) => (WrapKeys::shared(Role::Client, shared), Opcode::HardResetClient, 0),
+            ClientProtection::TlsCryptV2(key) => {
+                let keys = WrapKeys::new(Role::Client, Some(key.key()));
+                (keys, Opcode::HardResetClientV3, EARLY_NEGOTIATION)
+            }
+        };
+        let reliability = Reliability::with_reset(now, opcode);
+        let state = WrapState::new(unix_time, sent);
+        let mut channel = Self::new(session, local, None, Arc::new(keys), state, reliability);
+        if let ClientProtection::TlsCryptV2(key) = protection {
+            channel.wrapped_key = Some(key.wrapped().to_vec());
+        }
+        channel
     }
 
     /// A server's, made from the packet that returned the cookie. The cookie's own packet had replay id 1.
@@ -105,6 +122,7 @@ impl ControlChannel {
             remote,
             wrap: Wrap { keys, state: wrap },
             dynamic_wrap: None,
+            wrapped_key: None,
             current,
             next: None,
             generations: 1,
@@ -168,6 +186,11 @@ impl ControlChannel {
             }
             _ => {}
         }
+        let is_reset = header.opcode == Opcode::HardResetServer;
+        let send_key_again = is_reset
+            && self.wrapped_key.is_some()
+            && wants_key_again(body.payload)?
+            && !self.current.reliability.has_received();
         let is_known =
             self.current.key_id == header.key_id || self.next.as_ref().is_some_and(|next| next.key_id == header.key_id);
         if !is_known {
@@ -189,7 +212,11 @@ impl ControlChannel {
         };
         slot.reliability.handle_acks(now, &body.acks);
         if let Some(id) = body.message_id {
-            slot.reliability.handle_message(id, body.payload)?;
+            // A server's reset says something to us, not to TLS.
+            slot.reliability.handle_message(id, if is_reset { &[] } else { body.payload })?;
+        }
+        if send_key_again {
+            slot.reliability.send_key_again(now);
         }
         Ok(handled)
     }
@@ -290,7 +317,13 @@ impl ControlChannel {
             // times out.
             let wrap = self.dynamic_wrap.as_mut().filter(|_| slot.key_id != 0).unwrap_or(&mut self.wrap);
             let Some(replay) = wrap.state.next() else { return false };
-            return wrap.keys.seal(header, self.local, replay, &body, out).is_ok();
+            let is_sealed = wrap.keys.seal(header, self.local, replay, &body, out).is_ok();
+            if let Some(wrapped) = &self.wrapped_key
+                && matches!(header.opcode, Opcode::HardResetClientV3 | Opcode::ControlWkc)
+            {
+                out.extend_from_slice(wrapped);
+            }
+            return is_sealed;
         }
         false
     }
@@ -298,5 +331,50 @@ impl ControlChannel {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let next = self.next.as_ref().and_then(|next| next.reliability.poll_timeout());
         [next, self.current.reliability.poll_timeout()].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::Acks;
+    use crate::static_key::StaticKey;
+    use crate::tls_crypt_v2::{Metadata, ServerKey, WANT_KEY_AGAIN};
+
+    const SERVER: SessionId = SessionId([2; 8]);
+
+    /// First bytes of what a client with a tls-crypt-v2 key sends after a server's reset with this payload.
+    fn sent_after(payload: &[u8]) -> Result<Vec<u8>, DropReason> {
+        let key = ServerKey::from_bytes([3; 128]).issue(StaticKey::from_bytes([4; 256]), &Metadata::Other).unwrap();
+        let server = WrapKeys::new(Role::Server, Some(key.key()));
+        let (now, local) = (Instant::now(), SessionId([1; 8]));
+        let mut channel = ControlChannel::client(0, now, local, &ClientProtection::TlsCryptV2(key), 0);
+        let mut out = Vec::new();
+        assert!(channel.poll_transmit(now, &mut out));
+        assert_eq!((out[0], &out[9..13]), (0x50, &[0x0f, 0, 0, 1][..]));
+
+        let (mut acks, mut body, mut reset) = (Acks::default(), Vec::new(), Vec::new());
+        acks.push(0);
+        ControlBody { acks, ack_session: Some(local), message_id: Some(0), payload }.encode(&mut body);
+        let header = Header { opcode: Opcode::HardResetServer, key_id: 0 };
+        server.seal(header, SERVER, (0, 1), &body, &mut reset).unwrap();
+        let packet = channel.open(header, &mut reset)?;
+        channel.handle(now, header, &packet, false)?;
+        assert!(channel.poll_tls().is_none(), "the payload is not for TLS");
+        let current = channel.current();
+        channel.send_tls(current, &[9; 300]);
+        let mut sent = Vec::new();
+        while channel.poll_transmit(now, &mut out) {
+            sent.push(out[0]);
+        }
+        Ok(sent)
+    }
+
+    #[test]
+    fn a_client_sends_its_key_again_only_when_asked() {
+        assert_eq!(sent_after(&WANT_KEY_AGAIN), Ok(vec![0x58, 0x20]));
+        assert_eq!(sent_after(&[]), Ok(vec![0x20]));
+        assert_eq!(sent_after(&[0, 7, 0, 0]), Ok(vec![0x20]));
+        assert_eq!(sent_after(&[0, 1, 0]), Err(DropReason::Malformed));
     }
 }

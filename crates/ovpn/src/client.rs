@@ -9,7 +9,6 @@
 //! A client is used once: when it has ended, whoever drives it makes a new one with a new session id.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::channel::{ControlChannel, Handled, Waiting};
@@ -24,10 +23,10 @@ use crate::keys::{KeyBlock, KeyDerivation};
 use crate::live::{Desk, Live, Opened, Terms};
 use crate::negotiation::{self, printable};
 use crate::packet::{Header, SessionId};
+use crate::protection::ClientProtection;
 use crate::push::{PushError, PushReply};
-use crate::static_key::StaticKey;
 use crate::underlay::Underlay;
-use crate::wrap::{Role, WrapKeys};
+use crate::wrap::Role;
 
 mod endpoint;
 
@@ -41,8 +40,8 @@ const SESSION: SessionKey = 0;
 /// What a client needs to know.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Key of tls-crypt, if the server uses it.
-    pub tls_crypt: Option<StaticKey>,
+    /// How the server protects its control channel.
+    pub protection: ClientProtection,
     /// Data ciphers we accept, best first.
     pub ciphers: Vec<Cipher>,
     /// MTU when the server pushes none, bytes.
@@ -124,12 +123,11 @@ impl Client {
         while id == [0; 8] {
             rng.fill_bytes(&mut id);
         }
-        let keys = Arc::new(WrapKeys::new(Role::Client, config.tls_crypt.as_ref()));
         Self {
             patience: now + config.first_answer,
             remote,
             rng,
-            channel: ControlChannel::client(SESSION, now, SessionId(id), keys, unix_time),
+            channel: ControlChannel::client(SESSION, now, SessionId(id), &config.protection, unix_time),
             phase: Phase::Reset,
             deadline: now + config.renewal.hand_window,
             leaving: false,
@@ -207,7 +205,7 @@ impl Client {
         let ours = Randoms::generate(&mut *self.rng);
         let message = KeyMethod2 {
             randoms: ours.clone(),
-            options: negotiation::options_string(Role::Client, self.config.tun_mtu, self.remote),
+            options: self.options_string(),
             peer_info: negotiation::client_info(&self.config),
         };
         self.send_message(message.encode(true));
@@ -249,6 +247,7 @@ impl Client {
     }
 
     fn handle_push(&mut self, now: Instant, command: &str) -> Result<(), EndReason> {
+        let options = self.options_string();
         let Phase::Push { material, push, .. } = &mut self.phase else { return Ok(()) };
         if !push.handle_message(command)? {
             return Ok(());
@@ -297,7 +296,7 @@ impl Client {
             cipher,
             epochs: push.epochs,
             derivation: key_derivation,
-            options: negotiation::options_string(Role::Client, self.config.tun_mtu, self.remote),
+            options,
             peer_info: negotiation::client_info(&self.config),
             limits: self.config.renewal,
         };
@@ -314,6 +313,10 @@ impl Client {
         let cc_exit = push.cc_exit;
         self.phase = Phase::Connected { live: Box::new(live), peer: Box::new(peer), cc_exit };
         Ok(())
+    }
+
+    fn options_string(&self) -> String {
+        negotiation::options_string(Role::Client, self.config.tun_mtu, self.remote, self.config.protection.tls_auth())
     }
 
     fn send_message(&mut self, message: Vec<u8>) {

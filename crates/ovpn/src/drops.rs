@@ -30,6 +30,8 @@ reasons! {
     Replay => "replay",
     /// The session id returned by the peer is not the cookie that was given to its address.
     Cookie => "cookie",
+    /// A client's tls-crypt-v2 key is too old, or does not tell its age.
+    KeyAge => "key_age",
     /// More first packets than are answered in a period.
     InitialRate => "initial_rate",
     /// As many handshakes in progress as are allowed.

@@ -4,9 +4,9 @@
 //! module tells the order of calls. TLS is a byte pipe that the driver provides. Nothing here reads a clock, opens a
 //! socket or allocates per data packet.
 //!
-//! Spoken: UDP and TCP, tls-crypt or no wrapping, key method 2 with keys from the TLS exporter or the PRF, AES-GCM and
-//! ChaCha20-Poly1305, push, ping, exit notices, renewal of keys by either side, dynamic tls-crypt, float, the epoch format.
-//! Not announced, and so not used by peers: tls-auth, tls-crypt-v2, CBC, compression.
+//! Spoken: UDP and TCP, control packets wrapped by tls-auth, tls-crypt, tls-crypt-v2 or not at all, key method 2 with
+//! keys from the TLS exporter or the PRF, AES-GCM and ChaCha20-Poly1305, push, ping, exit notices, renewal of keys by
+//! either side, dynamic tls-crypt, float, the epoch format. Not announced, and so not used by peers: CBC, compression.
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -17,10 +17,12 @@ pub mod key_method2;
 pub mod keys;
 pub mod negotiation;
 pub mod packet;
+pub mod protection;
 pub mod push;
 pub mod replay;
 pub mod server;
 pub mod static_key;
+pub mod tls_crypt_v2;
 pub mod underlay;
 pub mod wrap;
 

@@ -3,6 +3,7 @@
 use crate::client::ClientConfig;
 use crate::data::Cipher;
 use crate::keys::KeyDerivation;
+use crate::protection::{KeyDirection, TlsAuth};
 use crate::underlay::{Transport, Underlay};
 use crate::wrap::Role;
 
@@ -105,21 +106,29 @@ pub(crate) fn client_info(config: &ClientConfig) -> String {
 }
 
 /// The options string that makes stock peers log no warning when the peer is at `remote`.
-pub(crate) fn options_string(role: Role, tun_mtu: u16, remote: Underlay) -> String {
+pub(crate) fn options_string(role: Role, tun_mtu: u16, remote: Underlay, tls_auth: Option<&TlsAuth>) -> String {
     let side = match role {
         Role::Client => "tls-client",
         Role::Server => "tls-server",
     };
     let family = if remote.canonical_address().is_ipv4() { "v4" } else { "v6" };
-    // What stock counts on top of the MTU, and its own end of the transport.
+    // What stock counts on top of the MTU and the digest, and its own end of the transport.
     let (overhead, proto) = match (remote.transport, role) {
-        (Transport::Udp, _) => (41, format!("UDP{family}")),
-        (Transport::Tcp, Role::Client) => (43, format!("TCP{family}_CLIENT")),
-        (Transport::Tcp, Role::Server) => (43, format!("TCP{family}_SERVER")),
+        (Transport::Udp, _) => (21, format!("UDP{family}")),
+        (Transport::Tcp, Role::Client) => (23, format!("TCP{family}_CLIENT")),
+        (Transport::Tcp, Role::Server) => (23, format!("TCP{family}_SERVER")),
     };
-    let link_mtu = u32::from(tun_mtu) + overhead;
+    let digest = tls_auth.map(|auth| auth.digest).unwrap_or_default();
+    let direction = match tls_auth.and_then(|auth| auth.direction) {
+        None => "",
+        Some(KeyDirection::Zero) => ",keydir 0",
+        Some(KeyDirection::One) => ",keydir 1",
+    };
+    let used = if tls_auth.is_some() { ",tls-auth" } else { "" };
+    let link_mtu = usize::from(tun_mtu) + overhead + digest.len();
     format!(
-        "V4,dev-type tun,link-mtu {link_mtu},tun-mtu {tun_mtu},proto {proto},auth SHA1,keysize 128,key-method 2,{side}"
+        "V4,dev-type tun,link-mtu {link_mtu},tun-mtu {tun_mtu},proto {proto}{direction},auth {digest},keysize 128{used},\
+         key-method 2,{side}"
     )
 }
 
@@ -135,6 +144,7 @@ mod tests {
 
     use super::*;
     use crate::endpoint::{Keepalive, RenewalLimits};
+    use crate::protection::ClientProtection;
 
     #[test]
     fn our_order_wins() {
@@ -167,7 +177,7 @@ mod tests {
             (Role::Client, Underlay::tcp(v4), "link-mtu 1543,tun-mtu 1500,proto TCPv4_CLIENT,"),
             (Role::Server, Underlay::tcp(v6), "link-mtu 1543,tun-mtu 1500,proto TCPv6_SERVER,"),
         ] {
-            let options = options_string(role, 1500, remote);
+            let options = options_string(role, 1500, remote, None);
             assert!(options.contains(expected), "{options}");
         }
     }
@@ -175,7 +185,7 @@ mod tests {
     #[test]
     fn we_announce_what_we_can() {
         let mut config = ClientConfig {
-            tls_crypt: None,
+            protection: ClientProtection::None,
             ciphers: Cipher::ALL.to_vec(),
             tun_mtu: 1500,
             max_mtu: 1600,

@@ -22,8 +22,7 @@ impl fmt::Debug for SessionId {
 
 /// What a packet is: the upper five bits of its first byte.
 ///
-/// Opcodes that belong to modes this crate does not speak (tls-crypt-v2's 10 and 11, key method 1's 1 and 2) are
-/// not decoded at all.
+/// Opcodes that belong to modes this crate does not speak (key method 1's 1 and 2) are not decoded at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
@@ -41,6 +40,10 @@ pub enum Opcode {
     HardResetServer = 8,
     /// Data with a peer id.
     DataV2 = 9,
+    /// The client's first packet under tls-crypt-v2, with its wrapped key behind it.
+    HardResetClientV3 = 10,
+    /// TLS bytes, or none, with the client's wrapped key behind the packet.
+    ControlWkc = 11,
 }
 
 impl Opcode {
@@ -53,6 +56,8 @@ impl Opcode {
             7 => Self::HardResetClient,
             8 => Self::HardResetServer,
             9 => Self::DataV2,
+            10 => Self::HardResetClientV3,
+            11 => Self::ControlWkc,
             _ => return None,
         })
     }

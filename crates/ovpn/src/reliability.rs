@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use crate::drops::DropReason;
 use crate::packet::{Acks, ControlBody, Opcode, SessionId};
 
-/// Most TLS bytes in one packet: a 1250-byte IP datagram less IPv6 and UDP headers (48), tls-crypt (49) and a body
-/// with four acks (29).
-pub(crate) const MAX_PAYLOAD: usize = 1250 - 48 - 49 - 29;
+/// Most TLS bytes in one packet: a 1250-byte IP datagram less IPv6 and UDP headers (48), the largest wrapping, which is
+/// that of tls-auth with SHA-512 (81), and a body with four acks (29).
+pub(crate) const MAX_PAYLOAD: usize = 1250 - 48 - 81 - 29;
 /// Packets in flight. Stock peers and OpenVPN 3 both keep to this.
 const SEND_WINDOW: u32 = 6;
 /// Packets kept out of order; stock peers keep as many.
@@ -81,6 +81,11 @@ impl Reliability {
             to_ack: VecDeque::new(),
             acked: VecDeque::new(),
         }
+    }
+
+    /// Queues an empty packet with the client's wrapped key.
+    pub(crate) fn send_key_again(&mut self, now: Instant) {
+        self.launch(now, Opcode::ControlWkc, Vec::new());
     }
 
     /// Queues bytes of the stream.

@@ -13,8 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::channel::{ControlChannel, Handled, LINGER, Waiting};
 use crate::cookie::CookieJar;
@@ -26,19 +25,18 @@ use crate::endpoint::{
 };
 use crate::keys::KeyDerivation;
 use crate::live::{Desk, Live, Opened};
-use crate::packet::{Acks, ControlBody, Header, Opcode, SessionId};
+use crate::packet::{Header, Opcode, SessionId};
+use crate::protection::ServerProtection;
 use crate::push::Ipv4Prefix;
-use crate::static_key::StaticKey;
 use crate::underlay::{Transport, Underlay};
-use crate::wrap::{Role, Unwrapped, WrapKeys, session_id};
+use crate::wrap::{Unwrapped, session_id};
 
 mod admission;
 mod endpoint;
+mod first;
 mod float;
 
-/// First packets answered in each [`RATE_PERIOD`].
-const RATE_LIMIT: u32 = 100;
-const RATE_PERIOD: Duration = Duration::from_secs(10);
+use first::Wrapping;
 
 /// A peer with an address of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +50,8 @@ pub struct StaticPeer {
 /// What a server needs to know.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Key of tls-crypt, if it is used.
-    pub tls_crypt: Option<StaticKey>,
+    /// How the control channel is protected.
+    pub protection: ServerProtection,
     /// Data ciphers, best first: the server's order decides.
     pub ciphers: Vec<Cipher>,
     /// The best key derivation to choose; clients that cannot export get the PRF in any case.
@@ -105,8 +103,10 @@ struct Peer {
 /// See the module's documentation.
 pub struct Server {
     config: ServerConfig,
-    keys: Arc<WrapKeys>,
+    wrapping: Wrapping,
     cookies: CookieJar,
+    /// When the server was made, on both clocks.
+    started: Instant,
     unix_time: u32,
     rng: Box<dyn rand::CryptoRng + Send>,
     sessions: BTreeMap<SessionKey, Session>,
@@ -136,7 +136,8 @@ impl Server {
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
         Self {
-            keys: Arc::new(WrapKeys::new(Role::Server, config.tls_crypt.as_ref())),
+            wrapping: Wrapping::new(&config.protection),
+            started: now,
             cookies: CookieJar::new(&secret, now),
             unix_time,
             rng,
@@ -181,41 +182,10 @@ impl Server {
         datagram: &mut [u8],
     ) -> Result<(), DropReason> {
         let source = (from, session_id(datagram)?);
-        if let Some(&key) = self.by_source.get(&source) {
-            let session = self.sessions.get(&key).ok_or(DropReason::UnknownSession)?;
-            let packet = session.channel.open(header, datagram)?;
-            return self.handle_session(now, key, header, &packet);
-        }
-        let packet = self.keys.open(datagram)?;
-        let key = match header.opcode {
-            _ if header.key_id != 0 || self.closing => return Err(DropReason::UnknownSession),
-            Opcode::HardResetClient => {
-                let reply = answer_reset(&self.keys, &self.cookies, now, from, self.unix_time, &packet)?;
-                // A connection shows that its address is real; how many there are is limited elsewhere.
-                if from.transport == Transport::Udp && !take_turn(&mut self.rate, now) {
-                    return Err(DropReason::InitialRate);
-                }
-                self.outbox.push_back((from, reply));
-                return Ok(());
-            }
-            _ => {
-                let local = check_return(&self.cookies, now, from, header, &packet)?;
-                let sender = packet.sender;
-                if self.sessions.len().saturating_sub(self.by_address.len()) >= self.config.max_handshakes {
-                    return Err(DropReason::HandshakeLimit);
-                }
-                let key = self.next_session;
-                self.next_session += 1;
-                let channel = ControlChannel::server(key, local, sender, Arc::clone(&self.keys), self.unix_time);
-                self.tls.push_back((channel.current(), TlsInput::Start));
-                let phase = Phase::Handshake { deadline: now + self.config.renewal.hand_window };
-                self.sessions.insert(key, Session { remote: from, channel, phase });
-                self.by_source.insert((from, sender), key);
-                // Have the deadline taken up.
-                self.next_timeout = Some(now);
-                key
-            }
-        };
+        let Some(&key) = self.by_source.get(&source) else { return self.handle_first(now, from, header, datagram) };
+        let datagram = first::without_wrapped_key(header, datagram)?;
+        let session = self.sessions.get(&key).ok_or(DropReason::UnknownSession)?;
+        let packet = session.channel.open(header, datagram)?;
         self.handle_session(now, key, header, &packet)
     }
 
@@ -443,59 +413,4 @@ impl Server {
             self.tls.push_back((tls, TlsInput::Close));
         }
     }
-}
-
-/// The stateless answer to a client's reset: our session id is a cookie.
-fn answer_reset(
-    keys: &WrapKeys,
-    cookies: &CookieJar,
-    now: Instant,
-    from: Underlay,
-    unix_time: u32,
-    packet: &Unwrapped<'_>,
-) -> Result<Vec<u8>, DropReason> {
-    let body = ControlBody::decode(Opcode::HardResetClient, packet.body).ok_or(DropReason::Malformed)?;
-    if body.message_id != Some(0) || body.ack_session.is_some() {
-        return Err(DropReason::OutOfTurn);
-    }
-    let local = cookies.bake(now, from, packet.sender);
-    let mut acks = Acks::default();
-    acks.push(0);
-    let mut clear = Vec::with_capacity(32);
-    ControlBody { acks, ack_session: Some(packet.sender), message_id: Some(0), payload: &[] }.encode(&mut clear);
-    let header = Header { opcode: Opcode::HardResetServer, key_id: 0 };
-    let mut reply = Vec::with_capacity(96);
-    keys.seal(header, local, (unix_time, 1), &clear, &mut reply)?;
-    Ok(reply)
-}
-
-/// Checks the packet that is to make a session; gives the session id that was our cookie.
-fn check_return(
-    cookies: &CookieJar,
-    now: Instant,
-    from: Underlay,
-    header: Header,
-    packet: &Unwrapped<'_>,
-) -> Result<SessionId, DropReason> {
-    if !matches!(header.opcode, Opcode::Control | Opcode::Ack) {
-        return Err(DropReason::UnknownSession);
-    }
-    let body = ControlBody::decode(header.opcode, packet.body).ok_or(DropReason::Malformed)?;
-    let local = body.ack_session.ok_or(DropReason::Cookie)?;
-    if body.acks.as_slice().iter().any(|&id| id > 1) || body.message_id.is_some_and(|id| id > 1) {
-        return Err(DropReason::OutOfTurn);
-    }
-    if !cookies.check(now, from, packet.sender, local) {
-        return Err(DropReason::Cookie);
-    }
-    Ok(local)
-}
-
-/// Counts a first packet against its period's limit.
-fn take_turn(rate: &mut (Instant, u32), now: Instant) -> bool {
-    if now.saturating_duration_since(rate.0) >= RATE_PERIOD {
-        *rate = (now, 0);
-    }
-    rate.1 = rate.1.saturating_add(1);
-    rate.1 <= RATE_LIMIT
 }

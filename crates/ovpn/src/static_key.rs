@@ -74,7 +74,12 @@ impl StaticKey {
 
     /// HMAC key (first 32 of its 64 bytes) of key 0 or 1.
     pub(crate) fn hmac(&self, key: usize) -> &[u8] {
-        &self.0[key * 128 + 64..key * 128 + 96]
+        &self.hmac_field(key)[..32]
+    }
+
+    /// All 64 bytes for an HMAC of key 0 or 1.
+    pub(crate) fn hmac_field(&self, key: usize) -> &[u8] {
+        &self.0[key * 128 + 64..key * 128 + 128]
     }
 
     /// This key mixed with another, bit by bit.

@@ -1,15 +1,13 @@
-//! Wrapping of control packets: tls-crypt, or nothing.
-
-use aws_lc_rs::cipher::{
-    AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext, UnboundCipherKey,
-};
-use aws_lc_rs::hmac;
-use aws_lc_rs::iv::FixedLength;
+//! Wrapping of control packets: tls-auth, tls-crypt, or nothing.
 
 use crate::drops::DropReason;
 use crate::packet::{Header, SessionId};
+use crate::protection::SharedKey;
 use crate::replay::TimedReplayWindow;
 use crate::static_key::StaticKey;
+
+mod tls_auth;
+pub(crate) mod tls_crypt;
 
 /// Which side of a session we are. TLS roles are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,46 +20,38 @@ pub enum Role {
 
 /// Opcode, session id.
 const PREFIX: usize = 9;
-/// The prefix with replay id and time: what is authenticated but not encrypted.
-const AD: usize = PREFIX + 8;
-const TAG: usize = 32;
 
-/// Keys of the wrapping, shared by all sessions of an endpoint.
+/// Keys of the wrapping, shared by all sessions of an endpoint, or a session's own.
 pub struct WrapKeys {
     role: Role,
     /// What the keys were made from.
     key: Option<StaticKey>,
-    crypt: Option<TlsCrypt>,
+    mode: Mode,
 }
 
-struct TlsCrypt {
-    send: Direction,
-    receive: Direction,
-}
-
-struct Direction {
-    cipher: [u8; 32],
-    hmac: hmac::Key,
+enum Mode {
+    Plain,
+    TlsAuth(tls_auth::Keys),
+    TlsCrypt(tls_crypt::Keys),
 }
 
 impl WrapKeys {
     /// tls-crypt with a static key, or no wrapping.
     #[must_use]
     pub fn new(role: Role, key: Option<&StaticKey>) -> Self {
-        let crypt = key.map(|key| {
-            let direction = |index| {
-                let mut cipher = [0; 32];
-                cipher.copy_from_slice(key.cipher(index));
-                Direction { cipher, hmac: hmac::Key::new(hmac::HMAC_SHA256, key.hmac(index)) }
-            };
-            // The server sends with key 0, the client with key 1: the opposite order of the data channel's.
-            let (send, receive) = match role {
-                Role::Server => (0, 1),
-                Role::Client => (1, 0),
-            };
-            TlsCrypt { send: direction(send), receive: direction(receive) }
-        });
-        Self { role, key: key.cloned(), crypt }
+        let mode = key.map_or(Mode::Plain, |key| Mode::TlsCrypt(tls_crypt::Keys::new(role, key)));
+        Self { role, key: key.cloned(), mode }
+    }
+
+    /// With a key that all sessions share.
+    #[must_use]
+    pub fn shared(role: Role, shared: &SharedKey) -> Self {
+        match shared {
+            SharedKey::TlsCrypt(key) => Self::new(role, Some(key)),
+            SharedKey::TlsAuth(auth) => {
+                Self { role, key: Some(auth.key.clone()), mode: Mode::TlsAuth(tls_auth::Keys::new(auth)) }
+            }
+        }
     }
 
     /// Dynamic tls-crypt: what wraps the packets of a session's renewals, from what TLS exported and these keys.
@@ -77,22 +67,14 @@ impl WrapKeys {
     /// # Errors
     /// [`DropReason::Malformed`] when it is too short, [`DropReason::Wrap`] when it does not authenticate.
     pub fn open<'a>(&self, datagram: &'a mut [u8]) -> Result<Unwrapped<'a>, DropReason> {
-        let Some(crypt) = &self.crypt else {
-            let (prefix, body) = datagram.split_at_mut_checked(PREFIX).ok_or(DropReason::Malformed)?;
-            return Ok(Unwrapped { sender: session_id(prefix)?, replay: None, body });
-        };
-        let (head, body) = datagram.split_at_mut_checked(AD + TAG).ok_or(DropReason::Malformed)?;
-        let (ad, tag) = head.split_at(AD);
-        let mut iv = [0; 16];
-        iv.copy_from_slice(&tag[..16]);
-        crypt.receive.decrypt(iv, body)?;
-        let mut context = hmac::Context::with_key(&crypt.receive.hmac);
-        context.update(ad);
-        context.update(body);
-        aws_lc_rs::constant_time::verify_slices_are_equal(context.sign().as_ref(), tag)
-            .map_err(|_| DropReason::Wrap)?;
-        let word = |at: usize| u32::from_be_bytes([ad[at], ad[at + 1], ad[at + 2], ad[at + 3]]);
-        Ok(Unwrapped { sender: session_id(ad)?, replay: Some((word(PREFIX + 4), word(PREFIX))), body })
+        match &self.mode {
+            Mode::Plain => {
+                let (prefix, body) = datagram.split_at_mut_checked(PREFIX).ok_or(DropReason::Malformed)?;
+                Ok(Unwrapped { sender: session_id(prefix)?, replay: None, body })
+            }
+            Mode::TlsAuth(keys) => keys.open(datagram),
+            Mode::TlsCrypt(keys) => keys.open(datagram),
+        }
     }
 
     /// Wraps `body` into `out`, which is cleared first. `replay` is (time, id); both are ignored without wrapping.
@@ -110,22 +92,17 @@ impl WrapKeys {
         out.clear();
         out.push(header.encode());
         out.extend_from_slice(&sender.0);
-        let Some(crypt) = &self.crypt else {
-            out.extend_from_slice(body);
-            return Ok(());
-        };
-        out.extend_from_slice(&replay.1.to_be_bytes());
-        out.extend_from_slice(&replay.0.to_be_bytes());
-        let mut context = hmac::Context::with_key(&crypt.send.hmac);
-        context.update(out);
-        context.update(body);
-        let tag = context.sign();
-        let mut iv = [0; 16];
-        iv.copy_from_slice(&tag.as_ref()[..16]);
-        out.extend_from_slice(tag.as_ref());
-        let clear = out.len();
-        out.extend_from_slice(body);
-        crypt.send.encrypt(iv, &mut out[clear..])
+        match &self.mode {
+            Mode::Plain => {
+                out.extend_from_slice(body);
+                Ok(())
+            }
+            Mode::TlsAuth(keys) => {
+                keys.seal(replay, body, out);
+                Ok(())
+            }
+            Mode::TlsCrypt(keys) => keys.seal(replay, body, out),
+        }
     }
 }
 
@@ -137,21 +114,6 @@ pub struct Unwrapped<'a> {
     pub replay: Option<(u32, u32)>,
     /// The body from the ack count on.
     pub body: &'a [u8],
-}
-
-impl Direction {
-    fn encrypt(&self, iv: [u8; 16], data: &mut [u8]) -> Result<(), DropReason> {
-        let key = UnboundCipherKey::new(&AES_256, &self.cipher).and_then(EncryptingKey::ctr);
-        key.and_then(|key| key.less_safe_encrypt(data, EncryptionContext::Iv128(FixedLength::from(iv))))
-            .map(drop)
-            .map_err(|_| DropReason::Wrap)
-    }
-
-    fn decrypt(&self, iv: [u8; 16], data: &mut [u8]) -> Result<(), DropReason> {
-        let key = UnboundCipherKey::new(&AES_256, &self.cipher).and_then(DecryptingKey::ctr);
-        key.and_then(|key| key.decrypt(data, DecryptionContext::Iv128(FixedLength::from(iv))).map(drop))
-            .map_err(|_| DropReason::Wrap)
-    }
 }
 
 /// The session id of a control packet's sender, which is not encrypted in any mode.

@@ -7,8 +7,10 @@ use ovpn::key_method2::{KeyMethod2, Randoms};
 use ovpn::keys::KeyBlock;
 use ovpn::negotiation::PeerInfo;
 use ovpn::packet::{ControlBody, Header, Opcode, SessionId};
+use ovpn::protection::{AuthDigest, KeyDirection, SharedKey, TlsAuth};
 use ovpn::push::PushReply;
 use ovpn::static_key::StaticKey;
+use ovpn::tls_crypt_v2::{ClientKey, Metadata, ServerKey};
 use ovpn::wrap::{Role, WrapKeys};
 use serde_json::Value;
 
@@ -93,7 +95,7 @@ fn control_packets_under_tls_crypt() {
     let (client, server) = (WrapKeys::new(Role::Client, Some(&key)), WrapKeys::new(Role::Server, Some(&key)));
     for packet in list(&file["packets"]) {
         let (sender, receiver) = if packet["from"] == "client" { (&client, &server) } else { (&server, &client) };
-        check_tls_crypt(packet, sender, receiver);
+        check_wrapped(packet, sender, receiver);
     }
     for case in list(&file["negative"]) {
         // The third case is a server's packet come back to the server.
@@ -114,13 +116,13 @@ fn control_packets_under_dynamic_tls_crypt() {
         assert!(packets.len() >= 4);
         for packet in packets {
             let (sender, receiver) = if packet["from"] == "client" { (&client, &server) } else { (&server, &client) };
-            check_tls_crypt(packet, sender, receiver);
+            check_wrapped(packet, sender, receiver);
         }
     }
 }
 
 /// A captured packet opens, and sealing its contents gives the same packet.
-fn check_tls_crypt(packet: &Value, sender: &WrapKeys, receiver: &WrapKeys) {
+fn check_wrapped(packet: &Value, sender: &WrapKeys, receiver: &WrapKeys) {
     let wire = hex(&packet["wire"]);
     let header = Header::decode(wire[0]).unwrap();
     let clear = hex(&packet["clear_body"]);
@@ -135,6 +137,80 @@ fn check_tls_crypt(packet: &Value, sender: &WrapKeys, receiver: &WrapKeys) {
     let mut sealed = Vec::new();
     sender.seal(header, SessionId(array(&packet["sender_session_id"])), replay, &clear, &mut sealed).unwrap();
     assert_eq!(sealed, wire);
+}
+
+#[test]
+fn control_packets_under_tls_auth() {
+    let (zero, one) = (Some(KeyDirection::Zero), Some(KeyDirection::One));
+    for (name, server_direction, client_direction) in [
+        ("tls_auth_nodir", None, None),
+        ("tls_auth_dir", zero, one),
+        ("tls_auth_sha256", zero, one),
+        ("tls_auth_sha512", zero, one),
+    ] {
+        let file = load(name);
+        let digest: AuthDigest = file["digest"].as_str().unwrap().parse().unwrap();
+        let keys = |role, direction| {
+            WrapKeys::shared(role, &SharedKey::TlsAuth(TlsAuth { key: stock_key(), direction, digest }))
+        };
+        let (client, server) = (keys(Role::Client, client_direction), keys(Role::Server, server_direction));
+        let packets = list(&file["packets"]);
+        assert!(packets.len() >= 8);
+        for packet in packets {
+            let (sender, receiver) = if packet["from"] == "client" { (&client, &server) } else { (&server, &client) };
+            check_wrapped(packet, sender, receiver);
+            let wire = hex(&packet["wire"]);
+            for at in 0..wire.len() {
+                let mut forged = wire.clone();
+                forged[at] ^= 1;
+                assert!(receiver.open(&mut forged).is_err(), "byte {at}");
+                assert!(receiver.open(&mut wire[..at].to_vec()).is_err(), "only {at} bytes");
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_and_packets_of_tls_crypt_v2() {
+    let file = load("tls_crypt_v2");
+    let server_key = ServerKey::parse(file["server_key_file_text"].as_str().unwrap()).unwrap();
+    assert_eq!(ServerKey::from_bytes(array(&file["server_key_raw_128"])), server_key);
+    assert_eq!(server_key.to_text(), file["server_key_file_text"].as_str().unwrap());
+    for vector in list(&file["clients"]) {
+        let client_key = ClientKey::parse(vector["client_key_file_text"].as_str().unwrap()).unwrap();
+        assert_eq!(client_key.to_text(), vector["client_key_file_text"].as_str().unwrap());
+        assert_eq!(client_key.key().as_bytes().as_slice(), hex(&vector["Kc"]));
+        assert_eq!(client_key.wrapped(), hex(&vector["WKc"]));
+        let metadata = match vector["metadata_type"].as_u64() {
+            Some(1) => Metadata::Timestamp(i64::from_be_bytes(array(&vector["metadata"]))),
+            _ => Metadata::User(hex(&vector["metadata"])),
+        };
+        let unwrapped = server_key.unwrap(client_key.wrapped()).unwrap();
+        assert_eq!((&unwrapped.key, &unwrapped.metadata), (client_key.key(), &metadata));
+        assert_eq!(server_key.issue(client_key.key().clone(), &metadata).unwrap(), client_key);
+        for at in 0..client_key.wrapped().len() {
+            let mut forged = client_key.wrapped().to_vec();
+            forged[at] ^= 1;
+            assert!(server_key.unwrap(&forged).is_err(), "byte {at}");
+            assert!(server_key.unwrap(&client_key.wrapped()[..at]).is_err(), "only {at} bytes");
+        }
+    }
+    let mut seen = 0;
+    for (session, client) in [("session", 0), ("session_no_early", 0), ("session_user_metadata", 1)] {
+        let key = StaticKey::from_bytes(array(&file["clients"][client]["Kc"]));
+        let (client, server) = (WrapKeys::new(Role::Client, Some(&key)), WrapKeys::new(Role::Server, Some(&key)));
+        for packet in list(&file[session]) {
+            let (sender, receiver) = if packet["from"] == "client" { (&client, &server) } else { (&server, &client) };
+            let mut packet = packet.clone();
+            if let Some(wkc) = packet["wkc"].as_str() {
+                let wire = packet["wire"].as_str().unwrap();
+                packet["wire"] = wire.strip_suffix(wkc).unwrap().into();
+                seen += 1;
+            }
+            check_wrapped(&packet, sender, receiver);
+        }
+    }
+    assert!(seen >= 5);
 }
 
 #[test]

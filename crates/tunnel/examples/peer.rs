@@ -4,7 +4,8 @@
 //! `peer mode=listen bind=0.0.0.0:1194 address=10.8.0.1/24 pool=10.8.0.10-10.8.0.20 tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //! `peer mode=dial remote=192.0.2.1:1194[/tcp][,MORE] [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
-//! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
+//! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
+//! `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `dyn=off`, `epochs=off`.
 //! Events are printed one a line; when it is interrupted, the counters follow.
 
@@ -17,8 +18,9 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tunnel::{
-    Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation, Listen, Mode, StaticKey, StaticPeer, TlsMaterial,
-    TlsVersion, TunnelConfig,
+    AuthDigest, ClientKey, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation, KeyDirection,
+    Listen, Mode, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion,
+    TunnelConfig,
 };
 
 type Settings = HashMap<String, String>;
@@ -100,11 +102,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     };
     let read = |key: &str| -> Result<String, Box<dyn Error>> { Ok(std::fs::read_to_string(need(key)?)?) };
     let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: read("cert")?, key_pem: read("key")?.into() };
-    let tls_crypt = match settings.get("tls_crypt") {
-        Some(path) => Some(StaticKey::parse(&std::fs::read_to_string(path)?)?),
-        None => None,
-    };
-    let mut config = TunnelConfig::new(mode, tls, tls_crypt);
+    let mut config = TunnelConfig::new(mode, tls, protection(settings)?);
     if let Some(names) = settings.get("ciphers") {
         config.data_ciphers = names.split(':').map(str::parse).collect::<Result<_, _>>()?;
     }
@@ -133,6 +131,28 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         }
     }
     Ok(config)
+}
+
+/// `tls_crypt`, `tls_auth`, `tls_crypt_v2` (a dialer's) or `tls_crypt_v2_server`, the latter perhaps beside `tls_crypt`.
+fn protection(settings: &Settings) -> Result<ControlProtection, Box<dyn Error>> {
+    let read = |key: &str| settings.get(key).map(std::fs::read_to_string).transpose();
+    let tls_crypt = read("tls_crypt")?.map(|text| StaticKey::parse(&text)).transpose()?;
+    if let Some(text) = read("tls_crypt_v2_server")? {
+        let max_age = settings.get("max_age").map(|seconds| seconds.parse().map(Duration::from_secs)).transpose()?;
+        let (key, beside) = (ServerKey::parse(&text)?, tls_crypt.map(SharedKey::TlsCrypt));
+        return Ok(ControlProtection::TlsCryptV2Listener(ServerV2 { key, max_age, beside }));
+    }
+    if let Some(text) = read("tls_crypt_v2")? {
+        return Ok(ControlProtection::TlsCryptV2(ClientKey::parse(&text)?));
+    }
+    let Some(text) = read("tls_auth")? else { return Ok(tls_crypt.into()) };
+    let direction = match settings.get("direction").map(String::as_str) {
+        Some("0") => Some(KeyDirection::Zero),
+        Some("1") => Some(KeyDirection::One),
+        _ => None,
+    };
+    let digest = settings.get("auth").map_or(Ok(AuthDigest::default()), |name| name.parse())?;
+    Ok(ControlProtection::TlsAuth(TlsAuth { key: StaticKey::parse(&text)?, direction, digest }))
 }
 
 fn set_address(tun: &str, address: &str, peer: Option<Ipv4Addr>, mtu: u16) -> Result<(), Box<dyn Error>> {

@@ -9,9 +9,12 @@ use std::time::Duration;
 pub use ovpn::data::Cipher;
 pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
+pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
+use ovpn::protection::{ClientProtection, ServerProtection};
 pub use ovpn::push::Ipv4Prefix;
 pub use ovpn::server::StaticPeer;
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
+pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
 use ovpn::underlay::Transport;
 
 /// Everything a tunnel needs to know.
@@ -26,8 +29,8 @@ pub struct TunnelConfig {
     /// Whether a peer's certificate must be marked for its role (key usage present, and extended key usage of a TLS
     /// server for a dialer, of a TLS client for a listener). Without it such marks must not contradict the role.
     pub remote_cert_tls: bool,
-    /// Key that wraps the control channel, if the other end uses tls-crypt.
-    pub tls_crypt: Option<StaticKey>,
+    /// How the control channel is protected. Never negotiated: both ends must be told the same.
+    pub protection: ControlProtection,
     /// Data ciphers, best first. The listener's order decides.
     pub data_ciphers: Vec<Cipher>,
     /// The best way to make keys that is announced or chosen. [`KeyDerivation::Prf`] is for what cannot export.
@@ -52,13 +55,13 @@ impl TunnelConfig {
     /// Defaults for everything but who and where: TLS 1.2 or later, certificates checked for their role, every cipher,
     /// MTU 1420, a ping after 5 s of silence, dead after 20 s, and new keys every hour.
     #[must_use]
-    pub fn new(mode: Mode, tls: TlsMaterial, tls_crypt: Option<StaticKey>) -> Self {
+    pub fn new(mode: Mode, tls: TlsMaterial, protection: impl Into<ControlProtection>) -> Self {
         Self {
             mode,
             tls,
             tls_version_min: TlsVersion::V1_2,
             remote_cert_tls: true,
-            tls_crypt,
+            protection: protection.into(),
             data_ciphers: Cipher::ALL.to_vec(),
             key_derivation: KeyDerivation::Ekm,
             tun_mtu: 1420,
@@ -66,6 +69,52 @@ impl TunnelConfig {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+        }
+    }
+}
+
+/// How the control channel is protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlProtection {
+    /// Not at all: anyone may begin a handshake.
+    None,
+    /// `tls-auth`: packets are authenticated under a key that all ends share.
+    TlsAuth(TlsAuth),
+    /// `tls-crypt`: they are encrypted too.
+    TlsCrypt(StaticKey),
+    /// `tls-crypt-v2` of a dialer: encrypted under a key of its own.
+    TlsCryptV2(ClientKey),
+    /// `tls-crypt-v2` of a listener.
+    TlsCryptV2Listener(ServerV2),
+}
+
+impl From<Option<StaticKey>> for ControlProtection {
+    /// tls-crypt, or nothing.
+    fn from(key: Option<StaticKey>) -> Self {
+        key.map_or(Self::None, Self::TlsCrypt)
+    }
+}
+
+impl ControlProtection {
+    /// For a dialer; `None` if it is a listener's.
+    pub(crate) fn for_client(&self) -> Option<ClientProtection> {
+        match self {
+            Self::None => Some(ClientProtection::None),
+            Self::TlsAuth(auth) => Some(ClientProtection::Shared(SharedKey::TlsAuth(auth.clone()))),
+            Self::TlsCrypt(key) => Some(ClientProtection::Shared(SharedKey::TlsCrypt(key.clone()))),
+            Self::TlsCryptV2(key) => Some(ClientProtection::TlsCryptV2(key.clone())),
+            Self::TlsCryptV2Listener(_) => None,
+        }
+    }
+
+    /// For a listener; `None` if it is a dialer's.
+    pub(crate) fn for_server(&self) -> Option<ServerProtection> {
+        match self {
+            Self::None => Some(ServerProtection::None),
+            Self::TlsAuth(auth) => Some(ServerProtection::Shared(SharedKey::TlsAuth(auth.clone()))),
+            Self::TlsCrypt(key) => Some(ServerProtection::Shared(SharedKey::TlsCrypt(key.clone()))),
+            Self::TlsCryptV2(_) => None,
+            Self::TlsCryptV2Listener(v2) => Some(ServerProtection::TlsCryptV2(v2.clone())),
         }
     }
 }

@@ -32,25 +32,33 @@ const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// The same where earlier remotes answer, but sessions with them do not come to be.
 const LONGEST_LOOK: Duration = Duration::from_secs(300);
 
-/// Connects and reconnects until the tunnel is told to stop. `commands` is where it takes commands from.
-pub(crate) async fn run(
-    mut driver: Driver,
-    config: TunnelConfig,
-    dial: Dial,
-    commands: mpsc::Sender<Command>,
-) -> Result<(), Error> {
-    let client = ClientConfig {
-        tls_crypt: config.tls_crypt,
-        ciphers: config.data_ciphers,
+/// What the sessions are told.
+pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
+    let protection = config.protection.for_client();
+    Ok(ClientConfig {
+        protection: protection.ok_or(Error::Setting("a dialer needs its own tls-crypt-v2 key, not a listener's"))?,
+        ciphers: config.data_ciphers.clone(),
         key_derivation: config.key_derivation,
         tun_mtu: config.tun_mtu,
         max_mtu: MAX_MTU,
         keepalive: config.keepalive,
-        first_answer: if dial.remotes.len() > 1 { FIRST_ANSWER_OF_SEVERAL } else { FIRST_ANSWER },
+        first_answer: FIRST_ANSWER,
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
-    };
+    })
+}
+
+/// Connects and reconnects until the tunnel is told to stop. `commands` is where it takes commands from.
+pub(crate) async fn run(
+    mut driver: Driver,
+    mut client: ClientConfig,
+    dial: Dial,
+    commands: mpsc::Sender<Command>,
+) -> Result<(), Error> {
+    if dial.remotes.len() > 1 {
+        client.first_answer = FIRST_ANSWER_OF_SEVERAL;
+    }
     let mut dialer = Dialer { config: client, remotes: dial.remotes, look: FIRST_LOOK, commands };
     let mut wait = FIRST_WAIT;
     loop {

@@ -18,8 +18,9 @@ mod sys;
 mod tls;
 
 pub use config::{
-    Cipher, Dial, Ipv4Prefix, Keepalive, Listen, MAX_MTU, Mode, Remote, RemoteError, RenewalLimits, StaticKey,
-    StaticKeyError, StaticPeer, TlsMaterial, TlsVersion, TunnelConfig,
+    AuthDigest, Cipher, ClientKey, ControlProtection, Dial, Ipv4Prefix, Keepalive, KeyDirection, KeyError, Listen,
+    MAX_MTU, Metadata, Mode, Remote, RemoteError, RenewalLimits, ServerKey, ServerV2, SharedKey, StaticKey,
+    StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
@@ -65,9 +66,9 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
     let task = match config.mode.clone() {
         Mode::Listen(listen) => {
             let (sockets, addresses) = open(&listen)?;
-            tokio::spawn(listen::run(driver, config, listen, sockets, addresses))
+            tokio::spawn(listen::run(driver, listen::settings(&config, listen)?, sockets, addresses))
         }
-        Mode::Dial(dial) => tokio::spawn(dial::run(driver, config, dial, commands.clone())),
+        Mode::Dial(dial) => tokio::spawn(dial::run(driver, dial::settings(&config)?, dial, commands.clone())),
     };
     Ok(Handle { events, snapshot, commands, task })
 }

@@ -13,17 +13,12 @@ use crate::sockets::Sockets;
 /// Handshakes in progress at a time.
 pub(crate) const MAX_HANDSHAKES: usize = 64;
 
-/// Serves peers until the tunnel is told to stop.
-pub(crate) async fn run(
-    mut driver: Driver,
-    config: TunnelConfig,
-    listen: Listen,
-    mut sockets: Sockets,
-    addresses: Vec<Underlay>,
-) -> Result<(), Error> {
-    let server = ServerConfig {
-        tls_crypt: config.tls_crypt,
-        ciphers: config.data_ciphers,
+/// What the server is told.
+pub(crate) fn settings(config: &TunnelConfig, listen: Listen) -> Result<ServerConfig, Error> {
+    let protection = config.protection.for_server();
+    Ok(ServerConfig {
+        protection: protection.ok_or(Error::Setting("a listener needs a tls-crypt-v2 server key, not a client's"))?,
+        ciphers: config.data_ciphers.clone(),
         key_derivation: config.key_derivation,
         tun_mtu: config.tun_mtu,
         keepalive: config.keepalive,
@@ -36,7 +31,16 @@ pub(crate) async fn run(
         routes: listen.routes,
         max_peers: listen.max_peers,
         max_handshakes: MAX_HANDSHAKES,
-    };
+    })
+}
+
+/// Serves peers until the tunnel is told to stop.
+pub(crate) async fn run(
+    mut driver: Driver,
+    server: ServerConfig,
+    mut sockets: Sockets,
+    addresses: Vec<Underlay>,
+) -> Result<(), Error> {
     let mut server = Server::new(server, Instant::now(), crate::unix_time(), crate::rng());
     sockets.writable().await.map_err(Error::Receive)?;
     for address in addresses {

@@ -21,7 +21,7 @@ impl Endpoint for Client {
                 Opcode::HardResetServer | Opcode::Control | Opcode::Ack | Opcode::SoftReset => {
                     self.handle_control(now, header, datagram).map(|()| Received::Consumed)
                 }
-                Opcode::HardResetClient => Err(DropReason::Malformed),
+                Opcode::HardResetClient | Opcode::HardResetClientV3 | Opcode::ControlWkc => Err(DropReason::Malformed),
             },
         };
         result.inspect_err(|&reason| self.counters.drops.count(reason))

@@ -10,6 +10,7 @@ use crate::keys::{KeyBlock, KeyDerivation};
 use crate::live::{Live, Terms};
 use crate::negotiation::{self, PeerInfo};
 use crate::packet::SessionId;
+use crate::protection::SharedKey;
 use crate::push;
 use crate::underlay::Underlay;
 use crate::wrap::Role;
@@ -25,11 +26,8 @@ impl Server {
         let mut ours = Randoms::generate(&mut *self.rng);
         ours.pre_master = [0; 48];
         // Sent in every case: a client reads AUTH_FAILED only after it.
-        let reply = KeyMethod2 {
-            randoms: ours.clone(),
-            options: negotiation::options_string(Role::Server, self.config.tun_mtu, remote),
-            peer_info: String::new(),
-        };
+        let reply =
+            KeyMethod2 { randoms: ours.clone(), options: self.options_string(remote), peer_info: String::new() };
         self.send_message(key, reply.encode(false));
         let info = PeerInfo::parse(&theirs.peer_info);
         if let Err(reason) = self.prepare(now, key, deadline, tls, &info, &theirs, &ours) {
@@ -41,6 +39,11 @@ impl Server {
             self.send_message(key, text.into_bytes());
             self.end(now, key, reason);
         }
+    }
+
+    fn options_string(&self, remote: Underlay) -> String {
+        let tls_auth = self.config.protection.shared().and_then(SharedKey::tls_auth);
+        negotiation::options_string(Role::Server, self.config.tun_mtu, remote, tls_auth)
     }
 
     fn send_message(&mut self, key: SessionKey, message: Vec<u8>) {
@@ -86,7 +89,7 @@ impl Server {
             cipher,
             epochs: self.uses_epochs(info),
             derivation: key_derivation,
-            options: negotiation::options_string(Role::Server, self.config.tun_mtu, remote),
+            options: self.options_string(remote),
             peer_info: String::new(),
             limits: self.config.renewal,
         };

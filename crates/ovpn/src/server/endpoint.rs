@@ -19,9 +19,12 @@ impl Endpoint for Server {
             None => Err(DropReason::Malformed),
             Some(header) => match header.opcode {
                 Opcode::DataV1 | Opcode::DataV2 => self.handle_data(now, from, header, datagram),
-                Opcode::HardResetClient | Opcode::Control | Opcode::Ack | Opcode::SoftReset => {
-                    self.handle_control(now, from, header, datagram).map(|()| Received::Consumed)
-                }
+                Opcode::HardResetClient
+                | Opcode::HardResetClientV3
+                | Opcode::Control
+                | Opcode::ControlWkc
+                | Opcode::Ack
+                | Opcode::SoftReset => self.handle_control(now, from, header, datagram).map(|()| Received::Consumed),
                 Opcode::HardResetServer => Err(DropReason::Malformed),
             },
         };

@@ -4,6 +4,7 @@
 
 mod float;
 mod network;
+mod protection;
 mod renewal;
 
 use std::time::Duration;
@@ -13,7 +14,9 @@ use ovpn::data::Cipher;
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{EndReason, Endpoint, Event};
 use ovpn::keys::KeyDerivation;
+use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
 use ovpn::static_key::StaticKey;
+use ovpn::tls_crypt_v2::Metadata;
 use proptest::prelude::*;
 
 fn seconds(count: u64) -> Duration {
@@ -247,7 +250,7 @@ fn inner_addresses_and_replays_are_checked() {
 fn another_wrapping_key_gets_no_answer() {
     let mut net = Network::new(9, server_config());
     let mut config = client_config();
-    config.tls_crypt = Some(StaticKey::from_bytes([9; 256]));
+    config.protection = ClientProtection::Shared(SharedKey::TlsCrypt(StaticKey::from_bytes([9; 256])));
     let client = net.add_client("a", config);
     net.run(seconds(11));
     assert_eq!(net.last_reason(client), Some(EndReason::NoAnswer));
@@ -255,7 +258,7 @@ fn another_wrapping_key_gets_no_answer() {
     assert_eq!(net.server.counters().handshakes_failed, 0);
     // Without wrapping at all on both sides it does connect.
     let (mut server, mut config) = (server_config(), client_config());
-    (server.tls_crypt, config.tls_crypt) = (None, None);
+    (server.protection, config.protection) = (ServerProtection::None, ClientProtection::None);
     let mut net = Network::new(9, server);
     let client = net.add_client("a", config);
     net.run(seconds(2));
@@ -306,11 +309,17 @@ proptest! {
     fn hostile_datagrams_change_nothing(
         noise in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..200), 0u8..12), 0..60),
         flips in proptest::collection::vec((any::<usize>(), 1u8..), 0..60),
-        wrapped: bool,
+        mode in 0..3,
     ) {
         let (mut server, mut config) = (server_config(), client_config());
-        if !wrapped {
-            (server.tls_crypt, config.tls_crypt) = (None, None);
+        let wrapped = mode > 0;
+        match mode {
+            0 => (server.protection, config.protection) = (ServerProtection::None, ClientProtection::None),
+            1 => {}
+            _ => {
+                server.protection = protection::v2(None, None);
+                config.protection = protection::client_key(1, &Metadata::Other);
+            }
         }
         let mut net = Network::new(12, server);
         let client = net.add_client("a", config);

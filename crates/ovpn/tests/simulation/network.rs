@@ -11,6 +11,7 @@ use ovpn::endpoint::{
     TlsSession,
 };
 use ovpn::keys::{KeyBlock, KeyDerivation};
+use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
 use ovpn::push::Ipv4Prefix;
 use ovpn::server::{Server, ServerConfig, StaticPeer};
 use ovpn::static_key::StaticKey;
@@ -23,7 +24,7 @@ pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
 
 pub(crate) fn client_config() -> ClientConfig {
     ClientConfig {
-        tls_crypt: Some(StaticKey::from_bytes(std::array::from_fn(|at| at as u8))),
+        protection: ClientProtection::Shared(shared_key()),
         ciphers: Cipher::ALL.to_vec(),
         tun_mtu: 1500,
         max_mtu: 1600,
@@ -38,7 +39,7 @@ pub(crate) fn client_config() -> ClientConfig {
 
 pub(crate) fn server_config() -> ServerConfig {
     ServerConfig {
-        tls_crypt: client_config().tls_crypt,
+        protection: ServerProtection::Shared(shared_key()),
         ciphers: Cipher::ALL.to_vec(),
         key_derivation: KeyDerivation::Ekm,
         tun_mtu: 1420,
@@ -53,6 +54,11 @@ pub(crate) fn server_config() -> ServerConfig {
         max_peers: 16,
         max_handshakes: 64,
     }
+}
+
+/// tls-crypt.
+pub(crate) fn shared_key() -> SharedKey {
+    SharedKey::TlsCrypt(StaticKey::from_bytes(std::array::from_fn(|at| at as u8)))
 }
 
 /// Limits that nobody reaches.

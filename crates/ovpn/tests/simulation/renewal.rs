@@ -5,9 +5,10 @@ use std::time::Duration;
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{EndReason, Endpoint, Event, RenewalLimits};
 use ovpn::keys::KeyDerivation;
+use ovpn::protection::{ClientProtection, ServerProtection};
 use ovpn::wrap::{Role, WrapKeys};
 
-use crate::network::{Fault, Network, SERVER, client_config, is_control, packet, server_config};
+use crate::network::{Fault, Network, SERVER, client_config, packet, server_config, shared_key};
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -212,7 +213,7 @@ fn goodbyes_take_effect_in_the_middle_of_a_renewal() {
         let (mut net, at) = connected(10, 10);
         net.fault.delay = Duration::from_millis(200);
         net.run_until(seconds(12), |net| {
-            net.recorded.iter().any(|datagram| is_control(datagram[0]) && datagram[0] >> 3 == 4 && datagram[0] & 7 == 1)
+            net.recorded.iter().any(|datagram| datagram[0] >> 3 == 4 && datagram[0] & 7 == 1)
         });
         if client_leaves {
             net.client_shuts_down(at);
@@ -236,9 +237,9 @@ fn renewals_are_wrapped_under_keys_of_the_session_where_both_can() {
         (server.dynamic_tls_crypt, client.dynamic_tls_crypt) = (ours, theirs);
         server.renewal.after = seconds(10);
         if !base {
-            (server.tls_crypt, client.tls_crypt) = (None, None);
+            (server.protection, client.protection) = (ServerProtection::None, ClientProtection::None);
         }
-        let keys = WrapKeys::new(Role::Server, server.tls_crypt.as_ref());
+        let keys = WrapKeys::shared(Role::Server, &shared_key());
         let mut net = Network::new(22, server);
         let at = net.add_client("a", client);
         net.run(seconds(2));

@@ -46,6 +46,17 @@ fn stock() -> String {
     std::env::var("CLOUDATHOME_OPENVPN").unwrap_or_else(|_| "openvpn".to_owned())
 }
 
+/// Writes a tls-crypt-v2 server key as the stock tool makes it.
+pub(crate) fn make_v2_server_key(path: &str) {
+    must(&stock(), &["--genkey", "tls-crypt-v2-server", path]);
+}
+
+/// Writes a tls-crypt-v2 client key as the stock tool makes it, with metadata in base64 or the time.
+pub(crate) fn make_v2_client_key(server: &str, path: &str, metadata: Option<&str>) {
+    let words = ["--tls-crypt-v2", server, "--genkey", "tls-crypt-v2-client", path];
+    must(&stock(), &[&words[..], metadata.as_slice()].concat());
+}
+
 /// Whether the stock peer is new enough to know the epoch format.
 pub(crate) fn stock_has_epochs() -> bool {
     !run(&stock(), &["--version"]).contains("OpenVPN 2.6")
