@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod float;
+mod histories;
 mod network;
 mod protection;
 mod renewal;

@@ -276,3 +276,35 @@ fn the_epoch_format_is_used_where_both_can_and_renewed_like_the_other() {
         assert_eq!(both_completed(&net, at), (3, 3));
     }
 }
+
+/// Stock peers take a new key into use only when it is settled on their side, and so the old one seals on for a while.
+#[test]
+fn the_old_key_seals_until_half_of_the_time_has_passed() {
+    let limits = RenewalLimits { after: seconds(100), ..RenewalLimits::default() };
+    let (mut net, at) = with_limits(RenewalLimits { after: Duration::ZERO, ..limits }, limits);
+    let address = net.address(at).unwrap();
+    let (there, back) = (packet(address, SERVER, 60), packet(SERVER, address, 60));
+    let key_ids = |net: &mut Network| (net.client_seals(at, &there)[0] & 7, net.server_seals(&back)[0] & 7);
+    net.run(seconds(105));
+    assert_eq!(both_completed(&net, at), (1, 1));
+    assert_eq!(key_ids(&mut net), (0, 0));
+    net.run(seconds(48));
+    // Half of the client's hundred seconds; the server's window is that of the handshake, a minute.
+    assert_eq!(key_ids(&mut net), (1, 0));
+    net.run(seconds(10));
+    assert_eq!(key_ids(&mut net), (1, 1));
+}
+
+#[test]
+fn a_new_key_seals_at_once_when_the_old_one_is_young_but_not_before_the_peer_has_it() {
+    let limits = RenewalLimits { after: seconds(100), packets: Some(4), ..RenewalLimits::default() };
+    let (mut net, at) = with_limits(limits, limits);
+    assert_carries(&mut net, at);
+    assert_carries(&mut net, at);
+    net.run(Duration::from_millis(500));
+    assert_eq!(both_completed(&net, at), (1, 1));
+    let back = packet(SERVER, net.address(at).unwrap(), 60);
+    assert_eq!(net.server_seals(&back)[0] & 7, 0);
+    net.run(Duration::from_millis(700));
+    assert_eq!(net.server_seals(&back)[0] & 7, 1);
+}
