@@ -107,6 +107,19 @@ impl ControlChannel {
         Self::new(session, local, Some(remote), keys, WrapState::new(unix_time, 1), Reliability::after_reset())
     }
 
+    /// A server's that was made without a cookie, from the client's reset: ours is due at once.
+    pub(crate) fn server_without_cookie(
+        session: SessionKey,
+        now: Instant,
+        local: SessionId,
+        remote: SessionId,
+        keys: Arc<WrapKeys>,
+        unix_time: u32,
+    ) -> Self {
+        let reliability = Reliability::with_reset(now, Opcode::HardResetServer);
+        Self::new(session, local, Some(remote), keys, WrapState::new(unix_time, 0), reliability)
+    }
+
     fn new(
         session: SessionKey,
         local: SessionId,
@@ -368,6 +381,42 @@ mod tests {
             sent.push(out[0]);
         }
         Ok(sent)
+    }
+
+    /// A client of before 2.6 counts its packets from 1, and its server keeps a session from its reset on.
+    #[test]
+    fn a_session_without_cookie_carries_both_streams() {
+        let key = ServerKey::from_bytes([3; 128]).issue(StaticKey::from_bytes([4; 256]), &Metadata::Other).unwrap();
+        let keys = Arc::new(WrapKeys::new(Role::Server, Some(key.key())));
+        let wrapped = key.wrapped().len();
+        let (now, local) = (Instant::now(), SessionId([1; 8]));
+        let mut client = ControlChannel::client(0, now, local, &ClientProtection::TlsCryptV2(key), 0);
+        client.wrap.state = WrapState::new(0, 0);
+        let mut server = ControlChannel::server_without_cookie(0, now, SERVER, local, keys, 0);
+        let tls = client.current();
+        server.send_tls(tls, b"to the client");
+        let (mut out, mut received) = (Vec::new(), [Vec::new(), Vec::new()]);
+        for turn in 0..8 {
+            if turn == 2 {
+                client.send_tls(tls, b"to the server");
+            }
+            let (from, to) = if turn % 2 == 0 { (&mut client, &mut server) } else { (&mut server, &mut client) };
+            while from.poll_transmit(now, &mut out) {
+                let header = Header::decode(out[0]).unwrap();
+                if header.opcode == Opcode::HardResetClientV3 {
+                    out.truncate(out.len() - wrapped);
+                }
+                assert_ne!(header.opcode, Opcode::ControlWkc);
+                let packet = to.open(header, &mut out).unwrap();
+                // Bytes that overtake the reset are dropped, and sent again later.
+                let _ = to.handle(now, header, &packet, false);
+                while let Some((_, bytes)) = to.poll_tls() {
+                    received[turn % 2].extend(bytes);
+                }
+            }
+        }
+        assert_eq!(received, [b"to the server".to_vec(), b"to the client".to_vec()]);
+        assert!(client.is_settled() && server.is_settled());
     }
 
     #[test]

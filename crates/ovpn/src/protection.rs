@@ -122,14 +122,16 @@ pub enum ServerProtection {
     TlsCryptV2(ServerV2),
 }
 
-/// `tls-crypt-v2` on a server. Clients must be able to send their key again (2.6 and later), so that nothing is kept for
-/// who has not shown its address.
+/// `tls-crypt-v2` on a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerV2 {
     /// Unwraps the clients' keys.
     pub key: ServerKey,
     /// Largest age of a client's key (`tls-crypt-v2-max-age`). With it, a key that does not tell its age is refused.
     pub max_age: Option<Duration>,
+    /// Serves clients that cannot send their key again (before 2.6; `allow-noncookie`). For these a session is kept from
+    /// their first packet on, before they have shown their address.
+    pub allow_noncookie: bool,
     /// Serves clients with a shared key too, on the same port.
     pub beside: Option<SharedKey>,
 }

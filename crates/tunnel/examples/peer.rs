@@ -140,7 +140,7 @@ fn protection(settings: &Settings) -> Result<ControlProtection, Box<dyn Error>> 
     if let Some(text) = read("tls_crypt_v2_server")? {
         let max_age = settings.get("max_age").map(|seconds| seconds.parse().map(Duration::from_secs)).transpose()?;
         let (key, beside) = (ServerKey::parse(&text)?, tls_crypt.map(SharedKey::TlsCrypt));
-        return Ok(ControlProtection::TlsCryptV2Listener(ServerV2 { key, max_age, beside }));
+        return Ok(ControlProtection::TlsCryptV2Listener(ServerV2 { key, max_age, allow_noncookie: false, beside }));
     }
     if let Some(text) = read("tls_crypt_v2")? {
         return Ok(ControlProtection::TlsCryptV2(ClientKey::parse(&text)?));

@@ -58,6 +58,10 @@ impl Wrapping {
         Ok((First { keys, metadata: Some(unwrapped.metadata) }, packet))
     }
 
+    fn allows_noncookie(&self) -> bool {
+        self.v2.as_ref().is_some_and(|v2| v2.allow_noncookie)
+    }
+
     /// Whether a client's key is not too old at `unix_time`.
     fn is_young(&self, metadata: Option<&Metadata>, unix_time: i64) -> bool {
         let (Some(v2), Some(metadata)) = (&self.v2, metadata) else { return true };
@@ -94,16 +98,24 @@ impl Server {
         if header.key_id != 0 || self.closing {
             return Err(DropReason::UnknownSession);
         }
-        if matches!(header.opcode, Opcode::HardResetClient | Opcode::HardResetClientV3) {
+        let is_reset = matches!(header.opcode, Opcode::HardResetClient | Opcode::HardResetClientV3);
+        let needs_state = is_reset && first.needs_state(&packet);
+        if is_reset && !needs_state {
             let reply = answer_reset(&first, &self.cookies, now, from, self.unix_time, &packet)?;
-            // A connection shows that its address is real; how many there are is limited elsewhere.
-            if from.transport == Transport::Udp && !take_turn(&mut self.rate, now) {
-                return Err(DropReason::InitialRate);
-            }
+            self.take_turn(now, from.transport)?;
             self.outbox.push_back((from, reply));
             return Ok(());
         }
-        let local = check_return(&self.cookies, now, from, header, &packet)?;
+        let local = if needs_state {
+            if !self.wrapping.allows_noncookie() {
+                return Err(DropReason::OutOfTurn);
+            }
+            check_reset(&packet)?;
+            self.take_turn(now, from.transport)?;
+            self.random_session_id()
+        } else {
+            check_return(&self.cookies, now, from, header, &packet)?
+        };
         let unix_time = i64::from(self.unix_time) + now.saturating_duration_since(self.started).as_secs() as i64;
         if !self.wrapping.is_young(first.metadata.as_ref(), unix_time) {
             return Err(DropReason::KeyAge);
@@ -113,15 +125,58 @@ impl Server {
         }
         let key = self.next_session;
         self.next_session += 1;
-        let channel = ControlChannel::server(key, local, packet.sender, Arc::clone(&first.keys), self.unix_time);
+        let (sender, keys) = (packet.sender, Arc::clone(&first.keys));
+        let channel = if needs_state {
+            ControlChannel::server_without_cookie(key, now, local, sender, keys, self.unix_time)
+        } else {
+            ControlChannel::server(key, local, sender, keys, self.unix_time)
+        };
         self.tls.push_back((channel.current(), TlsInput::Start));
         let phase = Phase::Handshake { deadline: now + self.config.renewal.hand_window };
         self.sessions.insert(key, Session { remote: from, channel, phase });
-        self.by_source.insert((from, packet.sender), key);
+        self.by_source.insert((from, sender), key);
         // Have the deadline taken up.
         self.next_timeout = Some(now);
         self.handle_session(now, key, header, &packet)
     }
+
+    /// Counts a first packet against its period's limit. A connection shows that its address is real; how many there are
+    /// is limited elsewhere.
+    fn take_turn(&mut self, now: Instant, transport: Transport) -> Result<(), DropReason> {
+        if transport != Transport::Udp {
+            return Ok(());
+        }
+        let (since, count) = &mut self.rate;
+        if now.saturating_duration_since(*since) >= RATE_PERIOD {
+            (*since, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+        if *count <= RATE_LIMIT { Ok(()) } else { Err(DropReason::InitialRate) }
+    }
+
+    fn random_session_id(&mut self) -> SessionId {
+        let mut id = [0; 8];
+        while id == [0; 8] {
+            self.rng.fill_bytes(&mut id);
+        }
+        SessionId(id)
+    }
+}
+
+impl First {
+    /// A client that does not say that it can send its key again cannot be answered without keeping its key.
+    fn needs_state(&self, packet: &Unwrapped<'_>) -> bool {
+        let can_send_again = packet.replay.is_some_and(|(_, id)| id >> 24 == EARLY_NEGOTIATION >> 24);
+        self.metadata.is_some() && !can_send_again
+    }
+}
+
+fn check_reset(packet: &Unwrapped<'_>) -> Result<(), DropReason> {
+    let body = ControlBody::decode(Opcode::HardResetClient, packet.body).ok_or(DropReason::Malformed)?;
+    if body.message_id != Some(0) || body.ack_session.is_some() {
+        return Err(DropReason::OutOfTurn);
+    }
+    Ok(())
 }
 
 /// The stateless answer to a client's reset: our session id is a cookie.
@@ -133,15 +188,7 @@ fn answer_reset(
     unix_time: u32,
     packet: &Unwrapped<'_>,
 ) -> Result<Vec<u8>, DropReason> {
-    let body = ControlBody::decode(Opcode::HardResetClient, packet.body).ok_or(DropReason::Malformed)?;
-    if body.message_id != Some(0) || body.ack_session.is_some() {
-        return Err(DropReason::OutOfTurn);
-    }
-    // A client that does not say that it can send its key again would need state from here on.
-    let can_send_key_again = packet.replay.is_some_and(|(_, id)| id >> 24 == EARLY_NEGOTIATION >> 24);
-    if first.metadata.is_some() && !can_send_key_again {
-        return Err(DropReason::OutOfTurn);
-    }
+    check_reset(packet)?;
     let local = cookies.bake(now, from, packet.sender);
     let mut acks = Acks::default();
     acks.push(0);
@@ -174,13 +221,4 @@ fn check_return(
         return Err(DropReason::Cookie);
     }
     Ok(local)
-}
-
-/// Counts a first packet against its period's limit.
-fn take_turn(rate: &mut (Instant, u32), now: Instant) -> bool {
-    if now.saturating_duration_since(rate.0) >= RATE_PERIOD {
-        *rate = (now, 0);
-    }
-    rate.1 = rate.1.saturating_add(1);
-    rate.1 <= RATE_LIMIT
 }

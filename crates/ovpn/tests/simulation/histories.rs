@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ovpn::endpoint::{Endpoint, Event, RenewalLimits};
+use ovpn::underlay::Underlay;
 use proptest::prelude::*;
 
 use crate::network::{Fault, Network, SERVER, client_config, packet, server_config};
@@ -128,7 +129,7 @@ impl Model {
         let Sealed { to_server, inner, datagram } = &self.sealed[which];
         let (to_server, inner, datagram) = (*to_server, inner.clone(), datagram.clone());
         let got = if elsewhere && to_server {
-            self.net.deliver_to_server_from("198.51.100.200:7".parse().unwrap(), &datagram)
+            self.net.deliver_to_server_from(Underlay::udp("198.51.100.200:7".parse().unwrap()), &datagram)
         } else {
             self.deliver(to_server, &datagram)
         };

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{EndReason, Endpoint};
+use ovpn::packet::{ControlBody, Opcode};
 use ovpn::protection::{AuthDigest, ClientProtection, KeyDirection, ServerProtection, ServerV2, SharedKey, TlsAuth};
 use ovpn::static_key::StaticKey;
 use ovpn::tls_crypt_v2::{Metadata, ServerKey};
+use ovpn::underlay::Underlay;
+use ovpn::wrap::{Role, WrapKeys};
 
 use crate::network::{Fault, Network, client_config, server_config, shared_key};
 use crate::{assert_carries, seconds};
@@ -30,7 +33,7 @@ fn server_key() -> ServerKey {
 }
 
 pub(crate) fn v2(max_age: Option<Duration>, beside: Option<SharedKey>) -> ServerProtection {
-    ServerProtection::TlsCryptV2(ServerV2 { key: server_key(), max_age, beside })
+    ServerProtection::TlsCryptV2(ServerV2 { key: server_key(), max_age, allow_noncookie: false, beside })
 }
 
 pub(crate) fn client_key(mark: u8, metadata: &Metadata) -> ClientProtection {
@@ -158,4 +161,38 @@ fn wrapped_keys_with_impossible_lengths_are_dropped() {
     net.run(Duration::from_millis(100));
     assert_eq!(net.recorded.len(), sent, "nothing is answered");
     assert_carries(&mut net, client);
+}
+
+/// A client of before 2.6, of which the vectors have a session: no answer unless it is allowed, and then no question for
+/// its key.
+#[test]
+fn clients_that_cannot_send_their_key_again_are_served_only_when_allowed() {
+    let file: serde_json::Value = serde_json::from_str(include_str!("../vectors/tls_crypt_v2.json")).unwrap();
+    let hex = |value: &serde_json::Value| -> Vec<u8> {
+        let text = value.as_str().unwrap();
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    };
+    let key = ServerKey::parse(file["server_key_file_text"].as_str().unwrap()).unwrap();
+    let from = Underlay::udp("203.0.113.7:1000".parse().unwrap());
+    for allow_noncookie in [false, true] {
+        let key = key.clone();
+        let mut net =
+            network(ServerProtection::TlsCryptV2(ServerV2 { key, max_age: None, allow_noncookie, beside: None }));
+        for _ in 0..2 {
+            assert_eq!(net.deliver_to_server_from(from, &hex(&file["session_no_early"][0]["wire"])), None);
+            net.run(Duration::from_millis(100));
+        }
+        if !allow_noncookie {
+            assert!(net.recorded.is_empty());
+            continue;
+        }
+        let client = StaticKey::from_bytes(hex(&file["clients"][0]["Kc"]).try_into().unwrap());
+        let mut reset = net.recorded[0].clone();
+        let opened = WrapKeys::new(Role::Client, Some(&client)).open(&mut reset).unwrap();
+        let body = ControlBody::decode(Opcode::HardResetServer, opened.body).unwrap();
+        assert_eq!((body.acks.as_slice(), body.message_id, body.payload), (&[0][..], Some(0), &[][..]));
+        assert_eq!(net.recorded[0][0], 0x40);
+        net.run(seconds(70));
+        assert_eq!(net.server.counters().handshakes_failed, 1);
+    }
 }
