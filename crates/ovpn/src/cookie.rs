@@ -9,19 +9,21 @@ use aws_lc_rs::hmac;
 use crate::packet::SessionId;
 use crate::underlay::{Transport, Underlay};
 
-/// How long a slot lasts. A cookie is honoured in its own slot and the two that follow, so for 60 s at least.
-const SLOT: Duration = Duration::from_secs(30);
-const SLOTS_ACCEPTED: u64 = 3;
+/// A slot lasts half a hand window. A cookie is honoured in its own slot and the two that follow: for a hand window at
+/// least, and for less than twice as long.
+const SLOTS_ACCEPTED: u128 = 3;
 
 /// Makes and checks cookies under a secret of this process.
 pub(crate) struct CookieJar {
     key: hmac::Key,
     epoch: Instant,
+    slot: Duration,
 }
 
 impl CookieJar {
-    pub(crate) fn new(secret: &[u8; 32], now: Instant) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret), epoch: now }
+    pub(crate) fn new(secret: &[u8; 32], now: Instant, hand_window: Duration) -> Self {
+        let slot = (hand_window / 2).max(Duration::from_millis(1));
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret), epoch: now, slot }
     }
 
     /// The cookie for a client at `from` that calls itself `client`.
@@ -38,11 +40,11 @@ impl CookieJar {
         })
     }
 
-    fn slot(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_secs() / SLOT.as_secs()
+    fn slot(&self, now: Instant) -> u128 {
+        now.saturating_duration_since(self.epoch).as_nanos() / self.slot.as_nanos()
     }
 
-    fn cookie(&self, slot: u64, from: Underlay, client: SessionId) -> SessionId {
+    fn cookie(&self, slot: u128, from: Underlay, client: SessionId) -> SessionId {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(&slot.to_be_bytes());
         context.update(&[match from.transport {
@@ -72,7 +74,7 @@ mod tests {
     #[test]
     fn bound_to_address_client_and_time() {
         let start = Instant::now();
-        let jar = CookieJar::new(&[7; 32], start);
+        let jar = CookieJar::new(&[7; 32], start, Duration::from_secs(60));
         let address = "192.0.2.1:1194".parse().unwrap();
         let (here, there) = (Underlay::udp(address), Underlay::udp("192.0.2.1:1195".parse().unwrap()));
         let (client, other) = (SessionId([1; 8]), SessionId([2; 8]));
@@ -85,5 +87,18 @@ mod tests {
         assert!(!jar.check(start, here, other, cookie));
         assert!(!jar.check(start, here, client, SessionId([9; 8])));
         assert_eq!(cookie, jar.bake(start + Duration::from_secs(29), here, client));
+    }
+
+    #[test]
+    fn never_honoured_for_two_hand_windows() {
+        let start = Instant::now();
+        let window = Duration::from_secs(4);
+        let jar = CookieJar::new(&[7; 32], start, window);
+        let (here, client) = (Underlay::udp("192.0.2.1:1194".parse().unwrap()), SessionId([1; 8]));
+        for made in [0, 1999, 2000, 3999].map(|ms| start + Duration::from_millis(ms)) {
+            let cookie = jar.bake(made, here, client);
+            assert!(jar.check(made + window, here, client, cookie));
+            assert!(!jar.check(made + 2 * window, here, client, cookie));
+        }
     }
 }

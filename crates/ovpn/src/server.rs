@@ -138,7 +138,7 @@ impl Server {
         Self {
             wrapping: Wrapping::new(&config.protection),
             started: now,
-            cookies: CookieJar::new(&secret, now),
+            cookies: CookieJar::new(&secret, now, config.renewal.hand_window),
             unix_time,
             rng,
             sessions: BTreeMap::new(),

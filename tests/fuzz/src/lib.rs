@@ -13,6 +13,7 @@ use ovpn::negotiation::PeerInfo;
 use ovpn::packet::{ControlBody, Header};
 use ovpn::push::PushReply;
 use ovpn::static_key::StaticKey;
+use ovpn::tls_crypt_v2::{ClientKey, ServerKey};
 use ovpn::wrap::{Role, WrapKeys};
 use prost::Message;
 use proto::v1;
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("profile", profile),
     ("push_reply", push_reply),
     ("static_key", static_key),
+    ("wrapped_key", wrapped_key),
     ("wrapped_packet", wrapped_packet),
 ];
 
@@ -52,6 +54,20 @@ fn wrapped_packet(bytes: &[u8]) {
         assert!(keys.open(&mut bytes.to_vec()).is_err(), "a packet that nobody wrapped");
     }
     drop(WrapKeys::new(Role::Server, None).open(&mut bytes.to_vec()));
+}
+
+/// A client's key as tls-crypt-v2 appends it, and the files that such keys come in.
+fn wrapped_key(bytes: &[u8]) {
+    let server = ServerKey::from_bytes([7; 128]);
+    assert!(server.unwrap(bytes).is_err(), "a key that nobody wrapped");
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(key) = ServerKey::parse(&text) {
+        assert!(ServerKey::parse(&key.to_text()).is_ok(), "a server key that changes");
+    }
+    if let Ok(key) = ClientKey::parse(&text) {
+        let again = ClientKey::parse(&key.to_text());
+        assert!(again.is_ok_and(|again| again.wrapped() == key.wrapped()), "a client key that changes");
+    }
 }
 
 /// A data packet, under every cipher.
