@@ -68,6 +68,25 @@ pub(crate) enum Handled {
     Known,
     /// The peer begins a new key.
     Begun(TlsKey),
+    /// The peer begins a new key, and so has the one before, which was waiting for acknowledgements here. What that
+    /// replaced has no use for its TLS connection any more.
+    Overtaken {
+        /// Of the key before the last.
+        old: Option<TlsKey>,
+        /// Of the key that is begun.
+        begun: TlsKey,
+    },
+}
+
+/// Whether the peer may begin a new key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewable {
+    /// Not now.
+    No,
+    /// It may.
+    Yes,
+    /// It may, and there is one already of which only acknowledgements are missing.
+    Settling,
 }
 
 impl ControlChannel {
@@ -176,13 +195,13 @@ impl ControlChannel {
         wrap.keys.open(datagram)
     }
 
-    /// Takes a control packet that authenticated. `renewable` tells whether the peer may begin a new key now.
+    /// Takes a control packet that authenticated. `renewable` tells whether the peer may begin a new key.
     pub(crate) fn handle(
         &mut self,
         now: Instant,
         header: Header,
         packet: &Unwrapped<'_>,
-        renewable: bool,
+        renewable: Renewable,
     ) -> Result<Handled, DropReason> {
         let body = ControlBody::decode(header.opcode, packet.body).ok_or(DropReason::Malformed)?;
         if body.ack_session.is_some_and(|session| session != self.local) {
@@ -206,19 +225,32 @@ impl ControlChannel {
             && !self.current.reliability.has_received();
         let is_known =
             self.current.key_id == header.key_id || self.next.as_ref().is_some_and(|next| next.key_id == header.key_id);
-        if !is_known {
+        let overtakes = renewable == Renewable::Settling
+            && header.opcode == Opcode::SoftReset
+            && self.next.as_ref().is_some_and(|next| header.key_id == following(next.key_id));
+        if !is_known && !overtakes {
             let begins = header.opcode == Opcode::SoftReset && header.key_id == self.next_key_id();
             if !begins || self.next.is_some() {
                 return Err(DropReason::UnknownKey);
             }
-            if !renewable || body.message_id != Some(0) {
+            if renewable == Renewable::No {
                 return Err(DropReason::OutOfTurn);
             }
+        }
+        if !is_known && body.message_id != Some(0) {
+            return Err(DropReason::OutOfTurn);
         }
         let wrap = self.dynamic_wrap.as_mut().filter(|_| header.key_id != 0).unwrap_or(&mut self.wrap);
         wrap.state.accept(packet.replay)?;
         self.remote = Some(packet.sender);
-        let handled = if is_known { Handled::Known } else { Handled::Begun(self.begin_renewal(now)) };
+        let handled = if is_known {
+            Handled::Known
+        } else if overtakes {
+            let old = self.finish_renewal();
+            Handled::Overtaken { old, begun: self.begin_renewal(now) }
+        } else {
+            Handled::Begun(self.begin_renewal(now))
+        };
         let slot = match &mut self.next {
             Some(next) if next.key_id == header.key_id => next,
             _ => &mut self.current,
@@ -276,7 +308,7 @@ impl ControlChannel {
 
     /// The key id that follows the one in use.
     pub(crate) fn next_key_id(&self) -> u8 {
-        self.current.key_id % 7 + 1
+        following(self.current.key_id)
     }
 
     // The TLS streams
@@ -347,6 +379,11 @@ impl ControlChannel {
     }
 }
 
+/// The key id that comes after another; 0 comes only once.
+fn following(key_id: u8) -> u8 {
+    key_id % 7 + 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,7 +409,7 @@ mod tests {
         let header = Header { opcode: Opcode::HardResetServer, key_id: 0 };
         server.seal(header, SERVER, (0, 1), &body, &mut reset).unwrap();
         let packet = channel.open(header, &mut reset)?;
-        channel.handle(now, header, &packet, false)?;
+        channel.handle(now, header, &packet, Renewable::No)?;
         assert!(channel.poll_tls().is_none(), "the payload is not for TLS");
         let current = channel.current();
         channel.send_tls(current, &[9; 300]);
@@ -409,7 +446,7 @@ mod tests {
                 assert_ne!(header.opcode, Opcode::ControlWkc);
                 let packet = to.open(header, &mut out).unwrap();
                 // Bytes that overtake the reset are dropped, and sent again later.
-                let _ = to.handle(now, header, &packet, false);
+                let _ = to.handle(now, header, &packet, Renewable::No);
                 while let Some((_, bytes)) = to.poll_tls() {
                     received[turn % 2].extend(bytes);
                 }

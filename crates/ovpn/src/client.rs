@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::channel::{ControlChannel, Handled, Waiting};
+use crate::channel::{ControlChannel, Renewable, Waiting};
 use crate::data::Cipher;
 use crate::drops::DropReason;
 use crate::endpoint::{
@@ -153,14 +153,15 @@ impl Client {
 
     fn handle_control(&mut self, now: Instant, header: Header, datagram: &mut [u8]) -> Result<(), DropReason> {
         let packet = self.channel.open(header, datagram)?;
-        let handled = self.channel.handle(now, header, &packet, self.is_connected())?;
+        let renewable = match &self.phase {
+            Phase::Connected { live, .. } => live.renewable(),
+            _ => Renewable::No,
+        };
+        let handled = self.channel.handle(now, header, &packet, renewable)?;
         self.patience = now + PATIENCE;
         if let Some((live, mut desk)) = self.live() {
             live.note_heard(now);
-            if let Handled::Begun(tls) = handled {
-                live.join_renewal(now, tls, desk.channel);
-            }
-            live.advance_renewal(now, &mut desk);
+            live.follow_peer(now, handled, &mut desk);
         }
         if matches!(self.phase, Phase::Reset) {
             self.phase = Phase::Handshake;

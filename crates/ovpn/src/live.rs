@@ -15,8 +15,8 @@ mod renewal;
 pub(crate) use renewal::Desk;
 use renewal::Renewal;
 
-/// How long a new key waits before it seals, so that the acknowledgement that tells the peer to take it into use arrives
-/// before the data.
+/// How long a new key waits at least before it seals unproven, so that the acknowledgement that tells the peer to take it
+/// into use arrives before the data.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// What is agreed for a whole session and holds for all of its keys.
@@ -55,7 +55,8 @@ impl Terms {
 struct DataKey {
     key_id: u8,
     channel: DataChannel,
-    /// From when on the peer surely has it. `None` while it is still being negotiated; it opens packets already then.
+    /// From when on the peer surely takes it: since it has used it itself, or after a time in which it must have come to
+    /// an end with the renewal. `None` while the key is still being negotiated; it opens packets already then.
     usable_at: Option<Instant>,
     /// From when on it seals even though there is an older one.
     primary_at: Instant,
@@ -167,6 +168,9 @@ impl Live {
         let at = at.filter(|&at| self.keys[at].is_alive(now)).ok_or(DropReason::UnknownKey)?;
         let range = self.keys[at].channel.open(datagram)?;
         self.note_use(now, at, range.len());
+        if at + 1 == self.keys.len() && !self.keys[at].is_usable(now) {
+            self.prove_newest(now);
+        }
         self.last_heard = now;
         let plain = datagram.get(range.clone()).unwrap_or_default();
         match Payload::classify(plain) {

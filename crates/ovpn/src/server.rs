@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
-use crate::channel::{ControlChannel, Handled, LINGER, Waiting};
+use crate::channel::{ControlChannel, LINGER, Renewable, Waiting};
 use crate::cookie::CookieJar;
 use crate::data::{self, Cipher, Payload};
 use crate::drops::DropReason;
@@ -198,14 +198,14 @@ impl Server {
         packet: &Unwrapped<'_>,
     ) -> Result<(), DropReason> {
         let Some(session) = self.sessions.get_mut(&key) else { return Err(DropReason::UnknownSession) };
-        let renewable = matches!(session.phase, Phase::Connected { .. });
+        let renewable = match &session.phase {
+            Phase::Connected { live, .. } => live.renewable(),
+            _ => Renewable::No,
+        };
         let handled = session.channel.handle(now, header, packet, renewable)?;
         if let Some((live, mut desk)) = self.live(key) {
             live.note_heard(now);
-            if let Handled::Begun(tls) = handled {
-                live.join_renewal(now, tls, desk.channel);
-            }
-            live.advance_renewal(now, &mut desk);
+            live.follow_peer(now, handled, &mut desk);
             if live.is_renewing() {
                 // Have the deadline taken up.
                 self.next_timeout = Some(now);

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{DataKey, GRACE, Live, Terms};
-use crate::channel::ControlChannel;
+use crate::channel::{ControlChannel, Handled, Renewable};
 use crate::endpoint::{Counters, EndReason, Event, TlsInput, TlsKey, TlsOutput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
@@ -52,6 +52,8 @@ enum Step {
     },
     /// The new key opens packets; what we sent is not all acknowledged.
     Settling,
+    /// The peer uses the new key, whatever is not acknowledged.
+    Proven,
 }
 
 /// When a key that is taken into use now is to be renewed by us.
@@ -76,8 +78,45 @@ impl Live {
         self.renewal.as_ref().is_some_and(|renewal| renewal.tls == tls)
     }
 
+    /// Whether the peer may begin a new key.
+    pub(crate) fn renewable(&self) -> Renewable {
+        match self.renewal.as_ref().map(|renewal| &renewal.step) {
+            Some(Step::Settling | Step::Proven) => Renewable::Settling,
+            _ => Renewable::Yes,
+        }
+    }
+
+    /// Does what a control packet of the peer leads to.
+    pub(crate) fn follow_peer(&mut self, now: Instant, handled: Handled, desk: &mut Desk<'_>) {
+        match handled {
+            Handled::Known => {}
+            Handled::Begun(tls) => {
+                // Who goes on to the next key has the one before.
+                self.prove_newest(now);
+                self.join_renewal(now, tls, desk.channel);
+            }
+            Handled::Overtaken { old, begun } => {
+                self.prove_newest(now);
+                self.complete_renewal(now, old, desk);
+                self.join_renewal(now, begun, desk.channel);
+            }
+        }
+        self.advance_renewal(now, desk);
+    }
+
+    /// The peer has shown that it takes packets under the newest key.
+    pub(super) fn prove_newest(&mut self, now: Instant) {
+        let Some(new) = self.keys.last_mut() else { return };
+        if new.usable_at.is_none()
+            && let Some(renewal) = &mut self.renewal
+        {
+            renewal.step = Step::Proven;
+        }
+        new.usable_at = Some(new.usable_at.map_or(now, |at| at.min(now)));
+    }
+
     /// The control channel has begun a new key, by the peer's wish or ours.
-    pub(crate) fn join_renewal(&mut self, now: Instant, tls: TlsKey, channel: &ControlChannel) {
+    fn join_renewal(&mut self, now: Instant, tls: TlsKey, channel: &ControlChannel) {
         if let Some(old) = self.keys.last_mut() {
             old.dies_at.get_or_insert(now + self.terms.limits.overlap);
         }
@@ -85,7 +124,7 @@ impl Live {
     }
 
     /// Goes on as far as what was received and acknowledged allows.
-    pub(crate) fn advance_renewal(&mut self, now: Instant, desk: &mut Desk<'_>) {
+    fn advance_renewal(&mut self, now: Instant, desk: &mut Desk<'_>) {
         let Some(renewal) = &mut self.renewal else { return };
         match renewal.step {
             // Only now, because the peer takes TLS bytes only after it knows of the key.
@@ -94,6 +133,7 @@ impl Live {
                 desk.tls.push_back((renewal.tls, TlsInput::Start));
             }
             Step::Settling if desk.channel.is_renewal_settled() => self.finish_renewal(now, desk),
+            Step::Proven => self.finish_renewal(now, desk),
             Step::Reset | Step::Handshake | Step::KeyExchange { .. } | Step::Settling => {}
         }
     }
@@ -147,6 +187,10 @@ impl Live {
                     Ok(None)
                 }
                 Step::Settling => Ok(Some(message)),
+                Step::Proven => {
+                    renewal.step = Step::Proven;
+                    Ok(Some(message))
+                }
                 before @ (Step::Reset | Step::Handshake) => {
                     renewal.step = before;
                     Ok(None)
@@ -195,15 +239,22 @@ impl Live {
     }
 
     fn finish_renewal(&mut self, now: Instant, desk: &mut Desk<'_>) {
+        let old = desk.channel.finish_renewal();
+        self.complete_renewal(now, old, desk);
+    }
+
+    /// The control channel has gone on to the new key.
+    fn complete_renewal(&mut self, now: Instant, old: Option<TlsKey>, desk: &mut Desk<'_>) {
         let Some(renewal) = self.renewal.take() else { return };
         if let Some(new) = self.keys.last_mut() {
-            new.usable_at = Some(now + GRACE);
+            // Unless it is proven, the peer may still miss acknowledgements of its own, and refuse the key until then.
+            new.usable_at.get_or_insert(new.primary_at.max(now + GRACE));
         }
         if self.keys.len() > 2 {
             self.keys.remove(0);
         }
         self.renew_at = due(now, &self.terms, desk.rng);
-        if let Some(old) = desk.channel.finish_renewal() {
+        if let Some(old) = old {
             desk.tls.push_back((old, TlsInput::Close));
         }
         desk.counters.renewals_completed += 1;
@@ -211,6 +262,9 @@ impl Live {
     }
 
     fn fail_renewal(&mut self, now: Instant, reason: EndReason, desk: &mut Desk<'_>) {
+        if self.renewal.as_ref().is_some_and(|renewal| matches!(renewal.step, Step::Proven)) {
+            return self.finish_renewal(now, desk);
+        }
         if self.renewal.take().is_none() {
             return;
         }
@@ -225,6 +279,7 @@ impl Live {
 
     /// Gives up on a renewal that takes too long, and begins one that is due.
     pub(super) fn check_renewal(&mut self, now: Instant, desk: &mut Desk<'_>) {
+        self.advance_renewal(now, desk);
         match &self.renewal {
             Some(renewal) if renewal.began + self.terms.limits.hand_window <= now => {
                 self.fail_renewal(now, EndReason::HandshakeTimeout, desk);
@@ -239,13 +294,15 @@ impl Live {
 
     pub(super) fn renewal_timeout(&self) -> Option<Instant> {
         match &self.renewal {
+            Some(renewal) if matches!(renewal.step, Step::Proven) => Some(renewal.began),
             Some(renewal) => Some(renewal.began + self.terms.limits.hand_window),
             None => self.renew_at,
         }
     }
 
-    /// Whether use has worn out the key so that [`Self::handle_timeout`] has something to do.
+    /// Whether a data packet has given [`Self::handle_timeout`] something to do: the key is worn out, or the new one is
+    /// proven.
     pub(crate) fn is_renewal_due(&self, now: Instant) -> bool {
-        self.renewal.is_none() && self.renew_at.is_some_and(|due| due <= now)
+        self.renewal_timeout().is_some_and(|due| due <= now)
     }
 }

@@ -171,7 +171,8 @@ fn a_session_ends_when_its_only_key_dies() {
 
 #[test]
 fn use_renews_a_key() {
-    let idle = RenewalLimits { after: Duration::ZERO, ..RenewalLimits::default() };
+    // The old key seals for ten seconds more.
+    let idle = RenewalLimits { after: Duration::ZERO, hand_window: seconds(10), ..RenewalLimits::default() };
     for limits in [RenewalLimits { packets: Some(1000), ..idle }, RenewalLimits { bytes: Some(100_000), ..idle }] {
         for (server, client) in [(limits, idle), (idle, limits)] {
             let (mut net, at) = with_limits(server, client);
@@ -179,7 +180,7 @@ fn use_renews_a_key() {
             assert_eq!(both_completed(&net, at), (0, 0));
             run_under_load(&mut net, at, seconds(3));
             assert_eq!(both_completed(&net, at), (1, 1));
-            run_under_load(&mut net, at, seconds(26));
+            run_under_load(&mut net, at, seconds(37));
             assert_eq!(both_completed(&net, at), (2, 2));
         }
     }
@@ -296,15 +297,19 @@ fn the_old_key_seals_until_half_of_the_time_has_passed() {
 }
 
 #[test]
-fn a_new_key_seals_at_once_when_the_old_one_is_young_but_not_before_the_peer_has_it() {
+fn a_young_key_gives_way_at_once_when_the_peer_uses_the_new_one() {
     let limits = RenewalLimits { after: seconds(100), packets: Some(4), ..RenewalLimits::default() };
-    let (mut net, at) = with_limits(limits, limits);
+    let (mut net, at) = with_limits(limits, RenewalLimits { after: seconds(4), ..limits });
+    let address = net.address(at).unwrap();
+    let (there, back) = (packet(address, SERVER, 60), packet(SERVER, address, 60));
     assert_carries(&mut net, at);
     assert_carries(&mut net, at);
-    net.run(Duration::from_millis(500));
+    net.run(Duration::from_millis(1500));
     assert_eq!(both_completed(&net, at), (1, 1));
-    let back = packet(SERVER, net.address(at).unwrap(), 60);
-    assert_eq!(net.server_seals(&back)[0] & 7, 0);
-    net.run(Duration::from_millis(700));
+    assert_eq!(net.server_seals(&back)[0] & 7, 0, "nothing has come under the new key");
+    net.run(Duration::from_millis(1000));
+    let sealed = net.client_seals(at, &there);
+    assert_eq!(sealed[0] & 7, 1, "half of its four seconds have passed");
+    assert!(net.deliver_to_server(at, &sealed).is_some());
     assert_eq!(net.server_seals(&back)[0] & 7, 1);
 }
