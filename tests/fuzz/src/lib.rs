@@ -1,4 +1,4 @@
-//! Fuzz targets for every parser that touches bytes of others. Each takes any bytes, and panics only when something is
+//! Fuzz targets for the parsers that touch bytes of others. Each takes any bytes, and panics only when something is
 //! wrong with the parser: it panicked itself, or what it read is not what it writes.
 //!
 //! The tests replay the committed corpus (`corpus/TARGET/`); the driver beside this crate searches for more,
