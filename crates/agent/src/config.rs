@@ -12,7 +12,7 @@ use pki::HostIdentity;
 use serde::Deserialize;
 use tunnel::{Cipher, Remote};
 
-/// The keys that stand outside of any section, and the sections that both agents have, as written.
+/// `[log]` as written.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
