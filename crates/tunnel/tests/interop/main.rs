@@ -3,6 +3,7 @@
 
 mod float;
 mod protection;
+mod relay;
 mod renewal;
 mod support;
 mod transport;
