@@ -2,6 +2,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod float;
+mod flood;
+mod nat;
+mod probes;
 mod protection;
 mod relay;
 mod renewal;
