@@ -183,6 +183,7 @@ fn flood(lab: &mut Lab, side: Side, devices: &[&str], aims: &[Aim], relay: &Rela
     }
 
     let overflowed = overflowed(lab, side);
+    assert!(!lab.log("ours").contains("PeerDisconnected"), "{}", lab.log("ours"));
     let log = lab.finish("ours");
     let drops = drops(&log);
     let dropped: u64 = drops.iter().map(|(_, count)| count).sum();
@@ -192,7 +193,7 @@ fn flood(lab: &mut Lab, side: Side, devices: &[&str], aims: &[Aim], relay: &Rela
     }
     // What is neither is an answered first packet, or was lost as a fragment.
     assert!(dropped + overflowed >= (sent + WARM_UP) * 9 / 10, "{dropped} and {overflowed} of {sent}");
-    assert!(!log.contains("PeerDisconnected") && log.contains("handshakes_failed=0"), "{log}");
+    assert!(log.contains("handshakes_failed=0"), "{log}");
 }
 
 /// Sends [`ECHOES`] requests to the server over a device, and gives how many were answered.
