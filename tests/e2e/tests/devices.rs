@@ -42,9 +42,9 @@ fn every_client_takes_the_profile_that_we_write() -> Result<()> {
 
     let dir = home.dir();
     let clients = [
+        ("openvpn-3", peers.openvpn3(&dir)?, "Connected to"),
         ("openvpn-2.6", PathBuf::from("openvpn"), stock::CONNECTED),
         ("openvpn-2.7", peers.openvpn(&dir)?, stock::CONNECTED),
-        ("openvpn-3", peers.openvpn3(&dir)?, "Connected to"),
     ];
     for (name, program, connected) in clients {
         // UDP, and TCP where that is all there is.
@@ -70,7 +70,15 @@ fn every_client_takes_the_profile_that_we_write() -> Result<()> {
             {
                 ensure!(!said.contains(trouble), "{label}: {trouble} in\n{said}");
             }
-            client.kill9();
+            if name == "openvpn-3" {
+                // Its goodbye takes effect at once.
+                fs::write(format!("{profile}.stop"), "")?;
+                wait_until("the edge to notice that it left", Duration::from_secs(10), || {
+                    Ok(edge.metric("cloudathome_tunnel_peers")? == Some(0.0))
+                })?;
+            } else {
+                client.terminate(Duration::from_secs(10))?;
+            }
         }
     }
 
