@@ -4,6 +4,7 @@
 mod failover;
 mod float;
 mod protection;
+mod relay;
 mod renewal;
 mod support;
 mod transport;

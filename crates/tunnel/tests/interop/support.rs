@@ -95,6 +95,7 @@ pub(crate) enum Side {
 pub(crate) struct Lab {
     pub(crate) dir: tempfile::TempDir,
     namespaces: [String; 2],
+    authority: CertifiedIssuer<'static, KeyPair>,
     children: Vec<(String, Child)>,
 }
 
@@ -105,6 +106,7 @@ impl Lab {
         let lab = Self {
             dir: tempfile::tempdir().unwrap(),
             namespaces: [format!("{tag}s"), format!("{tag}c")],
+            authority: authority("Ours"),
             children: Vec::new(),
         };
         let [server, client] = &lab.namespaces;
@@ -128,15 +130,22 @@ impl Lab {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
+    /// Certificates like that of `client` for others.
+    pub(crate) fn issue_clients(&self, names: &[String]) {
+        for name in names {
+            self.issue(&self.authority, name, ExtendedKeyUsagePurpose::ClientAuth, |_| ());
+        }
+    }
+
     /// `ca`, `server`, `client`, `expired` and, of another authority that nobody knows, `stranger`.
     fn issue_certificates(&self) {
-        let (ours, theirs) = (authority("Ours"), authority("Theirs"));
+        let (ours, theirs) = (&self.authority, authority("Theirs"));
         fs::write(self.path("ca.pem"), ours.pem()).unwrap();
         let expired = |params: &mut CertificateParams| params.not_after = date_time_ymd(2021, 1, 1);
-        self.issue(&ours, "server", ExtendedKeyUsagePurpose::ServerAuth, |_| ());
-        self.issue(&ours, "client", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
-        self.issue(&ours, "expired", ExtendedKeyUsagePurpose::ClientAuth, expired);
-        self.issue(&ours, "expired-server", ExtendedKeyUsagePurpose::ServerAuth, expired);
+        self.issue(ours, "server", ExtendedKeyUsagePurpose::ServerAuth, |_| ());
+        self.issue(ours, "client", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
+        self.issue(ours, "expired", ExtendedKeyUsagePurpose::ClientAuth, expired);
+        self.issue(ours, "expired-server", ExtendedKeyUsagePurpose::ServerAuth, expired);
         self.issue(&theirs, "stranger", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
     }
 
@@ -159,6 +168,11 @@ impl Lab {
         let certificate = params.signed_by(&key, authority).unwrap();
         fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
         fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+
+    /// The name of the namespace of `side`.
+    pub(crate) fn namespace(&self, side: Side) -> &str {
+        &self.namespaces[side as usize]
     }
 
     /// A command that runs in the namespace of `side`.
