@@ -8,6 +8,7 @@ mod relay;
 mod renewal;
 mod support;
 mod transport;
+mod versions;
 
 use nix::sys::signal::Signal;
 use support::{Lab, Side, cannot_run};
