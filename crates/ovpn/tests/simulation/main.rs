@@ -8,6 +8,7 @@ mod network;
 mod probes;
 mod protection;
 mod renewal;
+mod replacement;
 
 use std::time::Duration;
 
