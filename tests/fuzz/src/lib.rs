@@ -6,11 +6,12 @@
 #![forbid(unsafe_code)]
 
 use model::{DesiredConfig, HostStatus, ServiceAnnouncement};
-use ovpn::data::{Cipher, DataChannel};
+use ovpn::data::{Cipher, DataChannel, HEADROOM, TAILROOM};
 use ovpn::key_method2::KeyMethod2;
 use ovpn::keys::KeyBlock;
 use ovpn::negotiation::PeerInfo;
-use ovpn::packet::{ControlBody, Header};
+use ovpn::packet::{ControlBody, Header, Opcode, SessionId};
+use ovpn::protection::{AuthDigest, KeyDirection, SharedKey, TlsAuth};
 use ovpn::push::PushReply;
 use ovpn::static_key::StaticKey;
 use ovpn::tls_crypt_v2::{ClientKey, ServerKey};
@@ -18,19 +19,25 @@ use ovpn::wrap::{Role, WrapKeys};
 use prost::Message;
 use proto::v1;
 
+mod sessions;
+
 /// A target by its name.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    ("client_session", sessions::client),
     ("control_message", control_message),
     ("control_packet", control_packet),
     ("data_packet", data_packet),
+    ("epoch_packet", epoch_packet),
     ("key_method", key_method),
     ("peer_info", peer_info),
     ("profile", profile),
     ("push_reply", push_reply),
+    ("server_session", sessions::server),
     ("static_key", static_key),
+    ("tls_auth_packet", tls_auth_packet),
     ("wrapped_key", wrapped_key),
     ("wrapped_packet", wrapped_packet),
 ];
@@ -56,6 +63,25 @@ fn wrapped_packet(bytes: &[u8]) {
     drop(WrapKeys::new(Role::Server, None).open(&mut bytes.to_vec()));
 }
 
+/// A datagram that claims to come under tls-auth, with every digest and direction; and the same bytes wrapped and opened.
+fn tls_auth_packet(bytes: &[u8]) {
+    let header = Header { opcode: Opcode::Control, key_id: 0 };
+    for digest in [AuthDigest::Sha1, AuthDigest::Sha256, AuthDigest::Sha512] {
+        for (ours, theirs) in [(None, None), (Some(KeyDirection::Zero), Some(KeyDirection::One))] {
+            let keys = |role, direction| {
+                let key = StaticKey::from_bytes(std::array::from_fn(|at| at as u8));
+                WrapKeys::shared(role, &SharedKey::TlsAuth(TlsAuth { key, direction, digest }))
+            };
+            let (server, client) = (keys(Role::Server, ours), keys(Role::Client, theirs));
+            assert!(server.open(&mut bytes.to_vec()).is_err(), "a packet that nobody wrapped");
+            let mut packet = Vec::new();
+            let sealed = client.seal(header, SessionId([1; 8]), (1, 2), bytes, &mut packet);
+            let opened = server.open(&mut packet);
+            assert!(sealed.is_ok() && opened.is_ok_and(|opened| opened.body == bytes), "a packet that changes");
+        }
+    }
+}
+
 /// A client's key as tls-crypt-v2 appends it, and the files that such keys come in.
 fn wrapped_key(bytes: &[u8]) {
     let server = ServerKey::from_bytes([7; 128]);
@@ -76,6 +102,21 @@ fn data_packet(bytes: &[u8]) {
     for cipher in Cipher::ALL {
         let Ok(mut channel) = DataChannel::new(Role::Server, 0, Some(1), *cipher, &block) else { continue };
         assert!(channel.open(&mut bytes.to_vec()).is_err(), "a packet that nobody sealed");
+    }
+}
+
+/// A data packet of the epoch format, under every cipher that has it; and the same bytes sealed and opened.
+fn epoch_packet(bytes: &[u8]) {
+    let block = KeyBlock::from_exporter([7; 256]);
+    for cipher in Cipher::ALL {
+        let end = |role| DataChannel::with_epochs(role, 0, 1, *cipher, &block).ok();
+        let (Some(mut server), Some(mut client)) = (end(Role::Server), end(Role::Client)) else { continue };
+        assert!(server.open(&mut bytes.to_vec()).is_err(), "a packet that nobody sealed");
+        let mut buf = [&[0; HEADROOM], bytes, &[0; TAILROOM]].concat();
+        let Ok(packet) = client.seal(&mut buf) else { continue };
+        let opened = server.open(&mut buf[packet.clone()]);
+        let opened = opened.ok().and_then(|inner| buf[packet].get(inner));
+        assert_eq!(opened, Some(bytes), "a packet that changes");
     }
 }
 

@@ -1,0 +1,235 @@
+//! Whole ends, without wrapping, at some stage of a session: what strangers and peers can make of them. The first byte
+//! of the input says how far the session has come, the rest is a list of things that happen: a kind, a length of two
+//! bytes, and so many bytes.
+
+use std::time::{Duration, Instant};
+
+use ovpn::client::{Client, ClientConfig};
+use ovpn::data::{Cipher, HEADROOM, TAILROOM};
+use ovpn::endpoint::{Endpoint, Identity, Keepalive, RenewalLimits, TlsInput, TlsKey, TlsOutput, TlsSession};
+use ovpn::key_method2::{KeyMethod2, Randoms};
+use ovpn::keys::{KeyBlock, KeyDerivation};
+use ovpn::packet::{Acks, ControlBody, Header, Opcode, SessionId};
+use ovpn::protection::{ClientProtection, ServerProtection};
+use ovpn::push::Ipv4Prefix;
+use ovpn::server::{Server, ServerConfig};
+use ovpn::static_key::StaticKey;
+use ovpn::underlay::Underlay;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+/// Polls of an end that does not stop of itself.
+const PATIENCE: usize = 2000;
+
+/// Everything that one end of a session is asked.
+struct End<E> {
+    endpoint: E,
+    now: Instant,
+    from: Underlay,
+    tls: Vec<TlsKey>,
+    sent: Vec<Vec<u8>>,
+}
+
+impl<E: Endpoint> End<E> {
+    fn new(endpoint: E, now: Instant, from: Underlay) -> Self {
+        let mut end = Self { endpoint, now, from, tls: Vec::new(), sent: Vec::new() };
+        end.settle();
+        end
+    }
+
+    /// Drains the polls.
+    fn settle(&mut self) {
+        let mut out = Vec::new();
+        for _ in 0..PATIENCE {
+            if let Some((key, input)) = self.endpoint.poll_tls() {
+                match input {
+                    TlsInput::Start => self.tls.push(key),
+                    TlsInput::Close => self.tls.retain(|known| *known != key),
+                    // As a record of this size.
+                    TlsInput::Message(message) => {
+                        self.endpoint.handle_tls(self.now, key, TlsOutput::Ciphertext(message));
+                    }
+                    TlsInput::Ciphertext(_) => {}
+                }
+            } else if let Some(to) = self.endpoint.poll_transmit(self.now, &mut out) {
+                assert!(!out.is_empty() && out.len() < 1250, "a datagram of {} bytes to {to}", out.len());
+                self.sent.push(std::mem::take(&mut out));
+            } else if self.endpoint.poll_event().is_none() {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    fn receive(&mut self, datagram: &[u8]) {
+        let _ = self.endpoint.handle_datagram(self.now, self.from, &mut datagram.to_vec());
+        self.settle();
+    }
+
+    /// What the newest TLS connection says.
+    fn hear(&mut self, output: TlsOutput) {
+        if let Some(&key) = self.tls.last() {
+            self.endpoint.handle_tls(self.now, key, output);
+            self.settle();
+        }
+    }
+
+    fn live(&mut self, mut happens: &[u8]) {
+        // What is sent in the end is bounded by what came in.
+        let most = self.sent.len() + PATIENCE + happens.len();
+        while let Some((&[kind, high, low], rest)) = happens.split_first_chunk::<3>() {
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            let (bytes, rest) = rest.split_at(length.min(rest.len()));
+            happens = rest;
+            match kind % 8 {
+                0 | 1 => self.receive(bytes),
+                2 | 3 => self.hear(TlsOutput::Message(bytes.to_vec())),
+                4 => self.hear(TlsOutput::Ciphertext(bytes.to_vec())),
+                5 => self.hear(TlsOutput::Established(established())),
+                6 => {
+                    self.now += Duration::from_millis(length as u64);
+                    self.endpoint.handle_timeout(self.now);
+                    self.settle();
+                }
+                _ => {
+                    let mut buf = [&[0; HEADROOM], bytes, &[0; TAILROOM]].concat();
+                    let _ = self.endpoint.seal_packet(self.now, &mut buf);
+                    self.settle();
+                }
+            }
+        }
+        assert!(self.sent.len() < most, "{} datagrams", self.sent.len());
+        self.endpoint.shut_down(self.now);
+        self.settle();
+    }
+}
+
+fn established() -> Box<TlsSession> {
+    Box::new(TlsSession {
+        exporter: KeyBlock::from_exporter([7; 256]),
+        dynamic_tls_crypt: StaticKey::from_bytes([8; 256]),
+        identity: Identity { common_name: "peer".to_owned(), san_uris: Vec::new() },
+        version: "TLSv1.3".to_owned(),
+    })
+}
+
+fn rng() -> Box<StdRng> {
+    Box::new(StdRng::seed_from_u64(7))
+}
+
+/// An unwrapped control packet that acknowledges message 0 of `peer`.
+fn control(opcode: Opcode, sender: SessionId, peer: Option<SessionId>, message_id: u32, payload: &[u8]) -> Vec<u8> {
+    let mut acks = Acks::default();
+    if peer.is_some() {
+        acks.push(0);
+    }
+    let mut packet = vec![Header { opcode, key_id: 0 }.encode()];
+    packet.extend_from_slice(&sender.0);
+    ControlBody { acks, ack_session: peer, message_id: Some(message_id), payload }.encode(&mut packet);
+    packet
+}
+
+/// Who sent a packet.
+fn sender(packet: Option<&Vec<u8>>) -> SessionId {
+    SessionId(packet.and_then(|packet| packet.get(1..)?.first_chunk::<8>()).copied().unwrap_or([9; 8]))
+}
+
+fn key_method(options: &str, peer_info: &str) -> KeyMethod2 {
+    let randoms = Randoms::generate(&mut rng());
+    KeyMethod2 { randoms, options: options.to_owned(), peer_info: peer_info.to_owned() }
+}
+
+/// A client.
+pub(crate) fn client(bytes: &[u8]) {
+    let Some((&stage, happens)) = bytes.split_first() else { return };
+    let (now, server) = (Instant::now(), Underlay::udp(([192, 0, 2, 1], 1194).into()));
+    let config = ClientConfig {
+        protection: ClientProtection::None,
+        ciphers: Cipher::ALL.to_vec(),
+        tun_mtu: 1420,
+        max_mtu: 1600,
+        key_derivation: KeyDerivation::Ekm,
+        keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
+        first_answer: Duration::from_secs(10),
+        renewal: RenewalLimits { after: Duration::from_secs(20), ..RenewalLimits::default() },
+        dynamic_tls_crypt: true,
+        epochs: true,
+    };
+    let mut end = End::new(Client::new(config, server, now, 1_700_000_000, rng()), now, server);
+    let (local, id) = (sender(end.sent.first()), SessionId([1; 8]));
+    if stage % 5 > 0 {
+        end.receive(&control(Opcode::HardResetServer, id, Some(local), 0, &[]));
+    }
+    if stage % 5 > 1 {
+        end.hear(TlsOutput::Established(established()));
+    }
+    if stage % 5 > 2 {
+        let message = KeyMethod2 {
+            randoms: Randoms { pre_master: [0; 48], ..key_method("", "").randoms },
+            ..key_method("V4,cipher AES-256-GCM", "")
+        };
+        end.hear(TlsOutput::Message(message.encode(false)));
+    }
+    if stage % 5 > 3 {
+        let flags = if stage & 0x80 == 0 { "cc-exit tls-ekm" } else { "cc-exit tls-ekm dyn-tls-crypt aead-epoch" };
+        let push = format!(
+            "PUSH_REPLY,route-gateway 10.8.0.1,topology subnet,ping 5,ping-restart 20,ifconfig 10.8.0.2 255.255.255.0,\
+             peer-id 1,cipher AES-256-GCM,protocol-flags {flags}\0"
+        );
+        end.hear(TlsOutput::Message(push.into_bytes()));
+        assert!(end.endpoint.is_connected(), "the stage is not what it is to be");
+    }
+    end.live(happens);
+}
+
+/// A server with one client.
+pub(crate) fn server(bytes: &[u8]) {
+    let Some((&stage, happens)) = bytes.split_first() else { return };
+    let (now, client) = (Instant::now(), Underlay::udp(([198, 51, 100, 1], 5000).into()));
+    let config = ServerConfig {
+        protection: ServerProtection::None,
+        ciphers: Cipher::ALL.to_vec(),
+        key_derivation: KeyDerivation::Ekm,
+        tun_mtu: 1420,
+        keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
+        renewal: RenewalLimits { after: Duration::from_secs(20), ..RenewalLimits::default() },
+        dynamic_tls_crypt: true,
+        epochs: true,
+        network: Ipv4Prefix { address: [10, 8, 0, 1].into(), prefix_len: 24 },
+        peers: Vec::new(),
+        pool: Some([10, 8, 0, 10].into()..=[10, 8, 0, 20].into()),
+        routes: Vec::new(),
+        max_peers: 4,
+        max_handshakes: 8,
+    };
+    let mut end = End::new(Server::new(config, now, 1_700_000_000, rng()), now, client);
+    let id = SessionId([1; 8]);
+    if stage % 5 > 0 {
+        end.receive(&control(Opcode::HardResetClient, id, None, 0, &[]));
+        let cookie = sender(end.sent.first());
+        end.receive(&control(Opcode::Control, id, Some(cookie), 1, &[0x16]));
+        assert_eq!(end.tls.len(), 1, "the stage is not what it is to be");
+    }
+    if stage % 5 > 1 {
+        end.hear(TlsOutput::Established(established()));
+    }
+    if stage % 5 > 2 {
+        let proto = if stage & 0x80 == 0 { 174 } else { 1678 };
+        let info = format!("IV_VER=2.6.14\nIV_PROTO={proto}\nIV_CIPHERS=AES-256-GCM:AES-128-GCM\nIV_MTU=1600\n");
+        end.hear(TlsOutput::Message(key_method("V4,cipher AES-256-GCM", &info).encode(true)));
+    }
+    if stage % 5 > 3 {
+        // Acknowledges what the server has sent, so that the push goes out.
+        let cookie = sender(end.sent.first());
+        for message in 1..6u32 {
+            let mut acks = Acks::default();
+            acks.push(message);
+            let mut packet = vec![Header { opcode: Opcode::Ack, key_id: 0 }.encode()];
+            packet.extend_from_slice(&id.0);
+            ControlBody { acks, ack_session: Some(cookie), message_id: None, payload: &[] }.encode(&mut packet);
+            end.receive(&packet);
+        }
+        assert_eq!(end.endpoint.peers().len(), 1, "the stage is not what it is to be");
+    }
+    end.live(happens);
+}
