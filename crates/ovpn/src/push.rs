@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use crate::data::Framing;
 use crate::negotiation::printable;
 
 /// Longest message; stock peers read commands into buffers of 1024 bytes.
@@ -108,14 +109,17 @@ pub enum PushError {
     /// There is no (usable) `ifconfig`.
     #[error("the server pushed no usable address")]
     Address,
-    /// The server wants compression or its framing.
-    #[error("the server pushed '{0}': compression is not supported, remove it from the server's configuration")]
+    /// The server wants compression.
+    #[error(
+        "the server pushed '{0}': compression is not supported, because the length of a compressed packet tells about its \
+         contents; remove it from the server's configuration, or have it push 'compress stub-v2'"
+    )]
     Compression(String),
     /// The cipher is not among ours.
     #[error("the server chose the data cipher '{0}', which is not in data-ciphers here")]
     Cipher(String),
     /// The epoch format without what it needs.
-    #[error("the server pushed the epoch format without a peer id and exported keys")]
+    #[error("the server pushed the epoch format without a peer id, exported keys and a cipher that can have it")]
     Epochs,
     /// The peer id is out of range.
     #[error("the server pushed an impossible peer id")]
@@ -149,6 +153,9 @@ pub struct PushReply {
     pub cc_exit: bool,
     /// MTU of the device, bytes.
     pub tun_mtu: Option<u16>,
+    /// Around every payload.
+    pub framing: Framing,
+    /// A compression that is not done.
     compression: Option<String>,
     /// Options that were not followed, cleaned for the log.
     pub ignored: Vec<String>,
@@ -178,7 +185,7 @@ impl PushReply {
     /// The address to set.
     ///
     /// # Errors
-    /// When nothing usable was pushed, or options that change every packet.
+    /// When nothing usable was pushed, or real compression.
     pub fn ifconfig(&self) -> Result<Ifconfig, PushError> {
         if let Some(option) = &self.compression {
             return Err(PushError::Compression(option.clone()));
@@ -222,7 +229,17 @@ impl PushReply {
             }
             ["key-derivation", "tls-ekm"] => self.tls_ekm = true,
             ["tun-mtu", mtu] => self.tun_mtu = Some(mtu.parse().ok()?),
-            ["compress" | "comp-lzo", ..] => self.compression = Some(printable(option, 40)),
+            ["compress" | "comp-lzo", rest @ ..] => {
+                let framing = match (words[0], rest) {
+                    ("compress", ["stub-v2"]) => Some(Framing::StubV2),
+                    ("compress", [] | ["stub"]) => Some(Framing::Stub),
+                    ("comp-lzo", ["no"]) => Some(Framing::LzoStub),
+                    _ => None,
+                };
+                self.framing = framing.unwrap_or_default();
+                // As with other options, the last word counts.
+                self.compression = framing.is_none().then(|| printable(option, 40));
+            }
             _ => return None,
         }
         Some(())
@@ -267,10 +284,38 @@ mod tests {
     }
 
     #[test]
-    fn refuses_compression_and_missing_addresses() {
-        let mut push = PushReply::default();
-        push.handle_message("PUSH_REPLY,compress lz4-v2,ifconfig 10.8.0.6 10.8.0.5").unwrap();
-        assert!(matches!(push.ifconfig(), Err(PushError::Compression(_))));
+    fn framings_are_taken_and_compression_is_refused() {
+        for (option, framing) in [
+            ("compress stub-v2", Some(Framing::StubV2)),
+            ("compress stub", Some(Framing::Stub)),
+            ("compress", Some(Framing::Stub)),
+            ("comp-lzo no", Some(Framing::LzoStub)),
+            ("comp-lzo yes,compress stub-v2", Some(Framing::StubV2)),
+            ("compress lz4-v2", None),
+            ("compress lz4", None),
+            ("compress lzo", None),
+            ("compress migrate", None),
+            ("comp-lzo", None),
+            ("comp-lzo yes", None),
+            ("comp-lzo adaptive", None),
+            ("compress stub-v2,comp-lzo adaptive", None),
+        ] {
+            let mut push = PushReply::default();
+            push.handle_message(&format!("PUSH_REPLY,{option},ifconfig 10.8.0.6 10.8.0.5")).unwrap();
+            match framing {
+                Some(framing) => assert_eq!((push.ifconfig().is_ok(), push.framing), (true, framing), "{option}"),
+                None => {
+                    assert!(
+                        push.ifconfig().unwrap_err().to_string().contains("compression is not supported"),
+                        "{option}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_missing_addresses() {
         assert_eq!(PushReply::default().ifconfig(), Err(PushError::Address));
         let mut push = PushReply::default();
         push.handle_message("PUSH_REPLY,topology subnet,ifconfig 10.8.0.6 255.0.255.0").unwrap();

@@ -6,6 +6,7 @@
 //!
 //! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
 //! `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
+//! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `dyn=off`, `epochs=off`.
 //! Events are printed one a line; when it is interrupted, the counters follow.
 
@@ -19,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tunnel::{
     AuthDigest, ClientKey, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation, KeyDirection,
-    Listen, Mode, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion,
+    Listen, Mode, MssFix, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion,
     TunnelConfig,
 };
 
@@ -118,6 +119,19 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     if let Some((ping, restart)) = settings.get("ping").and_then(|ping| ping.split_once('/')) {
         let seconds = |text: &str| text.parse().map(Duration::from_secs);
         config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
+    }
+    if let Some(name) = settings.get("auth") {
+        config.data.digest = name.parse()?;
+    }
+    config.data.mss_fix = match settings.get("mssfix").map(|value| value.split_once('/').unwrap_or((value, ""))) {
+        None => config.data.mss_fix,
+        Some(("0", _)) => MssFix::Off,
+        Some((bytes, "mtu")) => MssFix::Datagram(bytes.parse()?),
+        Some((bytes, "fixed")) => MssFix::Inner(bytes.parse()?),
+        Some((bytes, _)) => MssFix::Payload(bytes.parse()?),
+    };
+    if let Some(bytes) = settings.get("max_packet_size") {
+        config.max_packet_size = bytes.parse()?;
     }
     config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
     config.epochs = settings.get("epochs").is_none_or(|epochs| epochs != "off");

@@ -18,9 +18,9 @@ mod sys;
 mod tls;
 
 pub use config::{
-    AuthDigest, Cipher, ClientKey, ControlProtection, Dial, Ipv4Prefix, Keepalive, KeyDirection, KeyError, Listen,
-    MAX_MTU, Metadata, Mode, Remote, RemoteError, RenewalLimits, ServerKey, ServerV2, SharedKey, StaticKey,
-    StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig, UnknownDigest,
+    AuthDigest, Cipher, ClientKey, ControlProtection, DataSettings, Dial, Ipv4Prefix, Keepalive, KeyDirection,
+    KeyError, Listen, MAX_MTU, Metadata, Mode, MssFix, Remote, RemoteError, RenewalLimits, ServerKey, ServerV2,
+    SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
@@ -30,6 +30,7 @@ pub use report::{
 };
 pub use tls::TlsError;
 
+use ovpn::endpoint::MAX_PACKET_SIZES;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -90,6 +91,9 @@ fn open(listen: &Listen) -> Result<(sockets::Sockets, Vec<Underlay>), Error> {
     Ok((sockets::Sockets::listening(udp, streams), addresses))
 }
 
+/// Least bytes for [`MssFix`]: whatever is in the way then, some are left for data.
+const LEAST_MSS_FIX: u16 = 256;
+
 fn check(config: &TunnelConfig) -> Result<(), Error> {
     if !(576..=MAX_MTU).contains(&config.tun_mtu) {
         return Err(Error::Setting("the tunnel's MTU must be from 576 to 1600"));
@@ -99,6 +103,14 @@ fn check(config: &TunnelConfig) -> Result<(), Error> {
     }
     if config.data_ciphers.is_empty() {
         return Err(Error::Setting("there must be at least one data cipher"));
+    }
+    if !MAX_PACKET_SIZES.contains(&config.max_packet_size) {
+        return Err(Error::Setting("the largest packet of the control channel must be from 154 to 2048 bytes"));
+    }
+    if let MssFix::Datagram(bytes) | MssFix::Payload(bytes) | MssFix::Inner(bytes) = config.data.mss_fix
+        && bytes < LEAST_MSS_FIX
+    {
+        return Err(Error::Setting("TCP connections cannot be made to fit into less than 256 bytes"));
     }
     match &config.mode {
         Mode::Listen(listen) if listen.prefix_len > 32 => Err(Error::Setting("the prefix length must be from 0 to 32")),
