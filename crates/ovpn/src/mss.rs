@@ -43,6 +43,23 @@ const HEADERS: usize = 20 + 20;
 const MORE_OF_IPV6: u16 = 20;
 
 impl MssFix {
+    /// Least bytes that may be set: whatever stands around the data of a segment, some are left for it.
+    pub const LEAST: u16 = 256;
+
+    /// Reads the words of the option: `[BYTES [mtu|fixed]]`. `None` when they are none, or too little.
+    #[must_use]
+    pub fn parse(words: &[&str]) -> Option<Self> {
+        let bytes = |text: &str| text.parse().ok().filter(|&bytes| bytes >= Self::LEAST);
+        match words {
+            [] => Some(Self::default()),
+            ["0", ..] => Some(Self::Off),
+            [text] => bytes(text).map(Self::Payload),
+            [text, "mtu"] => bytes(text).map(Self::Datagram),
+            [text, "fixed"] => bytes(text).map(Self::Inner),
+            _ => None,
+        }
+    }
+
     /// The largest segment inside of IPv4, bytes. `None` when nothing is to be lowered.
     pub(crate) fn limit(self, carrier: &Carrier) -> Option<u16> {
         let ip = if carrier.remote.canonical_address().is_ipv4() { 20 } else { 40 };

@@ -13,7 +13,7 @@ use ovpn::keys::KeyDerivation;
 pub use ovpn::mss::MssFix;
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
-pub use ovpn::push::Ipv4Prefix;
+pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PullFilter, PullRules};
 pub use ovpn::server::StaticPeer;
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
 pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
@@ -53,6 +53,8 @@ pub struct TunnelConfig {
     /// Largest IP datagram of the control channel, [`ovpn::endpoint::MAX_PACKET_SIZES`]. Less than 1250 is for paths on
     /// which handshakes hang although small packets get through.
     pub max_packet_size: u16,
+    /// What a dialer takes of the push.
+    pub pull: PullRules,
 }
 
 /// Largest MTU of the device, bytes; also what a server may push.
@@ -78,6 +80,7 @@ impl TunnelConfig {
             epochs: true,
             data: DataSettings::default(),
             max_packet_size: DEFAULT_MAX_PACKET_SIZE,
+            pull: PullRules::default(),
         }
     }
 }

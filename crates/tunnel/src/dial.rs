@@ -48,6 +48,7 @@ pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
         epochs: config.epochs,
         data: config.data,
         max_packet_size: config.max_packet_size,
+        pull: config.pull.clone(),
     })
 }
 

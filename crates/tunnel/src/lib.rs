@@ -18,15 +18,17 @@ mod sys;
 mod tls;
 
 pub use config::{
-    AuthDigest, Cipher, ClientKey, ControlProtection, DataSettings, Dial, Ipv4Prefix, Keepalive, KeyDirection,
-    KeyError, Listen, MAX_MTU, Metadata, Mode, MssFix, Remote, RemoteError, RenewalLimits, ServerKey, ServerV2,
-    SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig, UnknownDigest,
+    AuthDigest, Cipher, ClientKey, ControlProtection, DataSettings, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix,
+    Keepalive, KeyDirection, KeyError, Listen, MAX_MTU, Metadata, Mode, MssFix, PullFilter, PullRules, Remote,
+    RemoteError, RenewalLimits, ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth,
+    TlsMaterial, TlsVersion, TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
 pub use report::{
-    Command, Configured, DropReason, Drops, EndReason, Event, Identity, Ifconfig, KeyDerivation, PeerConnected, PeerId,
-    PeerSnapshot, PushedRoute, Snapshot, Traffic, Transport, Underlay,
+    Command, Configured, Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, DropReason, Drops, EndReason, Event,
+    Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route, PushedRoute,
+    Redirect, RouteGateway, Snapshot, Traffic, Transport, Underlay,
 };
 pub use tls::TlsError;
 
@@ -91,9 +93,6 @@ fn open(listen: &Listen) -> Result<(sockets::Sockets, Vec<Underlay>), Error> {
     Ok((sockets::Sockets::listening(udp, streams), addresses))
 }
 
-/// Least bytes for [`MssFix`]: whatever is in the way then, some are left for data.
-const LEAST_MSS_FIX: u16 = 256;
-
 fn check(config: &TunnelConfig) -> Result<(), Error> {
     if !(576..=MAX_MTU).contains(&config.tun_mtu) {
         return Err(Error::Setting("the tunnel's MTU must be from 576 to 1600"));
@@ -108,7 +107,7 @@ fn check(config: &TunnelConfig) -> Result<(), Error> {
         return Err(Error::Setting("the largest packet of the control channel must be from 154 to 2048 bytes"));
     }
     if let MssFix::Datagram(bytes) | MssFix::Payload(bytes) | MssFix::Inner(bytes) = config.data.mss_fix
-        && bytes < LEAST_MSS_FIX
+        && bytes < MssFix::LEAST
     {
         return Err(Error::Setting("TCP connections cannot be made to fit into less than 256 bytes"));
     }

@@ -12,7 +12,7 @@ use ovpn::endpoint::{
 };
 use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
-use ovpn::push::Ipv4Prefix;
+use ovpn::push::{Ipv4Prefix, PullRules};
 use ovpn::server::{Server, ServerConfig, StaticPeer};
 use ovpn::static_key::StaticKey;
 use ovpn::underlay::Underlay;
@@ -36,6 +36,7 @@ pub(crate) fn client_config() -> ClientConfig {
         epochs: true,
         data: DataSettings::default(),
         max_packet_size: DEFAULT_MAX_PACKET_SIZE,
+        pull: PullRules::default(),
     }
 }
 
@@ -307,7 +308,7 @@ impl Network {
     /// The inner address that the client was told.
     pub(crate) fn address(&self, at: usize) -> Option<Ipv4Addr> {
         self.events[at].iter().rev().find_map(|event| match event {
-            Event::Configured(configured) => Some(configured.ifconfig.address()),
+            Event::Configured(configured) => configured.address(),
             _ => None,
         })
     }
