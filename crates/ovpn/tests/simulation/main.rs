@@ -6,6 +6,7 @@ mod data;
 mod float;
 mod histories;
 mod network;
+mod probes;
 mod protection;
 mod renewal;
 mod replacement;
