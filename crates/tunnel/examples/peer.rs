@@ -6,6 +6,7 @@
 //!
 //! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
 //! `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
+//! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
 //! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
 
@@ -22,7 +23,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
 use tunnel::{
     AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation,
-    KeyDirection, Listen, Mode, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth,
+    KeyDirection, Listen, Mode, MssFix, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth,
     TlsMaterial, TlsVersion, TunnelConfig,
 };
 
@@ -119,6 +120,16 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     if let Some((ping, restart)) = settings.get("ping").and_then(|ping| ping.split_once('/')) {
         let seconds = |text: &str| text.parse().map(Duration::from_secs);
         config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
+    }
+    if let Some(name) = settings.get("auth") {
+        config.data.digest = name.parse()?;
+    }
+    if let Some(words) = settings.get("mssfix") {
+        let words: Vec<&str> = words.split('/').collect();
+        config.data.mss_fix = MssFix::parse(&words).ok_or("mssfix=BYTES[/mtu|/fixed]")?;
+    }
+    if let Some(bytes) = settings.get("max_packet_size") {
+        config.max_packet_size = bytes.parse()?;
     }
     config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
     config.epochs = settings.get("epochs").is_none_or(|epochs| epochs != "off");

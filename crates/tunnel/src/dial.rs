@@ -43,6 +43,8 @@ pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
+        data: config.data,
+        max_packet_size: config.max_packet_size,
         pull: config.pull.clone(),
     })
 }

@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("data_packet", data_packet),
     ("epoch_packet", epoch_packet),
     ("key_method", key_method),
+    ("mss", mss),
     ("peer_info", peer_info),
     ("profile", profile),
     ("push_reply", push_reply),
@@ -99,8 +100,9 @@ fn wrapped_key(bytes: &[u8]) {
 /// A data packet, under every cipher.
 fn data_packet(bytes: &[u8]) {
     let block = KeyBlock::from_exporter([7; 256]);
-    for cipher in Cipher::ALL {
-        let Ok(mut channel) = DataChannel::new(Role::Server, 0, Some(1), *cipher, &block) else { continue };
+    for cipher in Cipher::ALL.iter().chain(Cipher::CBC) {
+        let digest = AuthDigest::default();
+        let Ok(mut channel) = DataChannel::new(Role::Server, 0, Some(1), *cipher, digest, &block) else { continue };
         assert!(channel.open(&mut bytes.to_vec()).is_err(), "a packet that nobody sealed");
     }
 }
@@ -132,11 +134,23 @@ fn key_method(bytes: &[u8]) {
     }
 }
 
+/// An inner packet whose largest TCP segment is to be limited; the limit stands before it.
+fn mss(bytes: &[u8]) {
+    let Some((&limit, inner)) = bytes.split_first_chunk::<2>() else { return };
+    let limit = u16::from_be_bytes(limit);
+    let mut clamped = inner.to_vec();
+    ovpn::mss::clamp(&mut clamped, limit);
+    assert_eq!(clamped.len(), inner.len());
+    let mut again = clamped.clone();
+    ovpn::mss::clamp(&mut again, limit);
+    assert_eq!(again, clamped, "a packet that changes twice");
+}
+
 /// A client's words about itself.
 fn peer_info(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let info = PeerInfo::parse(&text);
-    let _ = info.choose_cipher(Cipher::ALL, &text);
+    let _ = info.choose_cipher(Cipher::ALL, &text, None);
     assert!(!info.software.contains(char::is_control), "control characters for the log");
 }
 

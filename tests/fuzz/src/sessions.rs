@@ -5,13 +5,15 @@
 use std::time::{Duration, Instant};
 
 use ovpn::client::{Client, ClientConfig};
-use ovpn::data::{Cipher, HEADROOM, TAILROOM};
-use ovpn::endpoint::{Endpoint, Identity, Keepalive, RenewalLimits, TlsInput, TlsKey, TlsOutput, TlsSession};
+use ovpn::data::{Cipher, DataSettings, HEADROOM, TAILROOM};
+use ovpn::endpoint::{
+    DEFAULT_MAX_PACKET_SIZE, Endpoint, Identity, Keepalive, RenewalLimits, TlsInput, TlsKey, TlsOutput, TlsSession,
+};
 use ovpn::key_method2::{KeyMethod2, Randoms};
 use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::packet::{Acks, ControlBody, Header, Opcode, SessionId};
 use ovpn::protection::{ClientProtection, ServerProtection};
-use ovpn::push::Ipv4Prefix;
+use ovpn::push::{Ipv4Prefix, PullRules};
 use ovpn::server::{Server, ServerConfig};
 use ovpn::static_key::StaticKey;
 use ovpn::underlay::Underlay;
@@ -145,7 +147,7 @@ pub(crate) fn client(bytes: &[u8]) {
     let (now, server) = (Instant::now(), Underlay::udp(([192, 0, 2, 1], 1194).into()));
     let config = ClientConfig {
         protection: ClientProtection::None,
-        ciphers: Cipher::ALL.to_vec(),
+        ciphers: [Cipher::ALL, Cipher::CBC].concat(),
         tun_mtu: 1420,
         max_mtu: 1600,
         key_derivation: KeyDerivation::Ekm,
@@ -154,6 +156,9 @@ pub(crate) fn client(bytes: &[u8]) {
         renewal: RenewalLimits { after: Duration::from_secs(20), ..RenewalLimits::default() },
         dynamic_tls_crypt: true,
         epochs: true,
+        data: DataSettings::default(),
+        max_packet_size: DEFAULT_MAX_PACKET_SIZE,
+        pull: PullRules::default(),
     };
     let mut end = End::new(Client::new(config, server, now, 1_700_000_000, rng()), now, server);
     let (local, id) = (sender(end.sent.first()), SessionId([1; 8]));
@@ -171,10 +176,14 @@ pub(crate) fn client(bytes: &[u8]) {
         end.hear(TlsOutput::Message(message.encode(false)));
     }
     if stage % 5 > 3 {
-        let flags = if stage & 0x80 == 0 { "cc-exit tls-ekm" } else { "cc-exit tls-ekm dyn-tls-crypt aead-epoch" };
+        let (cipher, flags) = match stage >> 6 {
+            0 => ("AES-256-GCM", "cc-exit tls-ekm"),
+            1 => ("AES-128-CBC", "tls-ekm"),
+            _ => ("CHACHA20-POLY1305", "cc-exit tls-ekm dyn-tls-crypt aead-epoch"),
+        };
         let push = format!(
             "PUSH_REPLY,route-gateway 10.8.0.1,topology subnet,ping 5,ping-restart 20,ifconfig 10.8.0.2 255.255.255.0,\
-             peer-id 1,cipher AES-256-GCM,protocol-flags {flags}\0"
+             peer-id 1,cipher {cipher},protocol-flags {flags}\0"
         );
         end.hear(TlsOutput::Message(push.into_bytes()));
         assert!(end.endpoint.is_connected(), "the stage is not what it is to be");
@@ -188,13 +197,15 @@ pub(crate) fn server(bytes: &[u8]) {
     let (now, client) = (Instant::now(), Underlay::udp(([198, 51, 100, 1], 5000).into()));
     let config = ServerConfig {
         protection: ServerProtection::None,
-        ciphers: Cipher::ALL.to_vec(),
+        ciphers: [Cipher::ALL, Cipher::CBC].concat(),
         key_derivation: KeyDerivation::Ekm,
         tun_mtu: 1420,
         keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
         renewal: RenewalLimits { after: Duration::from_secs(20), ..RenewalLimits::default() },
         dynamic_tls_crypt: true,
         epochs: true,
+        data: DataSettings::default(),
+        max_packet_size: DEFAULT_MAX_PACKET_SIZE,
         network: Ipv4Prefix { address: [10, 8, 0, 1].into(), prefix_len: 24 },
         peers: Vec::new(),
         pool: Some([10, 8, 0, 10].into()..=[10, 8, 0, 20].into()),

@@ -185,6 +185,16 @@ impl Lab {
         command
     }
 
+    /// Does something in the namespace of `side`. Sockets stay in the one in which they were made.
+    pub(crate) fn inside<T: Send>(&self, side: Side, what: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(Path::new("/run/netns").join(&self.namespaces[side as usize])).unwrap();
+        let enter_and_do = || {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            what()
+        };
+        std::thread::scope(|scope| scope.spawn(enter_and_do).join().unwrap())
+    }
+
     /// Starts a process whose output goes to the file `log`.
     pub(crate) fn spawn(&mut self, side: Side, log: &str, program: &str, words: &[String]) {
         let file = File::create(self.path(log)).unwrap();
