@@ -41,26 +41,27 @@ impl<E: Endpoint> End<E> {
 
     /// Drains the polls.
     fn settle(&mut self) {
+        assert!((0..PATIENCE).any(|_| !self.poll()), "it never comes to rest");
+    }
+
+    /// Whether there was anything.
+    fn poll(&mut self) -> bool {
         let mut out = Vec::new();
-        for _ in 0..PATIENCE {
-            if let Some((key, input)) = self.endpoint.poll_tls() {
-                match input {
-                    TlsInput::Start => self.tls.push(key),
-                    TlsInput::Close => self.tls.retain(|known| *known != key),
-                    // As a record of this size.
-                    TlsInput::Message(message) => {
-                        self.endpoint.handle_tls(self.now, key, TlsOutput::Ciphertext(message));
-                    }
-                    TlsInput::Ciphertext(_) => {}
-                }
-            } else if let Some(to) = self.endpoint.poll_transmit(self.now, &mut out) {
-                assert!(!out.is_empty() && out.len() < 1250, "a datagram of {} bytes to {to}", out.len());
-                self.sent.push(std::mem::take(&mut out));
-            } else if self.endpoint.poll_event().is_none() {
-                return;
+        if let Some((key, input)) = self.endpoint.poll_tls() {
+            match input {
+                TlsInput::Start => self.tls.push(key),
+                TlsInput::Close => self.tls.retain(|known| *known != key),
+                // As a record of this size.
+                TlsInput::Message(message) => self.endpoint.handle_tls(self.now, key, TlsOutput::Ciphertext(message)),
+                TlsInput::Ciphertext(_) => {}
             }
+        } else if let Some(to) = self.endpoint.poll_transmit(self.now, &mut out) {
+            assert!(!out.is_empty() && out.len() < 1250, "a datagram of {} bytes to {to}", out.len());
+            self.sent.push(out);
+        } else {
+            return self.endpoint.poll_event().is_some();
         }
-        panic!("it never comes to rest");
+        true
     }
 
     fn receive(&mut self, datagram: &[u8]) {
