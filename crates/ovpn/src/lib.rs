@@ -9,12 +9,14 @@
 //! either side, dynamic tls-crypt, float, the epoch format. Not announced, and so not used by peers: CBC, compression.
 #![forbid(unsafe_code)]
 
+pub mod auth_token;
 pub mod client;
 pub mod data;
 pub mod drops;
 pub mod endpoint;
 pub mod key_method2;
 pub mod keys;
+pub mod login;
 pub mod negotiation;
 pub mod packet;
 pub mod protection;

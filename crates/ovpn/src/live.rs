@@ -7,13 +7,14 @@ use crate::data::{Cipher, DataChannel, HEADROOM, KeyExhausted, Payload, TAILROOM
 use crate::drops::DropReason;
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerId, RenewalLimits, Traffic};
 use crate::keys::{KeyBlock, KeyDerivation};
+use crate::login::Credentials;
 use crate::packet::Header;
 use crate::wrap::Role;
 
 mod renewal;
 
-pub(crate) use renewal::Desk;
 use renewal::Renewal;
+pub(crate) use renewal::{Desk, Heard};
 
 /// How long a new key waits at least before it seals unproven, so that the acknowledgement that tells the peer to take it
 /// into use arrives before the data.
@@ -32,6 +33,7 @@ pub(crate) struct Terms {
     pub(crate) derivation: KeyDerivation,
     /// Of our key exchange messages.
     pub(crate) options: String,
+    pub(crate) credentials: Option<Credentials>,
     pub(crate) peer_info: String,
     pub(crate) limits: RenewalLimits,
 }
@@ -148,6 +150,16 @@ impl Live {
 
     pub(crate) fn traffic(&self) -> Traffic {
         self.traffic
+    }
+
+    /// Who the peer's certificate says it is.
+    pub(crate) fn certificate(&self) -> &Identity {
+        &self.terms.identity
+    }
+
+    /// Shows these in the key exchanges to come.
+    pub(crate) fn use_credentials(&mut self, credentials: Option<Credentials>) {
+        self.terms.credentials = credentials;
     }
 
     /// A control packet of the peer authenticated.

@@ -3,6 +3,10 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::login::Secret;
 use crate::negotiation::printable;
 
 /// Longest message; stock peers read commands into buffers of 1024 bytes.
@@ -11,6 +15,8 @@ const MAX_MESSAGE: usize = 940;
 const MAX_ROUTES: usize = 256;
 /// Ignored options remembered for the log.
 const MAX_IGNORED: usize = 32;
+/// Longest token that is taken, bytes: it must fit into a key exchange message.
+const MAX_TOKEN: usize = 1024;
 const REPLY: &str = "PUSH_REPLY";
 
 /// An IPv4 network.
@@ -150,6 +156,10 @@ pub struct PushReply {
     /// MTU of the device, bytes.
     pub tun_mtu: Option<u16>,
     compression: Option<String>,
+    /// Stands for the password from now on.
+    pub auth_token: Option<Secret>,
+    /// The user name that goes with the token, if it is another.
+    pub auth_token_user: Option<String>,
     /// Options that were not followed, cleaned for the log.
     pub ignored: Vec<String>,
 }
@@ -222,11 +232,21 @@ impl PushReply {
             }
             ["key-derivation", "tls-ekm"] => self.tls_ekm = true,
             ["tun-mtu", mtu] => self.tun_mtu = Some(mtu.parse().ok()?),
+            // A token is a secret: whatever is wrong with it, it does not go among the ignored options.
+            ["auth-token", token @ ..] => {
+                self.auth_token = token.first().filter(|token| token.len() <= MAX_TOKEN).map(|&token| token.into());
+            }
+            ["auth-token-user", name @ ..] => self.auth_token_user = name.first().and_then(|name| decode_user(name)),
             ["compress" | "comp-lzo", ..] => self.compression = Some(printable(option, 40)),
             _ => return None,
         }
         Some(())
     }
+}
+
+/// A user name in base64.
+fn decode_user(name: &str) -> Option<String> {
+    String::from_utf8(STANDARD.decode(name).ok()?).ok()
 }
 
 fn parse_route(words: &[&str]) -> Option<PushedRoute> {

@@ -7,7 +7,11 @@
 //! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
 //! `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `dyn=off`, `epochs=off`.
+//! `login=USER:PASSWORD`, `check=FILE` and more about passwords and commands: see `peer/auth.rs`.
 //! Events are printed one a line; when it is interrupted, the counters follow.
+
+#[path = "peer/auth.rs"]
+mod auth;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -39,6 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let stop = CancellationToken::new();
     let mut handle = tunnel::start(config, device, stop.clone())?;
+    let mut orders = auth::orders(&settings)?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     loop {
         tokio::select! {
@@ -52,6 +57,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
                     set_address(&tun, &address, peer, configured.mtu)?;
                 }
             }
+            Some(request) = handle.logins.recv() => auth::decide(&settings, request, handle.commands.clone()),
+            Some(command) = orders.recv() => handle.commands.send(command).await?,
             _ = interrupt.recv() => stop.cancel(),
             _ = terminate.recv() => stop.cancel(),
             result = &mut handle.task => {
@@ -101,7 +108,8 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         }
     };
     let read = |key: &str| -> Result<String, Box<dyn Error>> { Ok(std::fs::read_to_string(need(key)?)?) };
-    let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: read("cert")?, key_pem: read("key")?.into() };
+    let own = |key: &str| if settings.contains_key(key) { read(key) } else { Ok(String::new()) };
+    let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: own("cert")?, key_pem: own("key")?.into() };
     let mut config = TunnelConfig::new(mode, tls, protection(settings)?);
     if let Some(names) = settings.get("ciphers") {
         config.data_ciphers = names.split(':').map(str::parse).collect::<Result<_, _>>()?;
@@ -119,6 +127,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         let seconds = |text: &str| text.parse().map(Duration::from_secs);
         config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
     }
+    auth::set(&mut config, settings)?;
     config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
     config.epochs = settings.get("epochs").is_none_or(|epochs| epochs != "off");
     for (key, place) in [

@@ -6,9 +6,11 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use ovpn::auth_token::{TokenKey, Tokens};
 pub use ovpn::data::Cipher;
 pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
+pub use ovpn::login::{Admission, Advance, CertificateDemand, Credentials, Decision, LoginRequest, Secret};
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
 pub use ovpn::push::Ipv4Prefix;
@@ -46,6 +48,16 @@ pub struct TunnelConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether data packets are in the epoch format, which renews its keys by itself, when the other end can do that too.
     pub epochs: bool,
+    /// Whether `EXIT` on the control channel and `protocol-flags` are announced and used. Without them, goodbyes go over
+    /// the data channel; a dialer then has neither dynamic tls-crypt nor the epoch format. For tests.
+    pub control_exit: bool,
+    /// Dialer: a user name and password to show beside the certificate or instead of it. At most 127 bytes each.
+    pub login: Option<Credentials>,
+    /// Dialer: how long after a final refusal (wrong password, no place for us, told to stop) it tries again. Without, the
+    /// tunnel ends with [`crate::Error::Refused`].
+    pub after_refusal: Option<Duration>,
+    /// Listener: how peers show who they are.
+    pub admission: Admission,
 }
 
 /// Largest MTU of the device, bytes; also what a server may push.
@@ -69,6 +81,10 @@ impl TunnelConfig {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+            control_exit: true,
+            login: None,
+            after_refusal: None,
+            admission: Admission::default(),
         }
     }
 }
@@ -218,7 +234,7 @@ impl fmt::Display for Remote {
 pub struct TlsMaterial {
     /// Authorities that peers' certificates must chain to.
     pub ca_pem: String,
-    /// Own certificate, then intermediates.
+    /// Own certificate, then intermediates. Empty, with the key, for a dialer that shows only a password.
     pub cert_pem: String,
     /// Own private key.
     pub key_pem: secrecy::SecretString,

@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ovpn::client::{Client, ClientConfig};
-use ovpn::endpoint::Endpoint;
+use ovpn::endpoint::{EndReason, Endpoint, Retry};
+use ovpn::login::{Advance, Login};
 use ovpn::underlay::{Transport, Underlay};
 use rand::RngExt;
 use tokio::net::{TcpStream, UdpSocket};
@@ -46,6 +47,8 @@ pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
+        control_exit: config.control_exit,
+        login: Login::new(config.login.clone()),
     })
 }
 
@@ -54,6 +57,7 @@ pub(crate) async fn run(
     mut driver: Driver,
     mut client: ClientConfig,
     dial: Dial,
+    after_refusal: Option<Duration>,
     commands: mpsc::Sender<Command>,
 ) -> Result<(), Error> {
     if dial.remotes.len() > 1 {
@@ -64,9 +68,15 @@ pub(crate) async fn run(
     loop {
         match dialer.round(&mut driver).await? {
             Attempt::Stopped => return Ok(()),
+            Attempt::Refused(reason) => {
+                let Some(wait) = after_refusal else { return Err(Error::Refused(reason)) };
+                if pause(&mut driver, wait).await {
+                    return Ok(());
+                }
+            }
             // It worked a moment ago: begin at once.
             Attempt::Over => wait = FIRST_WAIT,
-            Attempt::Failed => {
+            Attempt::Failed | Attempt::Told { .. } => {
                 if pause(&mut driver, wait).await {
                     return Ok(());
                 }
@@ -99,12 +109,26 @@ impl Dialer {
                     Vec::new()
                 }
             };
-            for address in addresses {
+            let mut addresses = addresses.into_iter();
+            let mut next = addresses.next();
+            while let Some(address) = next {
                 let returning = (at > 0).then(|| AbortOnDropHandle::new(tokio::spawn(self.returning(at))));
-                let attempt = attempt(driver, &self.config, Underlay { transport: remote.transport, address }).await?;
+                let to = Underlay { transport: remote.transport, address };
+                let attempt = attempt(driver, &mut self.config, to).await?;
                 drop(returning);
                 match attempt {
-                    Attempt::Failed => {}
+                    Attempt::Failed => next = addresses.next(),
+                    Attempt::Told { wait, advance } => {
+                        if pause(driver, wait).await {
+                            return Ok(Attempt::Stopped);
+                        }
+                        match advance {
+                            Advance::No => {}
+                            Advance::Address => next = addresses.next(),
+                            Advance::Remote => next = None,
+                        }
+                    }
+                    Attempt::Refused(_) => return Ok(attempt),
                     Attempt::Stopped => return Ok(Attempt::Stopped),
                     Attempt::Over => {
                         self.look = if at == 0 { FIRST_LOOK } else { (self.look * 2).min(LONGEST_LOOK) };
@@ -135,9 +159,16 @@ enum Attempt {
     Failed,
     /// Was connected, or was told to connect anew.
     Over,
+    /// The server said when and where to try again.
+    Told {
+        wait: Duration,
+        advance: Advance,
+    },
+    /// The server does not want us.
+    Refused(EndReason),
 }
 
-async fn attempt(driver: &mut Driver, config: &ClientConfig, remote: Underlay) -> Result<Attempt, Error> {
+async fn attempt(driver: &mut Driver, config: &mut ClientConfig, remote: Underlay) -> Result<Attempt, Error> {
     // A command that came too late for the session before is obeyed by what happens here.
     while driver.commands.try_recv().is_ok() {}
     driver.report(Event::Connecting { remote });
@@ -153,7 +184,16 @@ async fn attempt(driver: &mut Driver, config: &ClientConfig, remote: Underlay) -
         }
     };
     let mut client = Client::new(config.clone(), remote, Instant::now(), crate::unix_time(), crate::rng());
-    match driver.run(&mut client, &mut sockets).await {
+    let outcome = driver.run(&mut client, &mut sockets).await;
+    config.login.clone_from(client.login());
+    if let (Ok(Outcome::Ended), Some(reason)) = (&outcome, client.end_reason()) {
+        match reason.retry() {
+            Retry::Usual => {}
+            Retry::Told { wait, advance } => return Ok(Attempt::Told { wait, advance }),
+            Retry::Never => return Ok(Attempt::Refused(reason.clone())),
+        }
+    }
+    match outcome {
         Ok(Outcome::Stopped) => Ok(Attempt::Stopped),
         Ok(Outcome::Reconnect) => Ok(Attempt::Over),
         Ok(Outcome::Ended) if client.counters().handshakes_completed > 0 => Ok(Attempt::Over),
@@ -221,7 +261,7 @@ impl Role for Client {
         match command {
             Command::Reconnect => true,
             // A dialer's only peer is left by stopping the tunnel.
-            Command::Disconnect { .. } => false,
+            Command::Disconnect { .. } | Command::Notify { .. } | Command::Decide { .. } => false,
         }
     }
 

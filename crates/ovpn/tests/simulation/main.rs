@@ -2,6 +2,7 @@
 //! byte pipe in place of TLS.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod auth;
 mod float;
 mod histories;
 mod network;
