@@ -140,7 +140,9 @@ impl Server {
                 let deadline = now + self.config.renewal.hand_window;
                 if let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&tls.session)
                 {
-                    peer.login.undecided = Some((tls, deadline));
+                    // Renewals that follow quickly do not put the end off.
+                    let first = peer.login.undecided.map_or(deadline, |(_, first)| first);
+                    peer.login.undecided = Some((tls, first));
                 }
                 self.next_timeout = Some(now);
                 self.ask(tls, remote, &certificate, credentials, true);
