@@ -13,7 +13,7 @@ use ovpn::keys::KeyDerivation;
 pub use ovpn::login::{Admission, Advance, CertificateDemand, Credentials, Decision, LoginRequest, Secret};
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
-pub use ovpn::push::Ipv4Prefix;
+pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PullFilter, PullRules};
 pub use ovpn::server::StaticPeer;
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
 pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
@@ -58,6 +58,8 @@ pub struct TunnelConfig {
     pub after_refusal: Option<Duration>,
     /// Listener: how peers show who they are.
     pub admission: Admission,
+    /// What a dialer takes of the push.
+    pub pull: PullRules,
 }
 
 /// Largest MTU of the device, bytes; also what a server may push.
@@ -85,6 +87,7 @@ impl TunnelConfig {
             login: None,
             after_refusal: None,
             admission: Admission::default(),
+            pull: PullRules::default(),
         }
     }
 }

@@ -49,6 +49,7 @@ pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
         epochs: config.epochs,
         control_exit: config.control_exit,
         login: Login::new(config.login.clone()),
+        pull: config.pull.clone(),
     })
 }
 

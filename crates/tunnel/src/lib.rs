@@ -19,15 +19,17 @@ mod tls;
 
 pub use config::{
     Admission, Advance, AuthDigest, CertificateDemand, Cipher, ClientKey, ControlProtection, Credentials, Decision,
-    Dial, Ipv4Prefix, Keepalive, KeyDirection, KeyError, Listen, LoginRequest, MAX_MTU, Metadata, Mode, Remote,
-    RemoteError, RenewalLimits, Secret, ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth,
-    TlsMaterial, TlsVersion, TokenKey, Tokens, TunnelConfig, UnknownDigest,
+    Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive, KeyDirection, KeyError, Listen, LoginRequest, MAX_MTU,
+    Metadata, Mode, PullFilter, PullRules, Remote, RemoteError, RenewalLimits, Secret, ServerKey, ServerV2, SharedKey,
+    StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TokenKey, Tokens, TunnelConfig,
+    UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
 pub use report::{
-    Command, Configured, DropReason, Drops, EndReason, Event, Identity, Ifconfig, KeyDerivation, Notice, PeerConnected,
-    PeerId, PeerSnapshot, PushedRoute, Snapshot, TlsKey, Traffic, Transport, Underlay,
+    Command, Configured, Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, DropReason, Drops, EndReason, Event,
+    Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, Notice, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route,
+    PushedRoute, Redirect, RouteGateway, Snapshot, TlsKey, Traffic, Transport, Underlay,
 };
 pub use tls::TlsError;
 

@@ -84,7 +84,7 @@ impl Client {
     /// A push to a connected client has nothing for us but a token to renew keys with.
     pub(super) fn take_new_token(&mut self, command: &str) {
         let Phase::Connected { live, .. } = &mut self.phase else { return };
-        let mut push = PushReply::default();
+        let mut push = PushReply::new(self.config.pull.clone());
         // What is no push at all is ignored like any unknown command.
         if push.handle_message(command).is_ok()
             && let Some(token) = push.auth_token

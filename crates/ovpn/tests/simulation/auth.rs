@@ -139,8 +139,8 @@ fn temporary_refusals_say_when_and_where_to_try_again() {
     let mut net = Network::new(33, asking());
     net.alter = Some(Box::new(|message| {
         let text = String::from_utf8_lossy(message);
-        assert!(text.contains("IV_PROTO=1950"), "{text}");
-        replace(message, b"IV_PROTO=1950", b"IV_PROTO=1694")
+        assert!(text.contains("IV_PROTO=3998"), "{text}");
+        replace(message, b"IV_PROTO=3998", b"IV_PROTO=3742")
     }));
     let at = net.add_client("a", knowing("alice", "secret"));
     net.run(seconds(1));

@@ -433,8 +433,8 @@ fn our_peer_info_in_the_log_of_a_stock_server() {
     lab.spawn_ours(Side::Client, "ours", "client", &["ciphers=CHACHA20-POLY1305:AES-256-GCM"]);
     lab.wait_for("ours", "PeerConnected");
     let log = lab.log("stock");
-    // Peer id, push unasked, exporter, AUTH_PENDING, protocol-flags, temporary refusals, dynamic tls-crypt, epochs.
-    let protocol = 2 + 4 + 8 + 16 + 128 + 256 + 512 + 1024;
+    // Peer id, push unasked, exporter, AUTH_PENDING, protocol-flags, temporary refusals, dynamic tls-crypt, epochs, dns.
+    let protocol = 2 + 4 + 8 + 16 + 128 + 256 + 512 + 1024 + 2048;
     for line in [&format!("IV_PROTO={protocol}"), "IV_CIPHERS=CHACHA20-POLY1305:AES-256-GCM", "IV_PLAT=linux"] {
         assert!(log.contains(&format!("peer info: {line}")), "no '{line}' in\n{log}");
     }
