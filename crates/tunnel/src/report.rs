@@ -44,9 +44,12 @@ pub enum Event {
     /// Dialer: words of the server for the person who uses it, cleaned; perhaps a web address to go to
     /// (`WEB_AUTH:flags:URL`).
     Info(String),
-    /// Dialer: what to set on the device. Comes right before [`Event::PeerConnected`].
+    /// Dialer: what to set on the device. Comes right before a [`Event::PeerConnected`], the first one and each that
+    /// changes it.
     Configured(Configured),
-    /// Data flows.
+    /// Data flows. A dialer whose way to the peer changes, to TCP for instance, reports it once more, without a
+    /// [`Event::PeerDisconnected`] before: there is no gap. A listener reports the newer session of a peer first, and the
+    /// end of the older one after it.
     PeerConnected(PeerConnected),
     /// A connected peer is gone.
     PeerDisconnected {

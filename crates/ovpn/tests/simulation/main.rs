@@ -8,6 +8,7 @@ mod histories;
 mod network;
 mod protection;
 mod renewal;
+mod replacement;
 
 use std::time::Duration;
 
