@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use crate::channel::{ControlChannel, LINGER, Renewable, Waiting};
 use crate::cookie::CookieJar;
-use crate::data::{self, Cipher, Payload};
+use crate::data::{self, Cipher, DataSettings, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, RenewalLimits, SessionKey, TlsInput,
@@ -71,6 +71,10 @@ pub struct ServerConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether the epoch format of data packets is used with clients that announce it.
     pub epochs: bool,
+    /// The rest about data packets.
+    pub data: DataSettings,
+    /// Largest IP datagram of the control channel, one of [`crate::endpoint::MAX_PACKET_SIZES`].
+    pub max_packet_size: u16,
     /// The server's own address and network inside of the tunnel.
     pub network: Ipv4Prefix,
     /// Peers with addresses of their own.

@@ -7,10 +7,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use ovpn::auth_token::{TokenKey, Tokens};
-pub use ovpn::data::Cipher;
+pub use ovpn::data::{Cipher, DataSettings};
+use ovpn::endpoint::DEFAULT_MAX_PACKET_SIZE;
 pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
 pub use ovpn::login::{Admission, Advance, CertificateDemand, Credentials, Decision, LoginRequest, Secret};
+pub use ovpn::mss::MssFix;
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
 pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PullFilter, PullRules};
@@ -58,6 +60,11 @@ pub struct TunnelConfig {
     pub after_refusal: Option<Duration>,
     /// Listener: how peers show who they are.
     pub admission: Admission,
+    /// The digest of old ciphers, the cipher of last resort, and the size of TCP segments.
+    pub data: DataSettings,
+    /// Largest IP datagram of the control channel, [`ovpn::endpoint::MAX_PACKET_SIZES`]. Less than 1250 is for paths on
+    /// which handshakes hang although small packets get through.
+    pub max_packet_size: u16,
     /// What a dialer takes of the push.
     pub pull: PullRules,
 }
@@ -87,6 +94,8 @@ impl TunnelConfig {
             login: None,
             after_refusal: None,
             admission: Admission::default(),
+            data: DataSettings::default(),
+            max_packet_size: DEFAULT_MAX_PACKET_SIZE,
             pull: PullRules::default(),
         }
     }

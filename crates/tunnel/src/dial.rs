@@ -46,6 +46,8 @@ pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
         epochs: config.epochs,
         control_exit: config.control_exit,
         login: Login::new(config.login.clone()),
+        data: config.data,
+        max_packet_size: config.max_packet_size,
         pull: config.pull.clone(),
     })
 }

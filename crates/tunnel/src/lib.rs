@@ -19,11 +19,11 @@ mod sys;
 mod tls;
 
 pub use config::{
-    Admission, Advance, AuthDigest, CertificateDemand, Cipher, ClientKey, ControlProtection, Credentials, Decision,
-    Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive, KeyDirection, KeyError, Listen, LoginRequest, MAX_MTU,
-    Metadata, Mode, PullFilter, PullRules, Remote, RemoteError, RenewalLimits, Secret, ServerKey, ServerV2, SharedKey,
-    StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TokenKey, Tokens, TunnelConfig,
-    UnknownDigest,
+    Admission, Advance, AuthDigest, CertificateDemand, Cipher, ClientKey, ControlProtection, Credentials, DataSettings,
+    Decision, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive, KeyDirection, KeyError, Listen, LoginRequest,
+    MAX_MTU, Metadata, Mode, MssFix, PullFilter, PullRules, Remote, RemoteError, RenewalLimits, Secret, ServerKey,
+    ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TokenKey, Tokens,
+    TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
@@ -34,6 +34,7 @@ pub use report::{
 };
 pub use tls::TlsError;
 
+use ovpn::endpoint::MAX_PACKET_SIZES;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -114,6 +115,14 @@ fn check(config: &TunnelConfig) -> Result<(), Error> {
     }
     if config.admission.certificate != CertificateDemand::Required && !config.admission.passwords {
         return Err(Error::Setting("a listener that demands no certificate must ask for passwords"));
+    }
+    if !MAX_PACKET_SIZES.contains(&config.max_packet_size) {
+        return Err(Error::Setting("the largest packet of the control channel must be from 154 to 2048 bytes"));
+    }
+    if let MssFix::Datagram(bytes) | MssFix::Payload(bytes) | MssFix::Inner(bytes) = config.data.mss_fix
+        && bytes < MssFix::LEAST
+    {
+        return Err(Error::Setting("TCP connections cannot be made to fit into less than 256 bytes"));
     }
     match &config.mode {
         Mode::Listen(listen) if listen.prefix_len > 32 => Err(Error::Setting("the prefix length must be from 0 to 32")),

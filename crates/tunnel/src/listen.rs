@@ -27,6 +27,8 @@ pub(crate) fn settings(config: &TunnelConfig, listen: Listen) -> Result<ServerCo
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
+        data: config.data,
+        max_packet_size: config.max_packet_size,
         network: Ipv4Prefix { address: listen.address, prefix_len: listen.prefix_len },
         peers: listen.peers,
         pool: listen.pool,

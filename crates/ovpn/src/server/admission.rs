@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Candidate, Peer, PeerLogin, Phase, Server, Session};
 use crate::auth_token::Token;
+use crate::data::{Cipher, Framing};
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
@@ -42,7 +43,7 @@ impl Server {
 
     fn options_string(&self, remote: Underlay) -> String {
         let tls_auth = self.config.protection.shared().and_then(SharedKey::tls_auth);
-        negotiation::options_string(Role::Server, self.config.tun_mtu, remote, tls_auth)
+        negotiation::options_string(Role::Server, self.config.tun_mtu, remote, self.config.data.digest, tls_auth)
     }
 
     fn send_message(&mut self, key: SessionKey, message: Vec<u8>) {
@@ -63,7 +64,8 @@ impl Server {
     ) -> Result<(), EndReason> {
         let identity = candidate.identity();
         let Candidate { deadline, tls, info, theirs, ours, wanted } = candidate;
-        let cipher = info.choose_cipher(&self.config.ciphers, &theirs.options).ok_or(EndReason::NoSharedCipher)?;
+        let cipher = info.choose_cipher(&self.config.ciphers, &theirs.options, self.config.data.fallback);
+        let cipher = cipher.ok_or(EndReason::NoSharedCipher)?;
         let session = self.sessions.get(&key).ok_or(EndReason::Local)?;
         let (remote, local) = (session.remote, session.channel.local());
         let client = session.channel.remote().unwrap_or(SessionId([0; 8]));
@@ -92,7 +94,10 @@ impl Server {
             identity: tls.identity.clone(),
             sends_peer_id: info.has(negotiation::PROTO_DATA_V2).then_some(peer_id),
             cipher,
-            epochs: self.uses_epochs(&info),
+            framing: Framing::None,
+            data: self.config.data,
+            remote,
+            epochs: self.uses_epochs(&info, cipher),
             derivation: key_derivation,
             options: self.options_string(remote),
             credentials: None,
@@ -240,12 +245,13 @@ impl Server {
         self.config.dynamic_tls_crypt && info.has(negotiation::PROTO_CC_EXIT | negotiation::PROTO_DYNAMIC_TLS_CRYPT)
     }
 
-    fn uses_epochs(&self, info: &PeerInfo) -> bool {
+    fn uses_epochs(&self, info: &PeerInfo, cipher: Cipher) -> bool {
         let needed = negotiation::PROTO_CC_EXIT
             | negotiation::PROTO_DATA_V2
             | negotiation::PROTO_TLS_KEY_EXPORT
             | negotiation::PROTO_EPOCHS;
-        self.config.epochs && self.config.key_derivation == KeyDerivation::Ekm && info.has(needed)
+        let can = self.config.key_derivation == KeyDerivation::Ekm && cipher.is_aead();
+        self.config.epochs && can && info.has(needed)
     }
 
     /// Everything the client is told; only what it announced to understand.
@@ -270,7 +276,7 @@ impl Server {
                 ("cc-exit", self.config.control_exit),
                 ("tls-ekm", ekm),
                 ("dyn-tls-crypt", self.uses_dynamic_tls_crypt(info)),
-                ("aead-epoch", self.uses_epochs(info)),
+                ("aead-epoch", self.uses_epochs(info, peer.cipher)),
             ];
             let flags: Vec<&str> = flags.into_iter().filter_map(|(flag, used)| used.then_some(flag)).collect();
             if !flags.is_empty() {

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod auth;
+mod data;
 mod float;
 mod histories;
 mod network;
+mod probes;
 mod protection;
 mod renewal;
 mod replacement;

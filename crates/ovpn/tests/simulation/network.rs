@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use ovpn::client::{Client, ClientConfig};
-use ovpn::data::{Cipher, HEADROOM, TAILROOM};
+use ovpn::data::{Cipher, DataSettings, HEADROOM, TAILROOM};
 use ovpn::endpoint::{
-    Counters, EndReason, Endpoint, Event, Identity, Keepalive, Received, RenewalLimits, SessionKey, TlsInput, TlsKey,
-    TlsOutput, TlsSession,
+    Counters, DEFAULT_MAX_PACKET_SIZE, EndReason, Endpoint, Event, Identity, Keepalive, Received, RenewalLimits,
+    SessionKey, TlsInput, TlsKey, TlsOutput, TlsSession,
 };
 use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::login::{Admission, Login};
@@ -37,6 +37,8 @@ pub(crate) fn client_config() -> ClientConfig {
         epochs: true,
         control_exit: true,
         login: Login::default(),
+        data: DataSettings::default(),
+        max_packet_size: DEFAULT_MAX_PACKET_SIZE,
         pull: PullRules::default(),
     }
 }
@@ -51,6 +53,8 @@ pub(crate) fn server_config() -> ServerConfig {
         renewal: no_renewal(),
         dynamic_tls_crypt: true,
         epochs: true,
+        data: DataSettings::default(),
+        max_packet_size: DEFAULT_MAX_PACKET_SIZE,
         network: Ipv4Prefix { address: SERVER, prefix_len: 24 },
         peers: Vec::new(),
         pool: Some(Ipv4Addr::new(10, 8, 0, 10)..=Ipv4Addr::new(10, 8, 0, 200)),
@@ -455,7 +459,8 @@ impl Network {
             self.events[at].extend(std::iter::from_fn(|| host.client.poll_event()));
         }
         for (to, from, datagram) in sent {
-            assert!(datagram.len() <= 1250 - 28, "a control packet of {} bytes", datagram.len());
+            let limit = 1250 - 48;
+            assert!(datagram.len() <= limit, "a control packet of {} bytes", datagram.len());
             self.send(to, from, datagram);
         }
     }

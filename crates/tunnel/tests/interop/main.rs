@@ -2,8 +2,12 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod auth;
+mod data;
 mod failover;
 mod float;
+mod flood;
+mod nat;
+mod probes;
 mod protection;
 mod relay;
 mod renewal;
