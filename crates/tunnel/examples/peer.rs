@@ -8,7 +8,11 @@
 //! `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
 //! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
+//! `login=USER:PASSWORD`, `check=FILE` and more about passwords and commands: see `peer/auth.rs`.
 //! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
+
+#[path = "peer/auth.rs"]
+mod auth;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -45,6 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let stop = CancellationToken::new();
     let mut handle = tunnel::start(config, device, stop.clone())?;
+    let mut orders = auth::orders(&settings)?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     loop {
         tokio::select! {
@@ -54,6 +59,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
                     apply(&tun, &configured)?;
                 }
             }
+            Some(request) = handle.logins.recv() => auth::decide(&settings, request, handle.commands.clone()),
+            Some(command) = orders.recv() => handle.commands.send(command).await?,
             _ = interrupt.recv() => stop.cancel(),
             _ = terminate.recv() => stop.cancel(),
             result = &mut handle.task => {
@@ -103,7 +110,8 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         }
     };
     let read = |key: &str| -> Result<String, Box<dyn Error>> { Ok(std::fs::read_to_string(need(key)?)?) };
-    let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: read("cert")?, key_pem: read("key")?.into() };
+    let own = |key: &str| if settings.contains_key(key) { read(key) } else { Ok(String::new()) };
+    let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: own("cert")?, key_pem: own("key")?.into() };
     let mut config = TunnelConfig::new(mode, tls, protection(settings)?);
     if let Some(names) = settings.get("ciphers") {
         config.data_ciphers = names.split(':').map(str::parse).collect::<Result<_, _>>()?;
@@ -121,6 +129,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         let seconds = |text: &str| text.parse().map(Duration::from_secs);
         config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
     }
+    auth::set(&mut config, settings)?;
     if let Some(name) = settings.get("auth") {
         config.data.digest = name.parse()?;
     }
