@@ -5,10 +5,14 @@
 //! see its `main.rs`.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use model::{DesiredConfig, HostStatus, ServiceAnnouncement};
+use ovpn::auth_token::{TokenKey, Tokens};
 use ovpn::data::{Cipher, DataChannel, HEADROOM, TAILROOM};
 use ovpn::key_method2::KeyMethod2;
 use ovpn::keys::KeyBlock;
+use ovpn::login::Credentials;
 use ovpn::negotiation::PeerInfo;
 use ovpn::packet::{ControlBody, Header, Opcode, SessionId};
 use ovpn::protection::{AuthDigest, KeyDirection, SharedKey, TlsAuth};
@@ -26,6 +30,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    ("auth_token", auth_token),
     ("client_session", sessions::client),
     ("control_message", control_message),
     ("control_packet", control_packet),
@@ -42,6 +47,16 @@ pub const TARGETS: &[Target] = &[
     ("wrapped_key", wrapped_key),
     ("wrapped_packet", wrapped_packet),
 ];
+
+/// What a client shows as a token, and the file of the server's key.
+fn auth_token(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let shown = Credentials::new("user", text.as_ref().to_owned());
+    let key = TokenKey::from_bytes([7; 32]);
+    let tokens = Tokens { key, lifetime: Duration::from_secs(60), renewal: Duration::from_secs(10) };
+    assert!(tokens.check(&shown, 1_700_000_000).is_none(), "a token that nobody signed");
+    let _ = TokenKey::parse(&text);
+}
 
 /// The header and body of a control packet, as it stands after unwrapping.
 fn control_packet(bytes: &[u8]) {

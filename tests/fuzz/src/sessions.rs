@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use ovpn::auth_token::{TokenKey, Tokens};
 use ovpn::client::{Client, ClientConfig};
 use ovpn::data::{Cipher, DataSettings, HEADROOM, TAILROOM};
 use ovpn::endpoint::{
@@ -11,6 +12,7 @@ use ovpn::endpoint::{
 };
 use ovpn::key_method2::{KeyMethod2, Randoms};
 use ovpn::keys::{KeyBlock, KeyDerivation};
+use ovpn::login::{Admission, Advance, CertificateDemand, Credentials, Decision, Login};
 use ovpn::packet::{Acks, ControlBody, Header, Opcode, SessionId};
 use ovpn::protection::{ClientProtection, ServerProtection};
 use ovpn::push::{Ipv4Prefix, PullRules};
@@ -28,13 +30,15 @@ struct End<E> {
     endpoint: E,
     now: Instant,
     from: Underlay,
+    /// Decides about a login, if there is one.
+    decide: fn(&mut E, Instant) -> bool,
     tls: Vec<TlsKey>,
     sent: Vec<Vec<u8>>,
 }
 
 impl<E: Endpoint> End<E> {
-    fn new(endpoint: E, now: Instant, from: Underlay) -> Self {
-        let mut end = Self { endpoint, now, from, tls: Vec::new(), sent: Vec::new() };
+    fn new(endpoint: E, now: Instant, from: Underlay, decide: fn(&mut E, Instant) -> bool) -> Self {
+        let mut end = Self { endpoint, now, from, decide, tls: Vec::new(), sent: Vec::new() };
         end.settle();
         end
     }
@@ -59,7 +63,7 @@ impl<E: Endpoint> End<E> {
             assert!(!out.is_empty() && out.len() < 1250, "a datagram of {} bytes to {to}", out.len());
             self.sent.push(out);
         } else {
-            return self.endpoint.poll_event().is_some();
+            return (self.decide)(&mut self.endpoint, self.now) || self.endpoint.poll_event().is_some();
         }
         true
     }
@@ -139,7 +143,12 @@ fn sender(packet: Option<&Vec<u8>>) -> SessionId {
 
 fn key_method(options: &str, peer_info: &str) -> KeyMethod2 {
     let randoms = Randoms::generate(&mut rng());
-    KeyMethod2 { randoms, options: options.to_owned(), peer_info: peer_info.to_owned() }
+    KeyMethod2 {
+        randoms,
+        options: options.to_owned(),
+        credentials: Some(Credentials::new("user", "word".to_owned())),
+        peer_info: peer_info.to_owned(),
+    }
 }
 
 /// A client.
@@ -157,11 +166,13 @@ pub(crate) fn client(bytes: &[u8]) {
         renewal: RenewalLimits { after: Duration::from_secs(20), ..RenewalLimits::default() },
         dynamic_tls_crypt: true,
         epochs: true,
+        control_exit: true,
         data: DataSettings::default(),
         max_packet_size: DEFAULT_MAX_PACKET_SIZE,
+        login: Login::default(),
         pull: PullRules::default(),
     };
-    let mut end = End::new(Client::new(config, server, now, 1_700_000_000, rng()), now, server);
+    let mut end = End::new(Client::new(config, server, now, 1_700_000_000, rng()), now, server, |_, _| false);
     let (local, id) = (sender(end.sent.first()), SessionId([1; 8]));
     if stage % 5 > 0 {
         end.receive(&control(Opcode::HardResetServer, id, Some(local), 0, &[]));
@@ -192,9 +203,33 @@ pub(crate) fn client(bytes: &[u8]) {
     end.live(happens);
 }
 
+/// Judges by the first letter of the password.
+fn decide(server: &mut Server, now: Instant) -> bool {
+    let Some(request) = server.poll_login() else { return false };
+    let (text, long) = (request.credentials.username, Duration::from_secs(40));
+    let decision = match request.credentials.password.expose().bytes().next() {
+        Some(b'n') => Decision::Refuse { reason: text },
+        Some(b'l') => Decision::Later { reason: text, backoff: Some(long), advance: Advance::Remote },
+        Some(b'p') => Decision::Pending { timeout: long, info: text },
+        _ => Decision::Accept,
+    };
+    server.decide(now, request.id, decision);
+    true
+}
+
 /// A server with one client.
 pub(crate) fn server(bytes: &[u8]) {
     let Some((&stage, happens)) = bytes.split_first() else { return };
+    let admission = Admission {
+        certificate: CertificateDemand::Optional,
+        passwords: stage & 0x40 != 0,
+        tokens: Some(Tokens {
+            key: TokenKey::from_bytes([3; 32]),
+            lifetime: Duration::from_secs(60),
+            renewal: Duration::ZERO,
+        }),
+        duplicate_names: false,
+    };
     let (now, client) = (Instant::now(), Underlay::udp(([198, 51, 100, 1], 5000).into()));
     let config = ServerConfig {
         protection: ServerProtection::None,
@@ -205,6 +240,7 @@ pub(crate) fn server(bytes: &[u8]) {
         renewal: RenewalLimits { after: Duration::from_secs(20), ..RenewalLimits::default() },
         dynamic_tls_crypt: true,
         epochs: true,
+        control_exit: true,
         data: DataSettings::default(),
         max_packet_size: DEFAULT_MAX_PACKET_SIZE,
         network: Ipv4Prefix { address: [10, 8, 0, 1].into(), prefix_len: 24 },
@@ -213,8 +249,9 @@ pub(crate) fn server(bytes: &[u8]) {
         routes: Vec::new(),
         max_peers: 4,
         max_handshakes: 8,
+        admission,
     };
-    let mut end = End::new(Server::new(config, now, 1_700_000_000, rng()), now, client);
+    let mut end = End::new(Server::new(config, now, 1_700_000_000, rng()), now, client, decide);
     let id = SessionId([1; 8]);
     if stage % 5 > 0 {
         end.receive(&control(Opcode::HardResetClient, id, None, 0, &[]));
