@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ovpn::endpoint::{Identity, TlsInput, TlsKey, TlsOutput};
 use ovpn::wrap::Role;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
     date_time_ymd,
 };
@@ -87,6 +87,7 @@ impl Authority {
 /// For both roles.
 fn leaf(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CountryName, "KG");
     params.distinguished_name.push(DnType::OrganizationName, "Example, Inc");
     params.distinguished_name.push(DnType::CommonName, name);
