@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use model::{HostId, Role};
 use pki::Serial;
+use profile::{DeviceProfileError, DeviceRemote};
 
 use crate::exit::Exit;
 
@@ -59,6 +60,10 @@ pub(crate) enum Command {
             ("agentctl pki init --dir ./authority", "once, on a machine you trust"),
             ("agentctl pki issue --ca ./authority --role edge --name vps --out ./vps", "then for each host"),
             ("agentctl pki revoke --ca ./authority --name phone", "when one is lost"),
+            (
+                "agentctl pki profile --ca ./authority --name phone --server vps --remote vps.example.com --out phone.ovpn",
+                "and for each device",
+            ),
         ])
     )]
     Pki {
@@ -126,6 +131,21 @@ pub(crate) enum PkiCommand {
         ("agentctl pki crl --ca ./authority --days 90", "for a shorter time"),
     ]))]
     Crl(CrlArgs),
+    /// Issues a device's identity as a profile, the one file that a stock OpenVPN client imports
+    ///
+    /// OpenVPN 2.6 and newer, OpenVPN Connect, OpenVPN 3 for Linux, Tunnelblick, NetworkManager and OpenVPN for Android
+    /// take it. It holds the device's private key: bring it there by a way that nobody else can read.
+    #[command(after_help = examples(&[
+        (
+            "agentctl pki profile --ca ./authority --name phone --server vps --remote vps.example.com --out phone.ovpn",
+            "UDP, then TCP",
+        ),
+        (
+            "agentctl pki profile --ca ./authority --name phone --server vps --remote 192.0.2.1:443/tcp --out phone.ovpn",
+            "TCP only",
+        ),
+    ]))]
+    Profile(ProfileArgs),
 }
 
 #[derive(Debug, Args)]
@@ -185,6 +205,40 @@ pub(crate) struct CrlArgs {
     /// How long the list is good, in days
     #[arg(long, value_name = "DAYS", default_value = "365", value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub(crate) days: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileArgs {
+    /// The authority's directory, as `pki init` made it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: PathBuf,
+    /// The device's name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: HostId,
+    /// The name of the host that the device connects to, as it was given to `pki issue`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) server: HostId,
+    /// Where that host listens: HOST[:PORT][/udp|/tcp]; repeat it for more
+    ///
+    /// Without a port it is 1194, without a transport UDP and TCP. All places for UDP are tried before those for TCP.
+    #[arg(long = "remote", value_name = "HOST", required = true, value_parser = DeviceRemotes::parse)]
+    pub(crate) remotes: Vec<DeviceRemotes>,
+    /// A tls-crypt-v2 client key of the device's own, for a server that has such keys [default: the authority's tls-crypt.key]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_crypt_v2: Option<PathBuf>,
+    /// The file to make, usually with the extension .ovpn
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+/// What one `--remote` stands for.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceRemotes(pub(crate) Vec<DeviceRemote>);
+
+impl DeviceRemotes {
+    fn parse(text: &str) -> Result<Self, DeviceProfileError> {
+        DeviceRemote::parse(text).map(Self)
+    }
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@
 mod cli;
 mod exit;
 mod pki_command;
+mod profile_command;
 mod render;
 mod revocation_command;
 mod shell;
@@ -31,6 +32,7 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
         Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),
         Command::Pki { command: PkiCommand::Revoke(args) } => revocation_command::revoke(&args, out),
         Command::Pki { command: PkiCommand::Crl(args) } => revocation_command::renew(&args, out),
+        Command::Pki { command: PkiCommand::Profile(args) } => profile_command::run(&args, out),
         Command::Completions(args) => shell::completions(args.shell, out),
         Command::Man(args) => shell::man(&args.dir, out),
     }
