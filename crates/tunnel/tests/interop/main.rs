@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod certificates;
+mod failover;
 mod float;
 mod protection;
+mod relay;
 mod renewal;
 mod support;
 mod transport;
