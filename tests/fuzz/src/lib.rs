@@ -124,6 +124,9 @@ fn data_packet(bytes: &[u8]) {
 
 /// A data packet of the epoch format, under every cipher that has it; and the same bytes sealed and opened.
 fn epoch_packet(bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
     let block = KeyBlock::from_exporter([7; 256]);
     for cipher in Cipher::ALL {
         let end = |role| DataChannel::with_epochs(role, 0, 1, *cipher, &block).ok();

@@ -22,6 +22,8 @@ use ovpn::underlay::Underlay;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+/// The kind of thing that is no bytes, but so many milliseconds that pass.
+const TIME: u8 = 6;
 /// Polls of an end that does not stop of itself.
 const PATIENCE: usize = 2000;
 
@@ -83,9 +85,10 @@ impl<E: Endpoint> End<E> {
 
     fn live(&mut self, mut happens: &[u8]) {
         // What is sent in the end is bounded by what came in.
-        let most = self.sent.len() + PATIENCE + happens.len();
+        let most = self.sent.len() + PATIENCE + 8 * happens.len();
         while let Some((&[kind, high, low], rest)) = happens.split_first_chunk::<3>() {
-            let length = usize::from(u16::from_be_bytes([high, low]));
+            let number = u16::from_be_bytes([high, low]);
+            let length = if kind % 8 == TIME { 0 } else { usize::from(number) };
             let (bytes, rest) = rest.split_at(length.min(rest.len()));
             happens = rest;
             match kind % 8 {
@@ -93,8 +96,8 @@ impl<E: Endpoint> End<E> {
                 2 | 3 => self.hear(TlsOutput::Message(bytes.to_vec())),
                 4 => self.hear(TlsOutput::Ciphertext(bytes.to_vec())),
                 5 => self.hear(TlsOutput::Established(established())),
-                6 => {
-                    self.now += Duration::from_millis(length as u64);
+                TIME => {
+                    self.now += Duration::from_millis(number.into());
                     self.endpoint.handle_timeout(self.now);
                     self.settle();
                 }
