@@ -209,7 +209,10 @@ impl Worker {
                 for option in &configured.ignored {
                     debug!(option, "pushed option not followed");
                 }
-                let address = configured.ifconfig.address();
+                let Some(address) = configured.address() else {
+                    self.refused = Some("the listener gave us no IPv4 address".to_owned());
+                    return;
+                };
                 self.refused = refusal(&self.settings, self.own_end, address);
                 if self.refused.is_none() {
                     self.mtu = configured.mtu;

@@ -15,8 +15,8 @@ use crate::channel::{ControlChannel, Renewable, Waiting};
 use crate::data::Cipher;
 use crate::drops::DropReason;
 use crate::endpoint::{
-    Configured, Counters, EndReason, Event, Keepalive, PeerConnected, Received, RenewalLimits, SessionKey, TlsInput,
-    TlsKey, TlsSession,
+    Counters, EndReason, Event, Keepalive, PeerConnected, Received, RenewalLimits, SessionKey, TlsInput, TlsKey,
+    TlsSession,
 };
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
@@ -24,7 +24,7 @@ use crate::live::{Desk, Live, Opened, Terms};
 use crate::negotiation::{self, printable};
 use crate::packet::{Header, SessionId};
 use crate::protection::ClientProtection;
-use crate::push::{PushError, PushReply};
+use crate::push::{PullRules, PushError, PushReply};
 use crate::underlay::Underlay;
 use crate::wrap::Role;
 
@@ -60,6 +60,8 @@ pub struct ClientConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether the epoch format of data packets is announced.
     pub epochs: bool,
+    /// What of the push is taken.
+    pub pull: PullRules,
 }
 
 enum Phase {
@@ -221,7 +223,7 @@ impl Client {
                 self.phase = Phase::Push {
                     material: Box::new(material),
                     next_request: now + FIRST_PUSH_REQUEST,
-                    push: PushReply::default(),
+                    push: PushReply::new(self.config.pull.clone()),
                 };
                 Ok(())
             }
@@ -253,7 +255,7 @@ impl Client {
         if !push.handle_message(command)? {
             return Ok(());
         }
-        let ifconfig = push.ifconfig()?;
+        let configured = push.configured(self.remote, self.config.tun_mtu, self.config.max_mtu)?;
         let named = push.cipher.clone();
         let named = named.or_else(|| negotiation::cipher_of_options(&material.theirs.options).map(str::to_owned));
         let named = named.unwrap_or_else(|| "none".to_owned());
@@ -283,7 +285,7 @@ impl Client {
             peer: push.peer_id.unwrap_or_default(),
             identity: material.tls.identity.clone(),
             remote: self.remote,
-            address: push.gateway,
+            address: configured.gateway,
             cipher,
             key_derivation,
             tls_version: material.tls.version.clone(),
@@ -302,13 +304,7 @@ impl Client {
             limits: self.config.renewal,
         };
         let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
-        self.events.push_back(Event::Configured(Configured {
-            ifconfig,
-            gateway: push.gateway,
-            routes: std::mem::take(&mut push.routes),
-            mtu: push.tun_mtu.unwrap_or(self.config.tun_mtu).min(self.config.max_mtu),
-            ignored: std::mem::take(&mut push.ignored),
-        }));
+        self.events.push_back(Event::Configured(configured));
         self.events.push_back(Event::Connected(peer.clone()));
         self.counters.handshakes_completed += 1;
         let cc_exit = push.cc_exit;

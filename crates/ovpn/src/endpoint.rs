@@ -16,7 +16,8 @@ use crate::data::Cipher;
 use crate::drops::{DropReason, Drops};
 use crate::key_method2::KeyMethodError;
 use crate::keys::{KeyBlock, KeyDerivation};
-use crate::push::{Ifconfig, PushError, PushedRoute};
+pub use crate::push::Configured;
+use crate::push::PushError;
 use crate::static_key::StaticKey;
 use crate::underlay::Underlay;
 
@@ -215,21 +216,6 @@ pub struct PeerConnected {
     pub tls_version: String,
     /// What the peer says it runs; cleaned, untrusted.
     pub software: String,
-}
-
-/// What the client is to set on its device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Configured {
-    /// Address of the device.
-    pub ifconfig: Ifconfig,
-    /// The other end inside of the tunnel.
-    pub gateway: Option<Ipv4Addr>,
-    /// Routes the server wants.
-    pub routes: Vec<PushedRoute>,
-    /// MTU of the device, bytes.
-    pub mtu: u16,
-    /// Pushed options that were not followed, cleaned for the log.
-    pub ignored: Vec<String>,
 }
 
 /// News from an endpoint.

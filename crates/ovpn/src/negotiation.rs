@@ -24,6 +24,9 @@ pub(crate) const PROTO_DYNAMIC_TLS_CRYPT: u32 = 1 << 9;
 /// `IV_PROTO`: the peer can use the epoch format of data packets.
 pub(crate) const PROTO_EPOCHS: u32 = 1 << 10;
 
+/// `IV_PROTO`: the peer understands the current dialect of the option `dns`.
+pub(crate) const PROTO_DNS: u32 = 1 << 11;
+
 /// What a client's peer info says, as far as it matters here. All of it is untrusted text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerInfo {
@@ -85,7 +88,7 @@ pub(crate) fn cipher_of_options(options: &str) -> Option<&str> {
 
 /// What our client tells: only what is implemented.
 pub(crate) fn client_info(config: &ClientConfig) -> String {
-    let mut protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_CC_EXIT;
+    let mut protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_CC_EXIT | PROTO_DNS;
     if config.key_derivation == KeyDerivation::Ekm {
         protocol |= PROTO_TLS_KEY_EXPORT;
     }
@@ -145,6 +148,7 @@ mod tests {
     use super::*;
     use crate::endpoint::{Keepalive, RenewalLimits};
     use crate::protection::ClientProtection;
+    use crate::push::PullRules;
 
     #[test]
     fn our_order_wins() {
@@ -195,12 +199,13 @@ mod tests {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+            pull: PullRules::default(),
         };
         let info = PeerInfo::parse(&client_info(&config));
-        assert_eq!(info.protocol, 2 + 4 + 8 + 128 + 512 + 1024);
+        assert_eq!(info.protocol, 2 + 4 + 8 + 128 + 512 + 1024 + 2048);
         assert_eq!(info.ciphers.unwrap().len(), 4);
         assert_eq!(info.mtu, Some(1600));
         (config.key_derivation, config.dynamic_tls_crypt) = (KeyDerivation::Prf, false);
-        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 128);
+        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 128 + 2048);
     }
 }

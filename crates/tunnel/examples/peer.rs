@@ -11,16 +11,15 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tunnel::{
-    AuthDigest, ClientKey, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation, KeyDirection,
-    Listen, Mode, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion,
-    TunnelConfig,
+    AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation,
+    KeyDirection, Listen, Mode, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth,
+    TlsMaterial, TlsVersion, TunnelConfig,
 };
 
 type Settings = HashMap<String, String>;
@@ -35,7 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let tun = settings.get("tun").map_or("tun0", String::as_str).to_owned();
     let device = Device::open_persistent(&tun)?;
     if let Mode::Listen(listen) = &config.mode {
-        set_address(&tun, &format!("{}/{}", listen.address, listen.prefix_len), None, config.tun_mtu)?;
+        up(&tun, config.tun_mtu)?;
+        ip(&["address", "replace", &format!("{}/{}", listen.address, listen.prefix_len), "dev", &tun])?;
     }
     let stop = CancellationToken::new();
     let mut handle = tunnel::start(config, device, stop.clone())?;
@@ -45,11 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Some(event) = handle.events.recv() => {
                 println!("{event:?}");
                 if let Event::Configured(configured) = event {
-                    let (address, peer) = match configured.ifconfig {
-                        Ifconfig::Subnet(prefix) => (format!("{}/{}", prefix.address, prefix.prefix_len), None),
-                        Ifconfig::PointToPoint { local, remote } => (local.to_string(), Some(remote)),
-                    };
-                    set_address(&tun, &address, peer, configured.mtu)?;
+                    apply(&tun, &configured)?;
                 }
             }
             _ = interrupt.recv() => stop.cancel(),
@@ -155,14 +151,33 @@ fn protection(settings: &Settings) -> Result<ControlProtection, Box<dyn Error>> 
     Ok(ControlProtection::TlsAuth(TlsAuth { key: StaticKey::parse(&text)?, direction, digest }))
 }
 
-fn set_address(tun: &str, address: &str, peer: Option<Ipv4Addr>, mtu: u16) -> Result<(), Box<dyn Error>> {
-    let ip = |words: &[&str]| -> Result<(), Box<dyn Error>> {
-        let status = Command::new("ip").args(words).status()?;
-        if status.success() { Ok(()) } else { Err(format!("ip {} failed", words.join(" ")).into()) }
-    };
-    ip(&["link", "set", tun, "mtu", &mtu.to_string(), "up"])?;
-    match peer {
-        None => ip(&["address", "replace", address, "dev", tun]),
-        Some(peer) => ip(&["address", "replace", address, "peer", &peer.to_string(), "dev", tun]),
+/// Sets what a listener pushed: addresses, and routes through the tunnel.
+fn apply(tun: &str, configured: &Configured) -> Result<(), Box<dyn Error>> {
+    up(tun, configured.mtu)?;
+    match configured.ipv4 {
+        Some(Ifconfig::Subnet(prefix)) => ip(&["address", "replace", &prefix.to_string(), "dev", tun])?,
+        Some(Ifconfig::PointToPoint { local, remote }) => {
+            ip(&["address", "replace", &local.to_string(), "peer", &remote.to_string(), "dev", tun])?;
+        }
+        None => {}
     }
+    if let Some(ipv6) = configured.ipv6 {
+        ip(&["address", "replace", &ipv6.prefix().to_string(), "dev", tun, "nodad"])?;
+    }
+    let routes = configured.routes.iter().filter(|route| route.gateway == RouteGateway::Vpn);
+    let routes_ipv6 = configured.routes_ipv6.iter().filter(|route| route.gateway == RouteGateway::Vpn);
+    let prefixes = routes.map(|route| route.prefix.to_string());
+    for prefix in prefixes.chain(routes_ipv6.map(|route| route.prefix.to_string())) {
+        ip(&["route", "replace", &prefix, "dev", tun])?;
+    }
+    Ok(())
+}
+
+fn up(tun: &str, mtu: u16) -> Result<(), Box<dyn Error>> {
+    ip(&["link", "set", tun, "mtu", &mtu.to_string(), "up"])
+}
+
+fn ip(words: &[&str]) -> Result<(), Box<dyn Error>> {
+    let status = Command::new("ip").args(words).status()?;
+    if status.success() { Ok(()) } else { Err(format!("ip {} failed", words.join(" ")).into()) }
 }

@@ -11,7 +11,7 @@ pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
-pub use ovpn::push::Ipv4Prefix;
+pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PullFilter, PullRules};
 pub use ovpn::server::StaticPeer;
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
 pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
@@ -46,6 +46,8 @@ pub struct TunnelConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether data packets are in the epoch format, which renews its keys by itself, when the other end can do that too.
     pub epochs: bool,
+    /// What a dialer takes of the push.
+    pub pull: PullRules,
 }
 
 /// Largest MTU of the device, bytes; also what a server may push.
@@ -69,6 +71,7 @@ impl TunnelConfig {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+            pull: PullRules::default(),
         }
     }
 }

@@ -18,15 +18,17 @@ mod sys;
 mod tls;
 
 pub use config::{
-    AuthDigest, Cipher, ClientKey, ControlProtection, Dial, Ipv4Prefix, Keepalive, KeyDirection, KeyError, Listen,
-    MAX_MTU, Metadata, Mode, Remote, RemoteError, RenewalLimits, ServerKey, ServerV2, SharedKey, StaticKey,
-    StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig, UnknownDigest,
+    AuthDigest, Cipher, ClientKey, ControlProtection, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive,
+    KeyDirection, KeyError, Listen, MAX_MTU, Metadata, Mode, PullFilter, PullRules, Remote, RemoteError, RenewalLimits,
+    ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion,
+    TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
 pub use report::{
-    Command, Configured, DropReason, Drops, EndReason, Event, Identity, Ifconfig, KeyDerivation, PeerConnected, PeerId,
-    PeerSnapshot, PushedRoute, Snapshot, Traffic, Transport, Underlay,
+    Command, Configured, Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, DropReason, Drops, EndReason, Event,
+    Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route, PushedRoute,
+    Redirect, RouteGateway, Snapshot, Traffic, Transport, Underlay,
 };
 pub use tls::TlsError;
 

@@ -6,7 +6,10 @@ use std::time::{Instant, SystemTime};
 pub use ovpn::drops::{DropReason, Drops};
 pub use ovpn::endpoint::{Configured, EndReason, Identity, PeerConnected, PeerId, Traffic};
 pub use ovpn::keys::KeyDerivation;
-pub use ovpn::push::{Ifconfig, PushedRoute};
+pub use ovpn::push::{
+    Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, Ifconfig, Ipv6Ifconfig, PushedIpv6Route, PushedRoute, Redirect,
+    RouteGateway,
+};
 pub use ovpn::underlay::{Transport, Underlay};
 
 use ovpn::endpoint::{Counters, PeerStatus};

@@ -147,7 +147,7 @@ async fn carries_packets_and_says_goodbye(bind: SocketAddr, transport: Transport
     let mut dialer = Running::start(authority.dialer(address));
     assert!(matches!(dialer.event().await, Event::Connecting { .. }));
     let Event::Configured(configured) = dialer.event().await else { panic!("not configured") };
-    assert_eq!((configured.ifconfig.address(), configured.gateway, configured.mtu), (DIALER, Some(LISTENER), 1420));
+    assert_eq!((configured.address(), configured.gateway, configured.mtu), (Some(DIALER), Some(LISTENER), 1420));
     let at = |event| match event {
         Event::PeerConnected(peer) => Some(peer.remote),
         _ => None,

@@ -73,7 +73,7 @@ impl Authority {
         config.keepalive = Keepalive { ping: Duration::from_secs(1), ping_restart: Duration::from_secs(10) };
         let mut dialer = Running::start(config);
         let configured = |event| match event {
-            Event::Configured(configured) => Some(configured.ifconfig.address()),
+            Event::Configured(configured) => configured.address(),
             _ => None,
         };
         let address = dialer.wait(configured).await;

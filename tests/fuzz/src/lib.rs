@@ -105,7 +105,7 @@ fn push_reply(bytes: &[u8]) {
     for message in bytes.split(|&byte| byte == 0) {
         let _ = reply.handle_message(&String::from_utf8_lossy(message));
     }
-    let _ = reply.ifconfig();
+    let _ = reply.configured(ovpn::underlay::Underlay::udp(([192, 0, 2, 1], 1194).into()), 1500, 1600);
     assert!(reply.ignored.iter().all(|option| !option.contains(char::is_control)), "control characters for the log");
 }
 

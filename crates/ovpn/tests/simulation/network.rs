@@ -12,7 +12,7 @@ use ovpn::endpoint::{
 };
 use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
-use ovpn::push::Ipv4Prefix;
+use ovpn::push::{Ipv4Prefix, PullRules};
 use ovpn::server::{Server, ServerConfig, StaticPeer};
 use ovpn::static_key::StaticKey;
 use ovpn::underlay::Underlay;
@@ -34,6 +34,7 @@ pub(crate) fn client_config() -> ClientConfig {
         renewal: no_renewal(),
         dynamic_tls_crypt: true,
         epochs: true,
+        pull: PullRules::default(),
     }
 }
 
@@ -303,7 +304,7 @@ impl Network {
     /// The inner address that the client was told.
     pub(crate) fn address(&self, at: usize) -> Option<Ipv4Addr> {
         self.events[at].iter().rev().find_map(|event| match event {
-            Event::Configured(configured) => Some(configured.ifconfig.address()),
+            Event::Configured(configured) => configured.address(),
             _ => None,
         })
     }
