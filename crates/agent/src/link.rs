@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{
-    Device, Dial, Event, Handle, Keepalive, Listen, PeerConnected, Snapshot, StaticKey, StaticPeer, TlsMaterial,
-    TunnelConfig,
+    Device, Dial, Event, Handle, Keepalive, Listen, NameCheck, PeerConnected, Snapshot, StaticKey, StaticPeer,
+    TlsMaterial, TunnelConfig,
 };
 
 use crate::config::{Mode, TunnelSettings};
@@ -143,7 +143,9 @@ fn tunnel_config(
             routes: vec![],
             max_peers: MAX_PEERS,
         }),
-        Mode::Dial(remotes) => tunnel::Mode::Dial(Dial { remotes: remotes.clone(), peer: Some(opposite.to_string()) }),
+        Mode::Dial(remotes) => {
+            tunnel::Mode::Dial(Dial { remotes: remotes.clone(), peer: Some(NameCheck::Name(opposite.to_string())) })
+        }
     };
     let tls_crypt = StaticKey::parse(identity.tls_crypt.expose_secret()).context("the identity's tls-crypt key")?;
     let mut config = TunnelConfig::new(mode, tls, Some(tls_crypt));

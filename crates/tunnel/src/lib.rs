@@ -3,6 +3,7 @@
 //! [`start`] runs a tunnel as a task. It obeys [`Command`]s and a token, and reports by [`Event`]s and a [`Snapshot`],
 //! all of them plain data. It never sets addresses or routes: it says what they should be.
 
+mod certificates;
 mod config;
 mod device;
 mod dial;
@@ -17,6 +18,7 @@ mod streams;
 mod sys;
 mod tls;
 
+pub use certificates::{Clock, Fingerprint, FingerprintError, NameCheck};
 pub use config::{
     AuthDigest, Cipher, ClientKey, ControlProtection, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive,
     KeyDirection, KeyError, Listen, MAX_MTU, Metadata, Mode, PullFilter, PullRules, Remote, RemoteError, RenewalLimits,
