@@ -8,7 +8,7 @@ use profile::{AuthRetry, UserPass};
 use secrecy::ExposeSecret;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tunnel::{Configured, Credentials, Device, DeviceError, EndReason, Event, Handle, Traffic};
+use tunnel::{Configured, Device, DeviceError, EndReason, Event, Handle, Traffic};
 
 use crate::login::{Before, LoginError, read_login};
 use crate::network;
@@ -69,18 +69,7 @@ pub async fn run(
     let name = options.device.as_deref().or(plan.profile.device.as_deref()).unwrap_or(ANY_DEVICE);
     let mut again = false;
     loop {
-        let mut plan_of_now = plan.tunnel.clone();
-        if let Some(from) = &plan.profile.user_pass {
-            let asked = login(&plan, from, options.login.as_deref(), again);
-            let before = Before::save();
-            plan_of_now.login = tokio::select! {
-                answer = asked => Some(answer?),
-                () = stop.cancelled() => {
-                    before.restore();
-                    return Ok(());
-                }
-            };
-        }
+        let plan_of_now = plan.tunnel.clone();
         let (device, name) = Device::open_transient(name)?;
         let (session, left) = Session::open(options.places.clone(), &name).await?;
         for change in &left.changes {
@@ -100,29 +89,8 @@ pub async fn run(
         let ended = connection.drive(tunnel, &stop).await;
         let undone = connection.session.undo().await;
         connection.tell("undone", &undone);
-        match ended {
-            Err(RunError::Tunnel(tunnel::Error::Refused(reason))) if may_ask_again(&plan) => {
-                say(&format!("the server refused us: {reason}"));
-                again = true;
-            }
-            ended => return ended,
-        }
+        return ended;
     }
-}
-
-fn may_ask_again(plan: &Plan) -> bool {
-    plan.profile.user_pass.is_some() && plan.profile.auth_retry == AuthRetry::Interact
-}
-
-/// Asks off the runtime, which goes on meanwhile.
-async fn login(plan: &Plan, from: &UserPass, file: Option<&Path>, again: bool) -> Result<Credentials, RunError> {
-    // What stands somewhere was refused already.
-    let from = if again { UserPass::Ask } else { from.clone() };
-    let file = file.filter(|_| !again).map(Path::to_owned);
-    let (challenge, dir) = (plan.profile.static_challenge.clone(), plan.dir.clone());
-    let asked = tokio::task::spawn_blocking(move || read_login(&from, challenge.as_ref(), file.as_deref(), &dir)).await;
-    let (user, password) = asked.map_err(|_| RunError::Broken)??;
-    Ok(Credentials::new(user, password.expose_secret()))
 }
 
 struct Connection<'a> {
@@ -222,10 +190,6 @@ impl Connection<'_> {
                 self.say(&format!("no connection to {remote}: {reason}"));
                 self.failed(&reason.to_string())?;
             }
-            Event::LoginPending { timeout } => {
-                self.say(&format!("the server waits for another proof of who you are, up to {} s", timeout.as_secs()));
-            }
-            Event::Info(text) => self.say(&format!("the server says: {text}")),
         }
         Ok(())
     }

@@ -19,8 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tunnel::{
     AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation,
-    KeyDirection, Listen, Mode, NameCheck, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth,
-    TlsMaterial, TlsVersion, TunnelConfig,
+    KeyDirection, Listen, Mode, NameCheck, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer,
+    TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
 };
 
 type Settings = HashMap<String, String>;
