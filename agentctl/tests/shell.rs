@@ -33,6 +33,7 @@ fn a_page_for_every_command() {
         pages,
         [
             "agentctl-completions.1",
+            "agentctl-connect.1",
             "agentctl-man.1",
             "agentctl-pki-init.1",
             "agentctl-pki-issue.1",

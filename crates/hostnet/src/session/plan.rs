@@ -247,7 +247,7 @@ impl Planner<'_> {
     /// Leads the local network into the tunnel by two halves, which are more specific than itself.
     fn block_local(&mut self, way: &Way) {
         if let Some(router) = way.gateway {
-            self.add(bypass(router, &Way { gateway: None, device: way.device.clone() }));
+            self.add(bypass(router, way));
         }
         for net in &self.facts.local4 {
             let halves = net.subnets(net.prefix_len() + 1).into_iter().flatten().take(2);

@@ -170,7 +170,7 @@ fn the_local_network_is_blocked_but_for_the_router_and_dns_bypassed() {
         shown[1..5],
         [
             "route 203.0.113.53/32 via 192.0.2.1 dev wire",
-            "route 192.0.2.1/32 dev wire",
+            "route 192.0.2.1/32 via 192.0.2.1 dev wire",
             "route 192.0.2.0/25 via 10.8.0.1 dev tun7",
             "route 192.0.2.128/25 via 10.8.0.1 dev tun7",
         ]
