@@ -7,6 +7,7 @@ mod cli;
 mod connect;
 mod exit;
 mod pki_command;
+mod profile_command;
 mod render;
 mod shell;
 mod status;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
         Command::Connect(args) => connect::run(args, out),
         Command::Pki { command: PkiCommand::Init(args) } => pki_command::init(&args, out),
         Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),
+        Command::Pki { command: PkiCommand::Profile(args) } => profile_command::run(&args, out),
         Command::Completions(args) => shell::completions(args.shell, out),
         Command::Man(args) => shell::man(&args.dir, out),
     }

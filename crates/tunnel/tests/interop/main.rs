@@ -6,6 +6,7 @@ mod protection;
 mod renewal;
 mod support;
 mod transport;
+mod versions;
 
 use nix::sys::signal::Signal;
 use support::{Lab, Side, cannot_run};
