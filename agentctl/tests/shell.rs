@@ -37,6 +37,7 @@ fn a_page_for_every_command() {
             "agentctl-man.1",
             "agentctl-pki-init.1",
             "agentctl-pki-issue.1",
+            "agentctl-pki-profile.1",
             "agentctl-pki.1",
             "agentctl-status.1",
             "agentctl.1"

@@ -47,7 +47,12 @@ fn routes_and_two_halves_and_names() {
         return;
     }
     let mut pushes = ROUTES.to_vec();
-    pushes.extend(["redirect-gateway def1 ipv6", "dhcp-option DNS 10.8.0.53", "dhcp-option DOMAIN corp.example"]);
+    pushes.extend([
+        "redirect-gateway def1 ipv6",
+        "dhcp-option DNS 10.8.0.53",
+        "dhcp-option DOMAIN corp.example",
+        "route-metric 33",
+    ]);
     let words = ["--topology", "subnet", "--tun-mtu", "1400"];
     let mut lab = same_as_stock(&words, &pushes, "");
 

@@ -18,7 +18,7 @@ pub(crate) fn settings(profile: &Profile, pushed: &Configured, device: &str) -> 
         gateway4: pushed.gateway.or(profile.route_gateway4),
         server: pushed.server(),
         routes,
-        metric: profile.route_metric,
+        metric: pushed.route_metric.or(profile.route_metric),
         redirect: if profile.route_noexec { None } else { redirect(profile, pushed) },
         block_ipv6: profile.block_ipv6 || pushed.block_ipv6,
         dns: dns(profile, pushed),

@@ -21,6 +21,10 @@ const UNUSED: &[(&str, &str)] = &[
     ("tls-cert-profile", "the TLS library's own demands on certificates count"),
     ("push-peer-info", "only what the server needs is told about this machine"),
     ("auth-nocache", "the password is kept in memory as long as the connection lives, and nowhere else"),
+    ("topology", "what the server pushes counts; where it pushes nothing, addresses are pairs"),
+    ("setenv", "nothing more is told to the server about this machine"),
+    ("comp-lzo", "packets are framed for compression only where the server pushes that; nothing is ever compressed"),
+    ("compress", "packets are framed for compression only where the server pushes that; nothing is ever compressed"),
     ("verb", "everything that a person needs is told in any case"),
     ("explicit-exit-notify", "the server is always told when the connection ends"),
 ];
