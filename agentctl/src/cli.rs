@@ -59,7 +59,7 @@ pub(crate) enum Command {
     #[command(after_help = examples(&[
         ("agentctl connect --check work.ovpn", "what of the profile is followed and what is not; needs no rights"),
         ("sudo agentctl connect work.ovpn", "connect; Ctrl-C ends it"),
-        ("sudo agentctl connect --device work0 --login work.login work.ovpn", "without a terminal"),
+        ("sudo agentctl connect --device work0 work.ovpn", "over a device of this name"),
     ]))]
     Connect(ConnectArgs),
     /// Makes identities by hand
@@ -113,9 +113,6 @@ pub(crate) struct ConnectArgs {
     /// Name of the network device [default: the profile's, else the first free of tun0, tun1, ...]
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,
-    /// File with the user name on its first line and the password on its second; readable for you alone
-    #[arg(long, value_name = "FILE")]
-    pub(crate) login: Option<PathBuf>,
     /// Where it is written down how to undo what was set
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cloudathome/connections")]
     pub(crate) journals: PathBuf,

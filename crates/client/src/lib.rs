@@ -6,12 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod files;
-mod login;
 mod network;
 mod plan;
 mod run;
 mod unused;
 
-pub use login::{LoginError, read_login};
 pub use plan::{Plan, PlanError};
 pub use run::{Options, RunError, run};

@@ -26,8 +26,6 @@ const USUAL_RESTART: Duration = Duration::from_secs(120);
 pub struct Plan {
     pub(crate) profile: Profile,
     pub(crate) tunnel: TunnelConfig,
-    /// Where files that the profile names are looked for.
-    pub(crate) dir: PathBuf,
     /// What was passed over, with its lines.
     pub notes: Vec<Note>,
 }
@@ -73,18 +71,12 @@ impl Plan {
         notes.extend(unused::notes(text));
         notes.sort_by_key(|note| note.line.unwrap_or(usize::MAX));
         match tunnel {
-            Some(tunnel) if problems.is_empty() => Ok(Self { profile, tunnel, dir: dir.to_owned(), notes }),
+            Some(tunnel) if problems.is_empty() => Ok(Self { profile, tunnel, notes }),
             _ => {
                 problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
                 Err(ProfileErrors { problems, omitted: 0 })
             }
         }
-    }
-
-    /// Whether the server wants a user name and a password.
-    #[must_use]
-    pub fn wants_login(&self) -> bool {
-        self.profile.user_pass.is_some()
     }
 }
 
@@ -107,8 +99,7 @@ impl fmt::Display for Plan {
             }
         )?;
         let ciphers: Vec<String> = self.tunnel.data_ciphers.iter().map(ToString::to_string).collect();
-        writeln!(f, "data ciphers {}", ciphers.join(", "))?;
-        writeln!(f, "user name and password: {}", if self.wants_login() { "yes" } else { "no" })
+        writeln!(f, "data ciphers {}", ciphers.join(", "))
     }
 }
 
@@ -130,6 +121,9 @@ impl Mapper<'_> {
         let crl = self.crl();
         let ciphers = self.ciphers();
         self.connections_agree();
+        if profile.user_pass.is_some() {
+            self.problem(ProblemKind::Unsupported, "auth-user-pass", "user names and passwords are not sent yet");
+        }
         let mode = Mode::Dial(Dial { remotes: self.remotes(), peer: self.peer() });
         let mut config = TunnelConfig::new(mode, tls?, protection?);
         config.crl = crl;

@@ -1,16 +1,12 @@
 //! A connection from its beginning to its end.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hostnet::session::{Done, Places, Session, SessionError};
-use profile::{AuthRetry, UserPass};
-use secrecy::ExposeSecret;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tunnel::{Configured, Device, DeviceError, EndReason, Event, Handle, Traffic};
 
-use crate::login::{Before, LoginError, read_login};
 use crate::network;
 use crate::plan::Plan;
 
@@ -22,8 +18,6 @@ const ANY_DEVICE: &str = "tun%d";
 pub struct Options {
     /// Name of the device; before that of the profile.
     pub device: Option<String>,
-    /// A file with user name and password, before what the profile says.
-    pub login: Option<PathBuf>,
     /// Where things are on the host.
     pub places: Places,
 }
@@ -31,9 +25,6 @@ pub struct Options {
 /// Why there is no connection, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// No user name or password.
-    #[error(transparent)]
-    Login(#[from] LoginError),
     /// No device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -67,30 +58,26 @@ pub async fn run(
         say(&format!("passed over: {note}"));
     }
     let name = options.device.as_deref().or(plan.profile.device.as_deref()).unwrap_or(ANY_DEVICE);
-    let mut again = false;
-    loop {
-        let plan_of_now = plan.tunnel.clone();
-        let (device, name) = Device::open_transient(name)?;
-        let (session, left) = Session::open(options.places.clone(), &name).await?;
-        for change in &left.changes {
-            say(&format!("left by a process that did not come to its end: {change}"));
-        }
-        let stop = stop.child_token();
-        let tunnel = tunnel::start(plan_of_now, device, stop.clone())?;
-        let mut connection = Connection {
-            plan: &plan,
-            device: name,
-            session,
-            say: &mut *say,
-            failures: 0,
-            unresolved: None,
-            use_of: Use::default(),
-        };
-        let ended = connection.drive(tunnel, &stop).await;
-        let undone = connection.session.undo().await;
-        connection.tell("undone", &undone);
-        return ended;
+    let (device, name) = Device::open_transient(name)?;
+    let (session, left) = Session::open(options.places.clone(), &name).await?;
+    for change in &left.changes {
+        say(&format!("left by a process that did not come to its end: {change}"));
     }
+    let stop = stop.child_token();
+    let tunnel = tunnel::start(plan.tunnel.clone(), device, stop.clone())?;
+    let mut connection = Connection {
+        plan: &plan,
+        device: name,
+        session,
+        say: &mut *say,
+        failures: 0,
+        unresolved: None,
+        use_of: Use::default(),
+    };
+    let ended = connection.drive(tunnel, &stop).await;
+    let undone = connection.session.undo().await;
+    connection.tell("undone", &undone);
+    ended
 }
 
 struct Connection<'a> {

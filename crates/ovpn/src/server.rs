@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Control packets find their session by (address, client's session id), data packets by peer id (or address, in the
-//! first format). A reset with a new session id from the address of a live peer only starts another session; it
-//! replaces the old one when it is authenticated, not before.
+//! first format). A reset with a new session id only starts another session. It replaces an older one of the same peer when
+//! it is connected, not before, and what is on its way over the old one is still taken for a moment.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -98,6 +98,11 @@ struct Peer {
     connected: PeerConnected,
     address: Ipv4Addr,
     cc_exit: bool,
+    /// Until when packets are still taken from the peer over this session, although it has a newer one.
+    replaced: Option<Instant>,
+    /// An older session carries the peer's packets until data comes in over this one, which shows that the peer has its
+    /// keys, or until this time.
+    takes_over: Option<Instant>,
 }
 
 /// See the module's documentation.
@@ -285,6 +290,7 @@ impl Server {
                     self.rate.1 = self.rate.1.saturating_sub(1);
                 }
                 session.phase = Phase::Connected { peer, live };
+                self.succeed(now, key);
             }
             other => session.phase = other,
         }
@@ -312,12 +318,15 @@ impl Server {
         let Some(Session { remote, phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get(&key) else {
             return Err(DropReason::UnknownPeer);
         };
-        let address = peer.address;
+        let (address, takes_over) = (peer.address, peer.takes_over.is_some());
         let opened = if *remote == from {
             self.open_data(now, key, datagram)?
         } else {
             self.open_foreign(now, key, from, datagram)?
         };
+        if takes_over {
+            self.take_over(key);
+        }
         let range = match opened {
             Opened::Ping => return Ok(Received::Consumed),
             Opened::Exit => {
@@ -396,7 +405,12 @@ impl Server {
         if let Some(place) = self.by_peer.get_mut(peer.connected.peer as usize) {
             *place = None;
         }
-        self.by_address.remove(&peer.address);
+        if self.by_address.get(&peer.address) == Some(&key) {
+            self.by_address.remove(&peer.address);
+            if let Some(newer) = self.holder_of(peer.address) {
+                self.by_address.insert(peer.address, newer);
+            }
+        }
         if self.by_remote.get(&peer.connected.remote) == Some(&key) {
             self.by_remote.remove(&peer.connected.remote);
         }

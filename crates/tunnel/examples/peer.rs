@@ -7,7 +7,7 @@
 //! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
 //! `ciphers=A:B`, `tls_min=1.3`, `tls_max=1.2`, `crl=FILE`, `fingerprint=HEX[,MORE]` instead of `ca=`, `peer_prefix=TEXT` or
 //! `peer_subject=TEXT` instead of `peer=`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
-//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `dyn=off`, `epochs=off`.
+//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
 //! Events are printed one a line; when it is interrupted, the counters follow.
 
 use std::collections::HashMap;
@@ -89,7 +89,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
                 peers,
                 pool,
                 routes: Vec::new(),
-                max_peers: 16,
+                max_peers: settings.get("peers").map_or(Ok(16), |count| count.parse())?,
             })
         }
         _ => {

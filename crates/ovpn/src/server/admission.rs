@@ -1,9 +1,9 @@
 //! Admission: what happens when a client's key exchange message has come in over a verified TLS session.
 
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Peer, Phase, Server};
+use super::{Peer, Phase, Server, Session};
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
@@ -14,6 +14,11 @@ use crate::protection::SharedKey;
 use crate::push;
 use crate::underlay::Underlay;
 use crate::wrap::Role;
+
+/// How long a session that was replaced carries the peer's packets at most.
+const TAKE_OVER: Duration = Duration::from_millis(250);
+/// How long packets are still taken from a session that was replaced.
+const STILL_TAKEN: Duration = Duration::from_secs(1);
 
 impl Server {
     /// Answers the client's message, and either prepares the session for its push or refuses it.
@@ -69,12 +74,19 @@ impl Server {
         let session = self.sessions.get(&key).ok_or(EndReason::Local)?;
         let (remote, local) = (session.remote, session.channel.local());
         let client = session.channel.remote().unwrap_or(SessionId([0; 8]));
-        // The peer is authenticated: only now may it push out an older session of its own.
-        for older in self.older_sessions(&tls.identity, remote) {
-            self.end(now, older, EndReason::Replaced);
-        }
-        let address = self.assign_address(&tls.identity)?;
-        let peer_id = self.assign_peer_id(key)?;
+        let kept = self.make_way(now, &tls.identity, remote);
+        let address = match kept.as_ref().and_then(|&older| self.address_of(older)) {
+            Some(address) => address,
+            None => self.assign_address(&tls.identity)?,
+        };
+        let peer_id = match (self.assign_peer_id(key), kept) {
+            // The last place is the older session's.
+            (Err(EndReason::Full), Some(older)) => {
+                self.end(now, older, EndReason::Replaced);
+                self.assign_peer_id(key)?
+            }
+            (assigned, _) => assigned?,
+        };
         let (key_derivation, block) =
             if self.config.key_derivation == KeyDerivation::Ekm && info.has(negotiation::PROTO_TLS_KEY_EXPORT) {
                 (KeyDerivation::Ekm, tls.exporter)
@@ -109,16 +121,73 @@ impl Server {
         let push = push::encode(&self.push_options(address, &connected, info));
         let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
         let live = Box::new(live);
-        let peer = Box::new(Peer { connected, address, cc_exit });
+        let peer = Box::new(Peer { connected, address, cc_exit, replaced: None, takes_over: None });
         let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
         let session = self.sessions.get_mut(&key).ok_or(EndReason::Local)?;
         if dynamic {
             session.channel.use_dynamic_tls_crypt(&tls.dynamic_tls_crypt);
         }
         session.phase = Phase::Settling { deadline, peer, live, push, wanted };
-        self.by_address.insert(address, key);
+        self.by_address.entry(address).or_insert(key);
         self.by_remote.insert(remote, key);
         Ok(())
+    }
+
+    /// Ends older sessions of a peer that has authenticated, but for one that is connected from elsewhere: that goes on
+    /// until the new one is connected, and is returned.
+    fn make_way(&mut self, now: Instant, identity: &Identity, remote: Underlay) -> Option<SessionKey> {
+        let mut kept = None;
+        for older in self.older_sessions(identity, remote) {
+            match self.sessions.get(&older) {
+                Some(Session { phase: Phase::Connected { peer, .. }, remote: elsewhere, .. })
+                    if *elsewhere != remote && peer.replaced.is_none() =>
+                {
+                    kept = Some(older);
+                }
+                _ => self.end(now, older, EndReason::Replaced),
+            }
+        }
+        kept
+    }
+
+    fn address_of(&self, key: SessionKey) -> Option<Ipv4Addr> {
+        match &self.sessions.get(&key)?.phase {
+            Phase::Connected { peer, .. } | Phase::Settling { peer, .. } => Some(peer.address),
+            _ => None,
+        }
+    }
+
+    /// Has a session that was just connected take the place of an older one of the peer. What the peer has sent over that
+    /// one until it learns of this is still taken.
+    pub(super) fn succeed(&mut self, now: Instant, key: SessionKey) {
+        let Some(Session { phase: Phase::Connected { peer, .. }, remote, .. }) = self.sessions.get(&key) else {
+            return;
+        };
+        let (identity, remote) = (peer.connected.identity.clone(), *remote);
+        for older in self.older_sessions(&identity, remote) {
+            if older != key
+                && let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&older)
+            {
+                peer.replaced.get_or_insert(now + STILL_TAKEN);
+            }
+        }
+        let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&key) else { return };
+        if self.by_address.get(&peer.address) != Some(&key) {
+            peer.takes_over = Some(now + TAKE_OVER);
+        }
+    }
+
+    /// Has packets to the peer go over this session.
+    pub(super) fn take_over(&mut self, key: SessionKey) {
+        if let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&key) {
+            peer.takes_over = None;
+            self.by_address.insert(peer.address, key);
+        }
+    }
+
+    /// The newest session with this address.
+    pub(super) fn holder_of(&self, address: Ipv4Addr) -> Option<SessionKey> {
+        self.sessions.keys().rev().copied().find(|&key| self.address_of(key) == Some(address))
     }
 
     /// Sessions that must give way to an authenticated newcomer: of the same identity, from the same address, or with

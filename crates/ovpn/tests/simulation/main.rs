@@ -7,6 +7,7 @@ mod histories;
 mod network;
 mod protection;
 mod renewal;
+mod replacement;
 
 use std::time::Duration;
 

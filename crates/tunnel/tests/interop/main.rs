@@ -1,8 +1,10 @@
 //! Both roles against the stock `openvpn`, in network namespaces. Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod failover;
 mod float;
 mod protection;
+mod relay;
 mod renewal;
 mod support;
 mod transport;
