@@ -152,7 +152,7 @@ fn dns(profile: &Profile, pushed: &Configured) -> session::Dns {
         match option {
             profile::DhcpOption::Dns(address) => older.addresses.push((*address, None)),
             profile::DhcpOption::Domain(name) | profile::DhcpOption::DomainSearch(name) => {
-                dns.search.push(name.clone())
+                dns.search.push(name.clone());
             }
         }
     }

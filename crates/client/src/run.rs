@@ -63,6 +63,9 @@ pub async fn run(
     for change in &left.changes {
         say(&format!("left by a process that did not come to its end: {change}"));
     }
+    for note in &left.notes {
+        say(&format!("left by a process that did not come to its end, and cannot be undone: {note}"));
+    }
     let stop = stop.child_token();
     let tunnel = tunnel::start(plan.tunnel.clone(), device, stop.clone())?;
     let mut connection = Connection {

@@ -131,7 +131,7 @@ pub(super) fn plan(settings: &Settings, facts: &Facts) -> Plan {
     }
     if settings.redirect.is_some_and(|redirect| redirect.ipv6) {
         for part in PARTS6 {
-            planner.into_tunnel(part.into(), settings.metric);
+            planner.through_tunnel(part.into(), settings.metric);
         }
     }
     planner.plan
@@ -220,7 +220,7 @@ impl Planner<'_> {
         }
         if redirect.def1 {
             for half in HALVES4 {
-                self.into_tunnel(half.into(), None);
+                self.through_tunnel(half.into(), None);
             }
             return;
         }
@@ -229,7 +229,7 @@ impl Planner<'_> {
             self.plan.steps.push(Step::RemoveDefault(default.message.clone()));
             self.taken.remove(&(everything, 0));
         }
-        self.into_tunnel(everything, None);
+        self.through_tunnel(everything, None);
     }
 
     /// Routes to the present DNS servers, where they are not in the local network anyway.
@@ -252,7 +252,7 @@ impl Planner<'_> {
         for net in &self.facts.local4 {
             let halves = net.subnets(net.prefix_len() + 1).into_iter().flatten().take(2);
             for half in halves {
-                self.into_tunnel(half.into(), None);
+                self.through_tunnel(half.into(), None);
             }
         }
     }
@@ -273,11 +273,11 @@ impl Planner<'_> {
             (Via::Router(router @ IpAddr::V4(_)), IpNet::V4(_)) => {
                 self.add(RouteSpec { destination, gateway: Some(router), device: None, metric, unreachable: false });
             }
-            (Via::Tunnel | Via::Router(_), _) => self.into_tunnel(destination, metric),
+            (Via::Tunnel | Via::Router(_), _) => self.through_tunnel(destination, metric),
         }
     }
 
-    fn into_tunnel(&mut self, destination: IpNet, metric: Option<u32>) {
+    fn through_tunnel(&mut self, destination: IpNet, metric: Option<u32>) {
         let settings = self.settings;
         let has = |v6: bool| settings.addresses.iter().any(|address| address.net.addr().is_ipv6() == v6);
         let v6 = matches!(destination, IpNet::V6(_));
