@@ -150,6 +150,8 @@ fn tunnel_config(
     let tls_crypt = StaticKey::parse(identity.tls_crypt.expose_secret()).context("the identity's tls-crypt key")?;
     let mut config = TunnelConfig::new(mode, tls, Some(tls_crypt));
     config.data_ciphers.clone_from(&settings.data_ciphers);
+    config.tls_version_min = settings.tls_version_min;
+    config.crl.clone_from(&settings.crl);
     config.keepalive = KEEPALIVE;
     Ok(config)
 }
@@ -350,6 +352,8 @@ mod tests {
             subnet: "10.86.0.0/24".parse().unwrap(),
             device: "cah0".to_owned(),
             data_ciphers: vec![],
+            tls_version_min: tunnel::TlsVersion::V1_2,
+            crl: None,
         };
         let refused = |end, address: &str| refusal(&settings, end, address.parse().unwrap()).is_some();
         assert!(!refused(Role::Home, "10.86.0.2"));

@@ -33,7 +33,7 @@ pub use report::{
     Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route, PushedRoute,
     Redirect, RouteGateway, Snapshot, Traffic, Transport, Underlay,
 };
-pub use tls::TlsError;
+pub use tls::{TlsError, check_crl};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;

@@ -26,6 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::certificates::{Clock, NameCheck};
 use crate::config::TunnelConfig;
 use context::Material;
+pub use crl::check_crl;
 use crl::{Lists, Revocation};
 use verify::{PeerCheck, Refusal};
 

@@ -111,8 +111,7 @@ impl Revocation {
         if material.authorities.is_empty() {
             return Err(unusable("lists are signed by an authority, and there is none".to_owned()));
         }
-        let text = path.to_str().filter(|text| !text.contains('\0'));
-        let text = text.ok_or_else(|| unusable("its name is not UTF-8".to_owned()))?.to_owned();
+        let text = as_text(path)?.to_owned();
         let stamp = Stamp::of(&text).map_err(|error| unusable(error.to_string()))?;
         let lists = read(&text, &material).map_err(unusable)?;
         let watched = Watched { stamp: Some(stamp), trouble: None, warned: None };
@@ -228,25 +227,48 @@ impl Watched {
     }
 }
 
-/// Reads the lists, or says why they cannot be used.
+/// Reads the lists and makes them count, or says why they cannot be used.
 fn read(path: &str, material: &Material) -> Result<Lists, String> {
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let lists = parse(&text)?;
-    for list in &lists {
-        check(list, &material.authorities)?;
-    }
-    let mut ends = Vec::new();
-    for list in &lists {
-        let end = list.next_update().ok_or("one of its lists does not say when it ends")?;
-        ends.push(system_time(end).ok_or("one of its lists has no end that this system can express")?);
-    }
-    let next_update = ends.into_iter().min().ok_or("it holds no PEM list of revoked certificates (X509 CRL)")?;
+    let (text, lists, next_update) = load(path, &material.authorities)?;
     let context = material.context(Some(path)).map_err(|error| error.to_string())?;
     // OpenSSL reads the file itself.
     if fs::read_to_string(path).ok() != Some(text) {
         return Err("it changed while it was read".to_owned());
     }
     Ok(Lists { context, lists, next_update })
+}
+
+/// The file's text, the lists in it, and when the first of them ends.
+fn load(path: &str, authorities: &[X509]) -> Result<(String, Vec<X509Crl>, SystemTime), String> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let lists = parse(&text)?;
+    let mut ends = Vec::new();
+    for list in &lists {
+        check(list, authorities)?;
+        let end = list.next_update().ok_or("one of its lists does not say when it ends")?;
+        ends.push(system_time(end).ok_or("one of its lists has no end that this system can express")?);
+    }
+    let next_update = ends.into_iter().min().ok_or("it holds no PEM list of revoked certificates (X509 CRL)")?;
+    Ok((text, lists, next_update))
+}
+
+/// Whether a tunnel with this authority could start with the file at `path`: when the first of its lists ends, which may
+/// be over.
+///
+/// # Errors
+/// Says what is wrong with the file or the authority.
+pub fn check_crl(path: &Path, ca_pem: &str) -> Result<SystemTime, TlsError> {
+    let authorities = X509::stack_from_pem(ca_pem.as_bytes()).map_err(TlsError::Authority)?;
+    let unusable = |why| TlsError::Revocation { path: path.to_owned(), why };
+    let text = as_text(path)?;
+    Stamp::of(text).map_err(|error| unusable(error.to_string()))?;
+    load(text, &authorities).map(|(_, _, end)| end).map_err(unusable)
+}
+
+/// OpenSSL takes only such paths.
+fn as_text(path: &Path) -> Result<&str, TlsError> {
+    let text = path.to_str().filter(|text| !text.contains('\0'));
+    text.ok_or_else(|| TlsError::Revocation { path: path.to_owned(), why: "its name is not UTF-8".to_owned() })
 }
 
 fn parse(text: &str) -> Result<Vec<X509Crl>, String> {

@@ -42,7 +42,7 @@ pub(crate) fn cannot_run() -> bool {
     true
 }
 
-fn stock() -> String {
+pub(crate) fn stock() -> String {
     std::env::var("CLOUDATHOME_OPENVPN").unwrap_or_else(|_| "openvpn".to_owned())
 }
 
