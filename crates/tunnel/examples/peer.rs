@@ -8,15 +8,19 @@
 //! `ciphers=A:B`, `tls_min=1.3`, `tls_max=1.2`, `crl=FILE`, `fingerprint=HEX[,MORE]` instead of `ca=`, `peer_prefix=TEXT` or
 //! `peer_subject=TEXT` instead of `peer=`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
-//! Events are printed one a line; when it is interrupted, the counters follow.
+//! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::fmt;
 use std::process::Command;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Level, Metadata, Subscriber};
 use tunnel::{
     AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation,
     KeyDirection, Listen, Mode, NameCheck, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer,
@@ -31,6 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .skip(1)
         .filter_map(|word| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
         .collect();
+    tracing::subscriber::set_global_default(Log)?;
     let config = config(&settings)?;
     let tun = settings.get("tun").map_or("tun0", String::as_str).to_owned();
     let device = Device::open_persistent(&tun)?;
@@ -196,4 +201,34 @@ fn up(tun: &str, mtu: u16) -> Result<(), Box<dyn Error>> {
 fn ip(words: &[&str]) -> Result<(), Box<dyn Error>> {
     let status = Command::new("ip").args(words).status()?;
     if status.success() { Ok(()) } else { Err(format!("ip {} failed", words.join(" ")).into()) }
+}
+
+/// Prints what is logged.
+struct Log;
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Line(String);
+        impl Visit for Line {
+            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                self.0.push_str(&format!(" {field}={value:?}"));
+            }
+        }
+        let mut line = Line(format!("log {}", event.metadata().level()));
+        event.record(&mut line);
+        println!("{}", line.0);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
 }

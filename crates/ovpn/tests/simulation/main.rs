@@ -5,6 +5,7 @@
 mod float;
 mod histories;
 mod network;
+mod probes;
 mod protection;
 mod renewal;
 mod replacement;

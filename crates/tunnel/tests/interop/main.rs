@@ -4,6 +4,9 @@
 mod certificates;
 mod failover;
 mod float;
+mod flood;
+mod nat;
+mod probes;
 mod protection;
 mod relay;
 mod renewal;

@@ -267,10 +267,14 @@ impl Lab {
         self.children.iter().map(|(log, _)| format!("== {log}\n{}\n", self.log(log))).collect()
     }
 
-    /// Sends a signal to the process with this log. Namespaces are entered by exec, so it is the process itself.
+    /// Id of the process with this log. Namespaces are entered by exec, so it is the process itself.
+    pub(crate) fn pid(&self, log: &str) -> u32 {
+        self.children.iter().find(|(name, _)| name == log).unwrap().1.id()
+    }
+
+    /// Sends a signal to the process with this log.
     pub(crate) fn signal(&self, log: &str, signal: nix::sys::signal::Signal) {
-        let (_, child) = self.children.iter().find(|(name, _)| name == log).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid(log) as i32), signal).unwrap();
     }
 
     /// Interrupts the process with this log and waits for its end; gives the whole log.
