@@ -60,7 +60,7 @@ pub(crate) enum Command {
     #[command(after_help = examples(&[
         ("agentctl connect --check work.ovpn", "what of the profile is followed and what is not; needs no rights"),
         ("sudo agentctl connect work.ovpn", "connect; Ctrl-C ends it"),
-        ("sudo agentctl connect --device work0 work.ovpn", "over a device of this name"),
+        ("sudo agentctl connect --device work0 --login work.login work.ovpn", "without a terminal"),
     ]))]
     Connect(ConnectArgs),
     /// Makes identities by hand
@@ -115,6 +115,9 @@ pub(crate) struct ConnectArgs {
     /// Name of the network device [default: the profile's, else the first free of tun0, tun1, ...]
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,
+    /// File with the user name on its first line and the password on its second; readable for you alone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) login: Option<PathBuf>,
     /// Where it is written down how to undo what was set
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cloudathome/connections")]
     pub(crate) journals: PathBuf,

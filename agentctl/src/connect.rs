@@ -31,7 +31,7 @@ pub(crate) fn run(args: ConnectArgs, out: &mut dyn Write) -> Result<Exit, Failur
         return Ok(Exit::Ok);
     }
     let places = Places { journals: args.journals, ..Places::default() };
-    let options = Options { device: args.device, places };
+    let options = Options { device: args.device, login: args.login, places };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
@@ -55,7 +55,7 @@ fn failure(error: RunError) -> Failure {
     let hint = match &error {
         RunError::Device(_) | RunError::Session(_) => Some("run it with sudo"),
         RunError::Tunnel(_) => Some("check the profile's certificates, keys and password, or ask the server's owner"),
-        RunError::Broken | RunError::GaveUp(_) => None,
+        RunError::Login(_) | RunError::Broken | RunError::GaveUp(_) => None,
     };
     let error = Error::new(error).context("the connection ended");
     Failure { exit: Exit::Failed, error, hint: hint.map(str::to_owned) }

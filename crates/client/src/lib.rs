@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod files;
+mod login;
 mod network;
 mod plan;
 mod run;
 mod unused;
 
+pub use login::LoginError;
 pub use plan::{Plan, PlanError};
 pub use run::{Options, RunError, run};

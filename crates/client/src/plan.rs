@@ -11,8 +11,8 @@ use profile::{
 use rand::seq::SliceRandom;
 use secrecy::{ExposeSecret, SecretString};
 use tunnel::{
-    AuthDigest, ClientKey, ControlProtection, Dial, Keepalive, KeyDirection, Mode, Remote, StaticKey, TlsAuth,
-    TlsMaterial, TlsVersion, Transport, TunnelConfig,
+    AuthDigest, ClientKey, ControlProtection, DataSettings, Dial, Keepalive, KeyDirection, Mode, MssFix, Remote,
+    StaticKey, TlsAuth, TlsMaterial, TlsVersion, Transport, TunnelConfig,
 };
 
 use crate::files::{self, Unreadable};
@@ -21,11 +21,16 @@ use crate::unused;
 /// Silence after which stock clients connect anew when neither end says anything else.
 const USUAL_RESTART: Duration = Duration::from_secs(120);
 
+/// How long after a refusal the same password is shown again.
+const AFTER_REFUSAL: Duration = Duration::from_secs(10);
+
 /// What a profile comes to.
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) profile: Profile,
     pub(crate) tunnel: TunnelConfig,
+    /// Where files that the profile names are looked for.
+    pub(crate) dir: PathBuf,
     /// What was passed over, with its lines.
     pub notes: Vec<Note>,
 }
@@ -71,7 +76,7 @@ impl Plan {
         notes.extend(unused::notes(text));
         notes.sort_by_key(|note| note.line.unwrap_or(usize::MAX));
         match tunnel {
-            Some(tunnel) if problems.is_empty() => Ok(Self { profile, tunnel, notes }),
+            Some(tunnel) if problems.is_empty() => Ok(Self { profile, tunnel, dir: dir.to_owned(), notes }),
             _ => {
                 problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
                 Err(ProfileErrors { problems, omitted: 0 })
@@ -99,7 +104,8 @@ impl fmt::Display for Plan {
             }
         )?;
         let ciphers: Vec<String> = self.tunnel.data_ciphers.iter().map(ToString::to_string).collect();
-        writeln!(f, "data ciphers {}", ciphers.join(", "))
+        writeln!(f, "data ciphers {}", ciphers.join(", "))?;
+        writeln!(f, "user name and password: {}", if self.profile.user_pass.is_some() { "yes" } else { "no" })
     }
 }
 
@@ -121,9 +127,7 @@ impl Mapper<'_> {
         let crl = self.crl();
         let ciphers = self.ciphers();
         self.connections_agree();
-        if profile.user_pass.is_some() {
-            self.problem(ProblemKind::Unsupported, "auth-user-pass", "user names and passwords are not sent yet");
-        }
+        let digest = if ciphers.iter().all(|cipher| cipher.is_aead()) { None } else { self.digest() };
         let mode = Mode::Dial(Dial { remotes: self.remotes(), peer: self.peer() });
         let mut config = TunnelConfig::new(mode, tls?, protection?);
         config.crl = crl;
@@ -147,6 +151,14 @@ impl Mapper<'_> {
         config.renewal.hand_window = rekey.hand_window.max(Duration::from_secs(1));
         config.renewal.overlap = rekey.transition_window.max(Duration::from_secs(1));
         config.pull = self.pull();
+        config.data = DataSettings {
+            digest: digest.unwrap_or_default(),
+            fallback: self.fallback(),
+            mss_fix: self.mss_fix(first),
+        };
+        config.max_packet_size = first.max_packet_size;
+        // With the same password, as the person wants it.
+        config.after_refusal = (profile.auth_retry == AuthRetry::NoInteract).then_some(AFTER_REFUSAL);
         Some(config)
     }
 
@@ -242,7 +254,7 @@ impl Mapper<'_> {
             profile::Digest::Sha256 => Some(AuthDigest::Sha256),
             profile::Digest::Sha512 => Some(AuthDigest::Sha512),
             profile::Digest::None | profile::Digest::Sha224 | profile::Digest::Sha384 => {
-                let reason = "tls-auth is spoken with SHA1, SHA256 and SHA512; choose one of them on the server";
+                let reason = "packets are signed with SHA1, SHA256 or SHA512 only; choose one of them on the server";
                 self.problem(ProblemKind::Unsupported, "auth", reason);
                 None
             }
@@ -303,6 +315,26 @@ impl Mapper<'_> {
             self.note("data-ciphers", format!("not offered: {}", unknown.join(", ")));
         }
         known
+    }
+
+    fn fallback(&mut self) -> Option<tunnel::Cipher> {
+        self.profile.data.fallback.and_then(|cipher| cipher.name().parse().ok())
+    }
+
+    fn mss_fix(&mut self, first: &Connection) -> MssFix {
+        let fix = match first.mssfix {
+            profile::Mssfix::Off => MssFix::Off,
+            profile::Mssfix::Outer(bytes) => MssFix::Datagram(bytes.max(MssFix::LEAST)),
+            profile::Mssfix::Payload(bytes) => MssFix::Payload(bytes.max(MssFix::LEAST)),
+            profile::Mssfix::Inner(bytes) => MssFix::Inner(bytes.max(MssFix::LEAST)),
+        };
+        if let profile::Mssfix::Outer(bytes) | profile::Mssfix::Payload(bytes) | profile::Mssfix::Inner(bytes) =
+            first.mssfix
+            && bytes < MssFix::LEAST
+        {
+            self.note("mssfix", format!("{} bytes are the least", MssFix::LEAST));
+        }
+        fix
     }
 
     fn mtu(&mut self, first: &Connection) -> u16 {

@@ -1,12 +1,16 @@
 //! A connection from its beginning to its end.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hostnet::session::{Done, Places, Session, SessionError};
+use profile::{AuthRetry, UserPass};
+use secrecy::ExposeSecret;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tunnel::{Configured, Device, DeviceError, EndReason, Event, Handle, Traffic};
+use tunnel::{Configured, Credentials, Device, DeviceError, EndReason, Event, Handle, Traffic, TunnelConfig};
 
+use crate::login::{Before, LoginError, read_login};
 use crate::network;
 use crate::plan::Plan;
 
@@ -18,6 +22,8 @@ const ANY_DEVICE: &str = "tun%d";
 pub struct Options {
     /// Name of the device; before that of the profile.
     pub device: Option<String>,
+    /// A file with user name and password, before what the profile says.
+    pub login: Option<PathBuf>,
     /// Where things are on the host.
     pub places: Places,
 }
@@ -25,6 +31,9 @@ pub struct Options {
 /// Why there is no connection, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// No user name or password.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// No device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -58,8 +67,55 @@ pub async fn run(
         say(&format!("passed over: {note}"));
     }
     let name = options.device.as_deref().or(plan.profile.device.as_deref()).unwrap_or(ANY_DEVICE);
+    let mut again = false;
+    loop {
+        let mut config = plan.tunnel.clone();
+        if let Some(from) = &plan.profile.user_pass {
+            let before = Before::save();
+            config.login = tokio::select! {
+                answer = login(&plan, from, options.login.as_deref(), again) => Some(answer?),
+                () = stop.cancelled() => {
+                    before.restore();
+                    return Ok(());
+                }
+            };
+        }
+        match connect(&plan, config, name, &options.places, &stop, say).await {
+            Err(RunError::Tunnel(tunnel::Error::Refused(reason))) if may_ask_again(&plan) => {
+                say(&format!("the server refused us: {reason}"));
+                again = true;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+fn may_ask_again(plan: &Plan) -> bool {
+    plan.profile.user_pass.is_some() && plan.profile.auth_retry == AuthRetry::Interact
+}
+
+/// Asks off the runtime, which goes on meanwhile.
+async fn login(plan: &Plan, from: &UserPass, file: Option<&Path>, again: bool) -> Result<Credentials, RunError> {
+    // What stands somewhere was refused already.
+    let from = if again { UserPass::Ask } else { from.clone() };
+    let file = file.filter(|_| !again).map(Path::to_owned);
+    let (challenge, dir) = (plan.profile.static_challenge.clone(), plan.dir.clone());
+    let asked = tokio::task::spawn_blocking(move || read_login(&from, challenge.as_ref(), file.as_deref(), &dir)).await;
+    let (user, password) = asked.map_err(|_| RunError::Broken)??;
+    Ok(Credentials::new(user, password.expose_secret()))
+}
+
+/// One connection, over as many sessions as it takes, until it is over for good.
+async fn connect(
+    plan: &Plan,
+    config: TunnelConfig,
+    name: &str,
+    places: &Places,
+    stop: &CancellationToken,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), RunError> {
     let (device, name) = Device::open_transient(name)?;
-    let (session, left) = Session::open(options.places.clone(), &name).await?;
+    let (session, left) = Session::open(places.clone(), &name).await?;
     for change in &left.changes {
         say(&format!("left by a process that did not come to its end: {change}"));
     }
@@ -67,16 +123,9 @@ pub async fn run(
         say(&format!("left by a process that did not come to its end, and cannot be undone: {note}"));
     }
     let stop = stop.child_token();
-    let tunnel = tunnel::start(plan.tunnel.clone(), device, stop.clone())?;
-    let mut connection = Connection {
-        plan: &plan,
-        device: name,
-        session,
-        say: &mut *say,
-        failures: 0,
-        unresolved: None,
-        use_of: Use::default(),
-    };
+    let tunnel = tunnel::start(config, device, stop.clone())?;
+    let (failures, unresolved, use_of) = (0, None, Use::default());
+    let mut connection = Connection { plan, device: name, session, say, failures, unresolved, use_of };
     let ended = connection.drive(tunnel, &stop).await;
     let undone = connection.session.undo().await;
     connection.tell("undone", &undone);
@@ -180,6 +229,10 @@ impl Connection<'_> {
                 self.say(&format!("no connection to {remote}: {reason}"));
                 self.failed(&reason.to_string())?;
             }
+            Event::LoginPending { timeout } => {
+                self.say(&format!("the server waits for another proof of who you are, up to {} s", timeout.as_secs()));
+            }
+            Event::Info(text) => self.say(&format!("the server says: {text}")),
         }
         Ok(())
     }
