@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use ::relay::Faults;
 use openssl::hash::MessageDigest;
 use openssl::x509::X509;
 use rcgen::{
@@ -11,6 +12,7 @@ use rcgen::{
     RsaKeySize, SanType, SerialNumber, date_time_ymd,
 };
 
+use crate::relay;
 use crate::support::{Lab, SERVER, Side, cannot_run, stock};
 
 const POOL: &str = "pool=10.8.0.10-10.8.0.20";
@@ -355,16 +357,6 @@ fn make_large_chain(lab: &Lab) {
     assert!(bytes > 6 * 1124, "{bytes}");
 }
 
-/// Loses one in ten packets of the handshake each way.
-fn lose(lab: &Lab) {
-    let nft = |words: &str| assert!(lab.command(Side::Server, "nft").arg(words).status().unwrap().success(), "{words}");
-    nft("add table inet loss");
-    for (hook, port) in [("input", "dport"), ("output", "sport")] {
-        nft(&format!("add chain inet loss {hook} {{ type filter hook {hook} priority 0; }}"));
-        nft(&format!("add rule inet loss {hook} udp {port} 1194 @th,64,5 {{ 4, 5 }} numgen random mod 100 < 10 drop"));
-    }
-}
-
 /// As [`Lab::wait_for`], but with the patience that a handshake with losses needs.
 #[track_caller]
 fn wait_long(lab: &Lab, log: &str, text: &str) {
@@ -390,8 +382,8 @@ fn our_dialer_takes_a_large_chain_of_a_stock_server() {
     lab.wait_for("ours", "PeerConnected");
     lab.ping(Side::Client, "10.8.0.1", 56);
     lab.finish("ours");
-    lose(&lab);
-    lab.spawn_ours(Side::Client, "ours", "client", &["peer=server"]);
+    let _relay = relay::start(&lab, 19, Faults::LOSS);
+    lab.spawn_ours(Side::Client, "ours", "client", &["peer=server", &format!("remote={}", relay::RELAY)]);
     wait_long(&lab, "ours", "PeerConnected");
     lab.ping(Side::Client, "10.8.0.1", 56);
 }
@@ -409,8 +401,9 @@ fn a_stock_client_takes_our_large_chain() {
     lab.wait_for("first", "Initialization Sequence Completed");
     lab.ping(Side::Client, "10.8.0.1", 56);
     lab.finish("first");
-    lose(&lab);
-    lab.spawn_stock(Side::Client, "stock", "client", &[]);
+    let _relay = relay::start(&lab, 19, Faults::LOSS);
+    let (host, port) = relay::RELAY.split_once(':').unwrap();
+    lab.spawn_stock(Side::Client, "stock", "client", &["--remote", host, port]);
     wait_long(&lab, "stock", "Initialization Sequence Completed");
     lab.ping(Side::Client, "10.8.0.1", 56);
 }
