@@ -30,6 +30,9 @@ const MAX_PEERS: usize = 250;
 /// Signs of life inside the tunnel. A dialer whose listener was killed starts over after the second of them.
 const KEEPALIVE: Keepalive = Keepalive { ping: Duration::from_secs(2), ping_restart: Duration::from_secs(8) };
 
+/// Wait before the listener is dialed again after it refused us for good. Its owner may have put that right.
+const AFTER_REFUSAL: Duration = Duration::from_secs(60);
+
 /// What the agent sees of its tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkView {
@@ -153,6 +156,7 @@ fn tunnel_config(
     config.tls_version_min = settings.tls_version_min;
     config.crl.clone_from(&settings.crl);
     config.keepalive = KEEPALIVE;
+    config.after_refusal = Some(AFTER_REFUSAL);
     Ok(config)
 }
 
@@ -209,6 +213,8 @@ impl Worker {
                 warn!(remote, reason, "the tunnel's remote has no address");
                 self.reason = Some(format!("{remote} has no address: {reason}"));
             }
+            Event::LoginPending { timeout } => info!(?timeout, "the listener waits for a second factor"),
+            Event::Info(text) => info!(text, "the listener says"),
             Event::Configured(configured) => {
                 for option in &configured.ignored {
                     debug!(option, "pushed option not followed");

@@ -5,10 +5,15 @@
 //! `peer mode=dial remote=192.0.2.1:1194[/tcp][,MORE] [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
 //! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
-//! `ciphers=A:B`, `tls_min=1.3`, `tls_max=1.2`, `crl=FILE`, `fingerprint=HEX[,MORE]` instead of `ca=`, `peer_prefix=TEXT` or
-//! `peer_subject=TEXT` instead of `peer=`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
+//! `ciphers=A:B`, `tls_min=1.3`, `tls_max=1.2`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
+//! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
+//! `crl=FILE`, `fingerprint=HEX[,MORE]` instead of `ca=`, `peer_prefix=TEXT` or `peer_subject=TEXT` instead of `peer=`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
+//! `login=USER:PASSWORD`, `check=FILE` and more about passwords and commands: see `peer/auth.rs`.
 //! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
+
+#[path = "peer/auth.rs"]
+mod auth;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -23,7 +28,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
 use tunnel::{
     AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation,
-    KeyDirection, Listen, Mode, NameCheck, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer,
+    KeyDirection, Listen, Mode, MssFix, NameCheck, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer,
     TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
 };
 
@@ -45,6 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let stop = CancellationToken::new();
     let mut handle = tunnel::start(config, device, stop.clone())?;
+    let mut orders = auth::orders(&settings)?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     loop {
         tokio::select! {
@@ -54,6 +60,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
                     apply(&tun, &configured)?;
                 }
             }
+            Some(request) = handle.logins.recv() => auth::decide(&settings, request, handle.commands.clone()),
+            Some(command) = orders.recv() => handle.commands.send(command).await?,
             _ = interrupt.recv() => stop.cancel(),
             _ = terminate.recv() => stop.cancel(),
             result = &mut handle.task => {
@@ -103,8 +111,9 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         }
     };
     let read = |key: &str| -> Result<String, Box<dyn Error>> { Ok(std::fs::read_to_string(need(key)?)?) };
+    let own = |key: &str| if settings.contains_key(key) { read(key) } else { Ok(String::new()) };
     let ca_pem = if settings.contains_key("fingerprint") { String::new() } else { read("ca")? };
-    let tls = TlsMaterial { ca_pem, cert_pem: read("cert")?, key_pem: read("key")?.into() };
+    let tls = TlsMaterial { ca_pem, cert_pem: own("cert")?, key_pem: own("key")?.into() };
     let mut config = TunnelConfig::new(mode, tls, protection(settings)?);
     if let Some(names) = settings.get("ciphers") {
         config.data_ciphers = names.split(':').map(str::parse).collect::<Result<_, _>>()?;
@@ -129,6 +138,17 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     if let Some((ping, restart)) = settings.get("ping").and_then(|ping| ping.split_once('/')) {
         let seconds = |text: &str| text.parse().map(Duration::from_secs);
         config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
+    }
+    auth::set(&mut config, settings)?;
+    if let Some(name) = settings.get("auth") {
+        config.data.digest = name.parse()?;
+    }
+    if let Some(words) = settings.get("mssfix") {
+        let words: Vec<&str> = words.split('/').collect();
+        config.data.mss_fix = MssFix::parse(&words).ok_or("mssfix=BYTES[/mtu|/fixed]")?;
+    }
+    if let Some(bytes) = settings.get("max_packet_size") {
+        config.max_packet_size = bytes.parse()?;
     }
     config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
     config.epochs = settings.get("epochs").is_none_or(|epochs| epochs != "off");

@@ -7,9 +7,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use ovpn::data::Cipher;
+pub use ovpn::auth_token::{TokenKey, Tokens};
+pub use ovpn::data::{Cipher, DataSettings};
+use ovpn::endpoint::DEFAULT_MAX_PACKET_SIZE;
 pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
+pub use ovpn::login::{Admission, Advance, CertificateDemand, Credentials, Decision, LoginRequest, Secret};
+pub use ovpn::mss::MssFix;
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
 pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PullFilter, PullRules};
@@ -60,6 +64,21 @@ pub struct TunnelConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether data packets are in the epoch format, which renews its keys by itself, when the other end can do that too.
     pub epochs: bool,
+    /// Whether `EXIT` on the control channel and `protocol-flags` are announced and used. Without them, goodbyes go over
+    /// the data channel; a dialer then has neither dynamic tls-crypt nor the epoch format. For tests.
+    pub control_exit: bool,
+    /// Dialer: a user name and password to show beside the certificate or instead of it. At most 127 bytes each.
+    pub login: Option<Credentials>,
+    /// Dialer: how long after a final refusal (wrong password, no place for us, told to stop) it tries again. Without, the
+    /// tunnel ends with [`crate::Error::Refused`].
+    pub after_refusal: Option<Duration>,
+    /// Listener: how peers show who they are.
+    pub admission: Admission,
+    /// The digest of old ciphers, the cipher of last resort, and the size of TCP segments.
+    pub data: DataSettings,
+    /// Largest IP datagram of the control channel, [`ovpn::endpoint::MAX_PACKET_SIZES`]. Less than 1250 is for paths on
+    /// which handshakes hang although small packets get through.
+    pub max_packet_size: u16,
     /// What a dialer takes of the push.
     pub pull: PullRules,
 }
@@ -89,6 +108,12 @@ impl TunnelConfig {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+            control_exit: true,
+            login: None,
+            after_refusal: None,
+            admission: Admission::default(),
+            data: DataSettings::default(),
+            max_packet_size: DEFAULT_MAX_PACKET_SIZE,
             pull: PullRules::default(),
         }
     }
@@ -239,7 +264,7 @@ impl fmt::Display for Remote {
 pub struct TlsMaterial {
     /// Authorities that peers' certificates must chain to. May be empty beside [`TunnelConfig::peer_fingerprints`].
     pub ca_pem: String,
-    /// Own certificate, then intermediates.
+    /// Own certificate, then intermediates. Empty, with the key, for a dialer that shows only a password.
     pub cert_pem: String,
     /// Own private key.
     pub key_pem: secrecy::SecretString,

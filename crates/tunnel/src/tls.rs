@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use openssl::error::ErrorStack;
 use openssl::ssl::{Ssl, SslContext, SslRef};
 use openssl::x509::X509;
-use ovpn::endpoint::{TlsInput, TlsKey, TlsOutput, TlsSession};
+use ovpn::endpoint::{Identity, TlsInput, TlsKey, TlsOutput, TlsSession};
 use ovpn::keys::{DYNAMIC_TLS_CRYPT_LABEL, EXPORTER_LABEL, KeyBlock};
 use ovpn::static_key::StaticKey;
 use ovpn::wrap::Role;
@@ -24,7 +24,7 @@ use tokio_openssl::SslStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::certificates::{Clock, NameCheck};
-use crate::config::TunnelConfig;
+use crate::config::{CertificateDemand, TunnelConfig};
 use context::Material;
 pub use crl::check_crl;
 use crl::{Lists, Revocation};
@@ -84,13 +84,17 @@ enum Trust {
 impl TlsFactory {
     /// Reads certificates, key and revocation lists. `name` is whose certificate a dialer expects.
     pub(crate) fn new(config: &TunnelConfig, role: Role, name: Option<NameCheck>) -> Result<Self, TlsError> {
-        let material = Material::read(config)?;
+        let material = Material::read(config, role)?;
         let check = PeerCheck {
             role,
             marked: config.remote_cert_tls,
             name,
             fingerprints: config.peer_fingerprints.clone(),
             has_authority: !material.authorities.is_empty(),
+            demand: match role {
+                Role::Server => config.admission.certificate,
+                Role::Client => CertificateDemand::Required,
+            },
         };
         let trust = match &config.crl {
             None => Trust::Fixed(material.context(None)?),
@@ -269,8 +273,12 @@ impl Connection {
     }
 
     fn establish(&self, ssl: &SslRef) -> Result<TlsSession, String> {
-        let certificate = ssl.peer_certificate().ok_or_else(|| "the peer sent no certificate".to_owned())?;
-        let identity = self.check.identify(&certificate, self.now)?;
+        let identity = match ssl.peer_certificate() {
+            Some(certificate) => self.check.identify(&certificate, self.now)?,
+            // Known by the user name.
+            None if self.check.demand != CertificateDemand::Required => Identity::default(),
+            None => return Err("the peer sent no certificate".to_owned()),
+        };
         let export = |label| {
             let mut material = [0; 256];
             ssl.export_keying_material(&mut material, label, None).map(|()| material).map_err(|error| error.to_string())

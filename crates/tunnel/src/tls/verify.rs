@@ -13,6 +13,7 @@ use ovpn::endpoint::Identity;
 use ovpn::wrap::Role;
 
 use crate::certificates::{Fingerprint, NameCheck};
+use crate::config::CertificateDemand;
 
 /// Numbers of OpenSSL's verification errors (`x509_vfy.h`) that need more words than OpenSSL has, or that do not count
 /// where a fingerprint says whom to take.
@@ -38,6 +39,8 @@ pub(super) struct PeerCheck {
     pub(super) fingerprints: Vec<Fingerprint>,
     /// Whether it must chain to an authority.
     pub(super) has_authority: bool,
+    /// Whether there must be one at all.
+    pub(super) demand: CertificateDemand,
 }
 
 /// Why a handshake was refused, left by OpenSSL's callback for whoever waits for the handshake.
@@ -49,7 +52,12 @@ impl PeerCheck {
         ssl.param_mut().set_time(unix(now));
         let (check, refusal) = (Arc::clone(self), Refusal::default());
         let place = Arc::clone(&refusal);
-        ssl.set_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, move |good, context| {
+        let mode = match self.demand {
+            CertificateDemand::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+            CertificateDemand::Optional => SslVerifyMode::PEER,
+            CertificateDemand::None => SslVerifyMode::NONE,
+        };
+        ssl.set_verify_callback(mode, move |good, context| {
             let verdict = check.judge(good, context, now);
             let taken = verdict.is_ok();
             match verdict {

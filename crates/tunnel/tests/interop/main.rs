@@ -1,7 +1,9 @@
 //! Both roles against the stock `openvpn`, in network namespaces. Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod auth;
 mod certificates;
+mod data;
 mod failover;
 mod float;
 mod flood;

@@ -42,6 +42,7 @@ pub(crate) fn cannot_run() -> bool {
     true
 }
 
+/// The program that is the stock peer.
 pub(crate) fn stock() -> String {
     std::env::var("CLOUDATHOME_OPENVPN").unwrap_or_else(|_| "openvpn".to_owned())
 }
@@ -185,6 +186,16 @@ impl Lab {
         command
     }
 
+    /// Does something in the namespace of `side`. Sockets stay in the one in which they were made.
+    pub(crate) fn inside<T: Send>(&self, side: Side, what: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(Path::new("/run/netns").join(&self.namespaces[side as usize])).unwrap();
+        let enter_and_do = || {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            what()
+        };
+        std::thread::scope(|scope| scope.spawn(enter_and_do).join().unwrap())
+    }
+
     /// Starts a process whose output goes to the file `log`.
     pub(crate) fn spawn(&mut self, side: Side, log: &str, program: &str, words: &[String]) {
         let file = File::create(self.path(log)).unwrap();
@@ -209,8 +220,12 @@ impl Lab {
         all.push(format!("cert={}", self.path(&format!("{name}.pem"))));
         all.push(format!("key={}", self.path(&format!("{name}.key"))));
         all.extend(words.iter().map(|&word| word.to_owned()));
-        let program = example();
-        self.spawn(side, log, program.to_str().unwrap(), &all);
+        self.spawn_example(side, log, &all);
+    }
+
+    /// Starts our end with nothing but these words.
+    pub(crate) fn spawn_example(&mut self, side: Side, log: &str, words: &[String]) {
+        self.spawn(side, log, example().to_str().unwrap(), words);
     }
 
     /// Starts stock openvpn as `name`'s certificate holder.
