@@ -1,6 +1,7 @@
 //! Profiles as people have them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -114,6 +115,37 @@ fn connection_blocks_in_their_order() {
     let log = lab.read("client.log");
     assert!(log.contains(&format!("no connection to {SERVER}:1999")), "{log}");
     assert_eq!(lab.end("client.log", Signal::SIGTERM), Some(0));
+}
+
+/// Only a password, from the profile's own file, and a wrong one that ends it.
+#[test]
+fn a_password_without_a_certificate() {
+    if cannot_run() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let check = lab.path("check.sh");
+    fs::write(&check, "#!/bin/sh\n[ \"$username\" = anna ] && [ \"$password\" = 's3cret #1' ]\n").unwrap();
+    fs::set_permissions(&check, fs::Permissions::from_mode(0o755)).unwrap();
+    let words = ["--topology", "subnet", "--script-security", "3", "--verify-client-cert", "none"];
+    lab.serve(&[&words[..], &["--auth-user-pass-verify", &check, "via-env"]].concat(), &[]);
+    let profile = format!(
+        "client\ndev tun7\nremote {SERVER} 1194\nnobind\nremote-cert-tls server\nauth-user-pass login.txt\n\
+         setenv CLIENT_CERT 0\n<ca>\n{}</ca>\n",
+        lab.read("ca.pem")
+    );
+    fs::write(lab.path("login.txt"), "anna\ns3cret #1\n").unwrap();
+    fs::write(lab.path("work.ovpn"), profile).unwrap();
+    lab.connect(&lab.path("work.ovpn"), &[]);
+    assert!(lab.on_host("ping -n -q -c 1 -W 2 10.8.0.1").status.success());
+    assert_eq!(lab.end("client.log", Signal::SIGTERM), Some(0));
+
+    fs::write(lab.path("wrong.txt"), "anna\nguessed\n").unwrap();
+    lab.start(&lab.path("work.ovpn"), &["--login", &lab.path("wrong.txt")]);
+    assert_eq!(lab.wait_end("client.log"), Some(1), "it does not try again");
+    let log = lab.read("client.log");
+    assert!(log.contains("refused") && log.contains("next: check"), "{log}");
+    assert!(!log.contains("guessed"), "{log}");
 }
 
 fn stock_key(lab: &Lab, words: &[&str]) {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use profile::{
-    Connection, Crl, NameCheck, Note, Problem, ProblemKind, Profile, ProfileErrors, Protocol, Source, Wrapping,
+    AuthRetry, Connection, Crl, NameCheck, Note, Problem, ProblemKind, Profile, ProfileErrors, Protocol, Source,
+    Wrapping,
 };
 use rand::seq::SliceRandom;
 use secrecy::{ExposeSecret, SecretString};
@@ -158,7 +159,7 @@ impl Mapper<'_> {
         };
         config.max_packet_size = first.max_packet_size;
         // With the same password, as the person wants it.
-        config.after_refusal = (profile.auth_retry == AuthRetry::NoInteract).then_some(AFTER_REFUSAL);
+        config.after_refusal = (self.profile.auth_retry == AuthRetry::NoInteract).then_some(AFTER_REFUSAL);
         Some(config)
     }
 
