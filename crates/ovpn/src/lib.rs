@@ -28,5 +28,6 @@ pub mod wrap;
 
 mod channel;
 mod cookie;
+mod inner;
 mod live;
 mod reliability;

@@ -99,6 +99,10 @@ pub(crate) fn client_info(config: &ClientConfig) -> String {
     if config.epochs && config.key_derivation == KeyDerivation::Ekm {
         protocol |= PROTO_EPOCHS;
     }
+    // No other bit may be set without that of the peer id.
+    if !config.peer_ids {
+        protocol = 0;
+    }
     let max_mtu = config.max_mtu;
     let names: Vec<&str> = config.ciphers.iter().map(|cipher| cipher.as_str()).collect();
     format!(
@@ -199,6 +203,7 @@ mod tests {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+            peer_ids: true,
             pull: PullRules::default(),
         };
         let info = PeerInfo::parse(&client_info(&config));
@@ -207,5 +212,7 @@ mod tests {
         assert_eq!(info.mtu, Some(1600));
         (config.key_derivation, config.dynamic_tls_crypt) = (KeyDerivation::Prf, false);
         assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 128 + 2048);
+        config.peer_ids = false;
+        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 0);
     }
 }

@@ -11,7 +11,7 @@ pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
-pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PullFilter, PullRules};
+pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PrefixError, PullFilter, PullRules, PushSet, PushSetError};
 pub use ovpn::server::StaticPeer;
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
 pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
@@ -46,6 +46,9 @@ pub struct TunnelConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether data packets are in the epoch format, which renews its keys by itself, when the other end can do that too.
     pub epochs: bool,
+    /// Whether data packets carry the number of the peer when the other end can do that too. Without it a listener finds
+    /// peers by their address only, and a dialer announces nothing of what came after it.
+    pub peer_ids: bool,
     /// What a dialer takes of the push.
     pub pull: PullRules,
 }
@@ -71,6 +74,7 @@ impl TunnelConfig {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+            peer_ids: true,
             pull: PullRules::default(),
         }
     }
@@ -138,18 +142,42 @@ pub struct Listen {
     pub bind: SocketAddr,
     /// Where to accept connections, if at all; usually the same address.
     pub tcp: Option<SocketAddr>,
-    /// Own address inside of the tunnel.
-    pub address: Ipv4Addr,
-    /// Length of the tunnel's network, 0..=32.
-    pub prefix_len: u8,
-    /// Peers with addresses of their own.
+    /// Own IPv4 address inside of the tunnel and the tunnel's network; `None` for a tunnel of IPv6 only.
+    pub network: Option<Ipv4Prefix>,
+    /// Own IPv6 address inside of the tunnel and the tunnel's network; `None` for a tunnel of IPv4 only.
+    pub network_ipv6: Option<Ipv6Prefix>,
+    /// Peers with addresses or options of their own.
     pub peers: Vec<StaticPeer>,
-    /// Addresses for everyone else whose certificate is good; `None` serves only `peers`.
+    /// IPv4 addresses for everyone else whose certificate is good; without a pool only `peers` are served. A peer gets the
+    /// address that it had before, as long as nobody else needed it.
     pub pool: Option<RangeInclusive<Ipv4Addr>>,
-    /// Networks that peers are told to reach through the tunnel.
-    pub routes: Vec<Ipv4Prefix>,
+    /// IPv6 addresses for everyone else.
+    pub pool_ipv6: Option<RangeInclusive<Ipv6Addr>>,
+    /// What peers are told to set on their hosts: routes, name resolution and more.
+    pub push: PushSet,
+    /// Whether packets from one peer to the address of another are forwarded; else they are dropped.
+    pub client_to_client: bool,
     /// Most peers at a time.
     pub max_peers: usize,
+}
+
+impl Listen {
+    /// Listens for datagrams on `bind`, in the given network, and as yet for nobody.
+    #[must_use]
+    pub fn new(bind: SocketAddr, network: Option<Ipv4Prefix>) -> Self {
+        Self {
+            bind,
+            tcp: None,
+            network,
+            network_ipv6: None,
+            peers: Vec::new(),
+            pool: None,
+            pool_ipv6: None,
+            push: PushSet::default(),
+            client_to_client: false,
+            max_peers: 250,
+        }
+    }
 }
 
 /// The dialing end.

@@ -46,6 +46,7 @@ pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
+        peer_ids: config.peer_ids,
         pull: config.pull.clone(),
     })
 }

@@ -56,6 +56,9 @@ pub enum Error {
     /// The sockets are broken.
     #[error("cannot receive from the tunnel's sockets")]
     Receive(#[source] io::Error),
+    /// What is to be pushed is impossible.
+    #[error(transparent)]
+    Push(#[from] crate::config::PushSetError),
     /// A setting is impossible.
     #[error("{0}")]
     Setting(&'static str),

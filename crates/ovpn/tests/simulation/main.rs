@@ -6,6 +6,7 @@ mod float;
 mod histories;
 mod network;
 mod protection;
+mod push;
 mod renewal;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 
 mod float;
 mod protection;
+mod push;
 mod renewal;
 mod support;
 mod transport;
