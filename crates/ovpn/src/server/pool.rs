@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 /// Addresses whose last holder is remembered.
-const MAX_REMEMBERED: usize = 4096;
+const MAX_REMEMBERED: usize = 1024;
 
 /// An address as a number.
 pub(super) trait Number: Copy {
