@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use model::{HostId, Role};
+use profile::{DeviceProfileError, DeviceRemote};
 
 use crate::exit::Exit;
 
@@ -57,6 +58,10 @@ pub(crate) enum Command {
         after_help = examples(&[
             ("agentctl pki init --dir ./authority", "once, on a machine you trust"),
             ("agentctl pki issue --ca ./authority --role edge --name vps --out ./vps", "then for each host"),
+            (
+                "agentctl pki profile --ca ./authority --name phone --server vps --remote vps.example.com --out phone.ovpn",
+                "and for each device",
+            ),
         ])
     )]
     Pki {
@@ -106,6 +111,21 @@ pub(crate) enum PkiCommand {
         ("scp -r ./vps root@vps.example.com:/etc/cloudathome/identity", "where the agent looks for it"),
     ]))]
     Issue(IssueArgs),
+    /// Issues a device's identity as a profile, the one file that a stock OpenVPN client imports
+    ///
+    /// OpenVPN 2.6 and newer, OpenVPN Connect, OpenVPN 3 for Linux, Tunnelblick, NetworkManager and OpenVPN for Android
+    /// take it. It holds the device's private key: bring it there by a way that nobody else can read.
+    #[command(after_help = examples(&[
+        (
+            "agentctl pki profile --ca ./authority --name phone --server vps --remote vps.example.com --out phone.ovpn",
+            "UDP, then TCP",
+        ),
+        (
+            "agentctl pki profile --ca ./authority --name phone --server vps --remote 192.0.2.1:443/tcp --out phone.ovpn",
+            "TCP only",
+        ),
+    ]))]
+    Profile(ProfileArgs),
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +152,40 @@ pub(crate) struct IssueArgs {
     /// The directory to make
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileArgs {
+    /// The authority's directory, as `pki init` made it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: PathBuf,
+    /// The device's name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: HostId,
+    /// The name of the host that the device connects to, as it was given to `pki issue`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) server: HostId,
+    /// Where that host listens: HOST[:PORT][/udp|/tcp]; repeat it for more
+    ///
+    /// Without a port it is 1194, without a transport UDP and TCP. All places for UDP are tried before those for TCP.
+    #[arg(long = "remote", value_name = "HOST", required = true, value_parser = DeviceRemotes::parse)]
+    pub(crate) remotes: Vec<DeviceRemotes>,
+    /// A tls-crypt-v2 client key of the device's own, for a server that has such keys [default: the authority's tls-crypt.key]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_crypt_v2: Option<PathBuf>,
+    /// The file to make, usually with the extension .ovpn
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+/// What one `--remote` stands for.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceRemotes(pub(crate) Vec<DeviceRemote>);
+
+impl DeviceRemotes {
+    fn parse(text: &str) -> Result<Self, DeviceProfileError> {
+        DeviceRemote::parse(text).map(Self)
+    }
 }
 
 #[derive(Debug, Args)]

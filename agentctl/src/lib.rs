@@ -6,6 +6,7 @@
 mod cli;
 mod exit;
 mod pki_command;
+mod profile_command;
 mod render;
 mod shell;
 mod status;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
         Command::Status(args) => status::run(&args, colour, out),
         Command::Pki { command: PkiCommand::Init(args) } => pki_command::init(&args, out),
         Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),
+        Command::Pki { command: PkiCommand::Profile(args) } => profile_command::run(&args, out),
         Command::Completions(args) => shell::completions(args.shell, out),
         Command::Man(args) => shell::man(&args.dir, out),
     }

@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use model::Role;
+use model::{HostId, Role};
 use pki::{Ca, HostIdentity, Subject, Validity, check_static_key, file, generate_static_key};
 use secrecy::{ExposeSecret, SecretString};
 use time::OffsetDateTime;
@@ -68,15 +68,7 @@ pub(crate) fn init(args: &InitArgs, out: &mut dyn Write) -> Result<Exit, Failure
 pub(crate) fn issue(args: &IssueArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let role = Role::from(args.role);
     refuse_filled(&args.out, "an identity in use is not overwritten")?;
-    let ca = Ca::load(&args.ca.join(CA_DIR)).map_err(|error| {
-        Failure::new(
-            error,
-            format!("name the directory that agentctl pki init made; it holds {CA_DIR}/ and {}", file::TLS_CRYPT),
-        )
-    })?;
-    let tls_crypt = static_key(&args.ca.join(file::TLS_CRYPT))?;
-    let subject = Subject { role, name: args.name.clone(), validity: Validity::from_now(Validity::LEAF) };
-    let identity = HostIdentity { ca_pem: ca.cert_pem().to_owned(), identity: ca.issue(&subject)?, tls_crypt };
+    let identity = issued(&args.ca, role, &args.name)?;
     let info = identity.info().context("the certificate just made cannot be read")?;
     identity.save(&args.out)?;
 
@@ -87,10 +79,27 @@ pub(crate) fn issue(args: &IssueArgs, out: &mut dyn Write) -> Result<Exit, Failu
         Role::Edge | Role::Home => {
             format!("bring it to {} as /etc/cloudathome/identity, owned by root, and remove it here", args.name)
         }
-        Role::Device => "a stock OpenVPN client takes its files as --ca, --cert, --key and --tls-crypt".to_owned(),
+        Role::Device => {
+            "a stock OpenVPN client takes its files as --ca, --cert, --key and --tls-crypt; agentctl pki profile \
+                         makes one file of them"
+                .to_owned()
+        }
     };
     eprintln!("next: {next}");
     Ok(Exit::Ok)
+}
+
+/// A new identity by the authority in `dir`.
+pub(crate) fn issued(dir: &Path, role: Role, name: &HostId) -> Result<HostIdentity, Failure> {
+    let ca = Ca::load(&dir.join(CA_DIR)).map_err(|error| {
+        Failure::new(
+            error,
+            format!("name the directory that agentctl pki init made; it holds {CA_DIR}/ and {}", file::TLS_CRYPT),
+        )
+    })?;
+    let tls_crypt = static_key(&dir.join(file::TLS_CRYPT))?;
+    let subject = Subject { role, name: name.clone(), validity: Validity::from_now(Validity::LEAF) };
+    Ok(HostIdentity { ca_pem: ca.cert_pem().to_owned(), identity: ca.issue(&subject)?, tls_crypt })
 }
 
 fn static_key(path: &Path) -> Result<SecretString, Failure> {

@@ -63,6 +63,62 @@ fn identities_of_one_authority_belong_together() {
     assert!(loaded.iter().all(|identity| key(identity) == key(&loaded[0])));
 }
 
+fn profile(dir: &Path, more: &[&str]) -> Output {
+    let words = ["pki", "profile", "--ca", "authority", "--name", "phone", "--server", "vps", "--out", "phone.ovpn"];
+    agentctl(dir, &[&words, more].concat())
+}
+
+#[test]
+fn a_profile_is_a_devices_identity_in_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    done(&agentctl(dir, &["pki", "init", "--dir", "authority"]));
+    let made = profile(dir, &["--remote", "a.example/tcp", "--remote", "b.example:443"]);
+    done(&made);
+    assert_eq!(made.stdout, b"phone.ovpn\n");
+    assert_eq!(mode(&dir.join("phone.ovpn")), 0o600);
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 2, "nothing is left beside it");
+
+    let text = fs::read_to_string(dir.join("phone.ovpn")).unwrap();
+    let read = profile::Profile::parse(&text).unwrap();
+    let places: Vec<_> =
+        read.connections.iter().map(|place| (place.host.as_str(), place.port, place.protocol)).collect();
+    let (udp, tcp) = (profile::Protocol::Udp, profile::Protocol::Tcp);
+    assert_eq!(places, [("b.example", 443, udp), ("a.example", 1194, tcp), ("b.example", 443, tcp)]);
+    assert_eq!(read.tls.name_check, Some(profile::NameCheck::CommonName("vps".to_owned())));
+    let inline = |source: &Option<profile::Source<String>>| match source {
+        Some(profile::Source::Inline(text)) => text.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(inline(&read.tls.ca), fs::read_to_string(dir.join("authority/ca/ca.crt")).unwrap());
+    let info = pki::CertificateInfo::from_pem(&inline(&read.tls.cert)).unwrap();
+    assert_eq!(info.role.to_string(), "cloudathome://device/phone");
+    let key = fs::read_to_string(dir.join("authority/tls-crypt.key")).unwrap();
+    let (_, key) = key.split_once("-----BEGIN").unwrap();
+    assert!(text.contains(&format!("<tls-crypt>\n-----BEGIN{key}</tls-crypt>")), "{text}");
+
+    refused(&profile(dir, &["--remote", "a.example"]), "not overwritten");
+    assert_eq!(fs::read_to_string(dir.join("phone.ovpn")).unwrap(), text);
+}
+
+#[test]
+fn a_profile_may_have_a_key_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    done(&agentctl(dir, &["pki", "init", "--dir", "authority"]));
+    let words = ["--remote", "[2001:db8::1]", "--tls-crypt-v2", "own.key"];
+    let failed = profile(dir, &words);
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    let label = "OpenVPN tls-crypt-v2 client key";
+    let key = format!("-----BEGIN {label}-----\nbm90IHJlYWw=\n-----END {label}-----\n");
+    fs::write(dir.join("own.key"), &key).unwrap();
+    done(&profile(dir, &words));
+    let text = fs::read_to_string(dir.join("phone.ovpn")).unwrap();
+    assert!(text.contains("\nremote 2001:db8::1 1194 udp\nremote 2001:db8::1 1194 tcp\n"), "{text}");
+    assert!(text.contains(&format!("<tls-crypt-v2>\n{key}</tls-crypt-v2>")) && !text.contains("Static key"), "{text}");
+    assert_eq!(profile(dir, &["--remote", "a.example/sctp"]).status.code(), Some(2));
+}
+
 #[test]
 fn nothing_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();

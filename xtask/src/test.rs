@@ -1,7 +1,7 @@
 //! Every test there is, in the order in which they find faults fastest.
 
 use anyhow::{Result, bail};
-use lab::{capability, images, packages};
+use lab::{Peers, capability, images, packages};
 
 use crate::progress::Progress;
 use crate::{cargo, demo};
@@ -29,6 +29,8 @@ pub(crate) fn run() -> Result<()> {
     if obstacles.is_empty() {
         progress.step("images");
         let images = images::provide(&mut |line| progress.step(line))?;
+        // Built here, so that no test waits for it.
+        Peers::provide(&mut |line| progress.step(line))?;
         // The image's Caddy runs on this machine too, for the tests that need no engine.
         let caddy = images.caddy.extract("usr/bin/caddy", &cargo::workspace().join("target/caddy"));
         environment.push(("CLOUDATHOME_CADDY", caddy?));

@@ -77,6 +77,9 @@ pub enum DeviceProfileError {
     /// No remotes.
     #[error("the profile names no server; give at least one remote")]
     NoRemote,
+    /// A remote that cannot be understood.
+    #[error("'{0}' is not HOST, HOST:PORT or [ADDRESS]:PORT, perhaps with /udp or /tcp behind it")]
+    Remote(String),
     /// A remote that cannot be written.
     #[error("'{0}' is no ASCII host name and no address")]
     Host(String),
@@ -191,6 +194,37 @@ impl DeviceProfile {
             return Err(DeviceProfileError::Ciphers);
         }
         Ok(self.data_ciphers.iter().map(|cipher| cipher.name()).collect::<Vec<_>>().join(":"))
+    }
+}
+
+impl DeviceRemote {
+    /// OpenVPN's port.
+    pub const PORT: u16 = 1194;
+
+    /// Reads `HOST`, `HOST:PORT` and `[ADDRESS]:PORT`, each perhaps with `/udp` or `/tcp` behind it. Without a transport
+    /// that is two places, UDP first; without a port it is [`DeviceRemote::PORT`].
+    ///
+    /// # Errors
+    /// When it is none of these; whether the host can be written is found out by [`DeviceProfile::to_text`].
+    pub fn parse(text: &str) -> Result<Vec<Self>, DeviceProfileError> {
+        let wrong = || DeviceProfileError::Remote(crate::problem::shown(text));
+        let (place, transports) = match text.rsplit_once('/') {
+            None => (text, &[false, true][..]),
+            Some((place, "udp")) => (place, &[false][..]),
+            Some((place, "tcp")) => (place, &[true][..]),
+            Some(_) => return Err(wrong()),
+        };
+        let (host, port) = match place.strip_prefix('[').map(|rest| rest.split_once(']')) {
+            Some(Some((address, port))) if address.parse::<std::net::Ipv6Addr>().is_ok() => (address, port),
+            Some(_) => return Err(wrong()),
+            None => place.split_at(place.find(':').unwrap_or(place.len())),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(port) => port.parse().map_err(|_| wrong())?,
+            None if port.is_empty() => Self::PORT,
+            None => return Err(wrong()),
+        };
+        Ok(transports.iter().map(|&tcp| Self { host: host.to_owned(), port, tcp }).collect())
     }
 }
 

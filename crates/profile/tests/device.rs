@@ -137,6 +137,20 @@ fn inputs_that_clients_would_read_otherwise_are_turned_away() {
 }
 
 #[test]
+fn remotes_are_read_as_people_write_them() {
+    let read = |text| DeviceRemote::parse(text).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let both = |place: &str| Ok(vec![format!("remote {place} udp"), format!("remote {place} tcp")]);
+    assert_eq!(read("vps.example.com"), both("vps.example.com 1194"));
+    assert_eq!(read("192.0.2.1:443"), both("192.0.2.1 443"));
+    assert_eq!(read("[2001:db8::1]"), both("2001:db8::1 1194"));
+    assert_eq!(read("[2001:db8::1]:5/tcp"), Ok(vec!["remote 2001:db8::1 5 tcp".to_owned()]));
+    assert_eq!(read("vps.example.com/udp"), Ok(vec!["remote vps.example.com 1194 udp".to_owned()]));
+    for wrong in ["a/", "a/sctp", "a:", "a:b", "a:65536", "2001:db8::1", "[a]", "[::1", "[::1]5", "a:1:2"] {
+        assert_eq!(read(wrong), Err(DeviceProfileError::Remote(wrong.to_owned())));
+    }
+}
+
+#[test]
 fn what_stands_around_pem_blocks_is_left_out() {
     let mut noisy = device();
     noisy.ca_pem = format!("Certificate:\r\n  Data: x\r\n{}# end\r\n", CERTIFICATE.replace('\n', "\r\n"));

@@ -2,7 +2,7 @@
 //! names built from Debian's packages. Either way an image is a file in the cache, which any engine can load.
 
 mod archive;
-mod debian;
+pub(crate) mod debian;
 mod recipe;
 mod registry;
 
@@ -290,7 +290,7 @@ fn bounded(deadline: Duration, program: &str) -> Command {
 }
 
 /// Runs a command to its end and returns what it printed.
-fn output(mut command: Command) -> Result<String> {
+pub(crate) fn output(mut command: Command) -> Result<String> {
     let what = shown(&command);
     let done = command.output().with_context(|| format!("cannot run {what}"))?;
     if !done.status.success() {

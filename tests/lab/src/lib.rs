@@ -14,7 +14,7 @@
 //! With [`Topology::HomePublic`] home stands on the internet itself, at 198.51.100.200.
 //!
 //! Any host can have a Docker engine of its own ([`Host::start_engine`]); [`Pebble`] is the certificate authority;
-//! [`Http`] is a visitor's client. [`packages`] installs what is needed and [`capability`] tells whether the machine
+//! [`Http`] is a visitor's client; [`Peers`] are newer OpenVPNs than the machine's own. [`packages`] installs what is needed and [`capability`] tells whether the machine
 //! lets a lab run at all.
 //!
 //! Several labs can run side by side: all that a lab has is in namespaces of its own or in a directory of its own, and
@@ -46,6 +46,7 @@ pub mod images;
 mod lab;
 pub mod packages;
 mod pebble;
+mod peers;
 mod process;
 pub mod topology;
 mod wait;
@@ -55,6 +56,7 @@ pub use host::Host;
 pub use http::{Http, Reply};
 pub use lab::Lab;
 pub use pebble::Pebble;
+pub use peers::Peers;
 pub use process::Process;
 pub use topology::Topology;
 pub use wait::wait_until;

@@ -7,6 +7,7 @@ mod push;
 mod renewal;
 mod support;
 mod transport;
+mod versions;
 
 use nix::sys::signal::Signal;
 use support::{Lab, Side, cannot_run};

@@ -3,18 +3,18 @@
 use crate::support::{Lab, Side, cannot_run, make_v2_client_key, make_v2_server_key};
 
 /// What the four kinds of ends are told.
-struct Words {
-    our_listener: Vec<String>,
-    our_dialer: Vec<String>,
-    stock_server: Vec<String>,
-    stock_client: Vec<String>,
+pub(crate) struct Words {
+    pub(crate) our_listener: Vec<String>,
+    pub(crate) our_dialer: Vec<String>,
+    pub(crate) stock_server: Vec<String>,
+    pub(crate) stock_client: Vec<String>,
 }
 
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_ascii_whitespace().map(str::to_owned).collect()
 }
 
-fn tls_auth(lab: &Lab, directed: bool, digest: &str) -> Words {
+pub(crate) fn tls_auth(lab: &Lab, directed: bool, digest: &str) -> Words {
     let key = lab.path("ta.key");
     let (zero, one) = if directed { ("0", "1") } else { ("", "") };
     let ours = |direction: &str| {
@@ -25,7 +25,7 @@ fn tls_auth(lab: &Lab, directed: bool, digest: &str) -> Words {
     Words { our_listener: ours(zero), our_dialer: ours(one), stock_server: stock(zero), stock_client: stock(one) }
 }
 
-fn tls_crypt_v2(lab: &Lab, metadata: Option<&str>) -> Words {
+pub(crate) fn tls_crypt_v2(lab: &Lab, metadata: Option<&str>) -> Words {
     let (server, client) = (lab.path("v2s.key"), lab.path("v2c.key"));
     make_v2_server_key(&server);
     make_v2_client_key(&server, &client, metadata);
@@ -37,7 +37,7 @@ fn tls_crypt_v2(lab: &Lab, metadata: Option<&str>) -> Words {
     }
 }
 
-fn borrowed(words: &[String]) -> Vec<&str> {
+pub(crate) fn borrowed(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }
 

@@ -94,6 +94,8 @@ pub(crate) enum Side {
 /// The lab of one test. Dropping it ends its processes and removes its namespaces.
 pub(crate) struct Lab {
     pub(crate) dir: tempfile::TempDir,
+    /// The program of the stock peer.
+    pub(crate) stock: String,
     namespaces: [String; 2],
     children: Vec<(String, Child)>,
 }
@@ -104,6 +106,7 @@ impl Lab {
         let tag = format!("tun{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let lab = Self {
             dir: tempfile::tempdir().unwrap(),
+            stock: stock(),
             namespaces: [format!("{tag}s"), format!("{tag}c")],
             children: Vec::new(),
         };
@@ -211,7 +214,8 @@ impl Lab {
             all.extend([option.to_owned(), self.path(&file)]);
         }
         all.extend(words.iter().map(|&word| word.to_owned()));
-        self.spawn(side, log, &stock(), &all);
+        let program = self.stock.clone();
+        self.spawn(side, log, &program, &all);
     }
 
     /// The contents of a log.

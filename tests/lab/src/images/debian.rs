@@ -24,7 +24,7 @@ pub(super) struct Base {
 }
 
 /// Debian's name of this machine's architecture.
-pub(super) fn architecture() -> Result<String> {
+pub(crate) fn architecture() -> Result<String> {
     let mut dpkg = Command::new("dpkg");
     dpkg.arg("--print-architecture");
     Ok(output(dpkg)?.trim().to_owned())
@@ -50,17 +50,12 @@ pub(super) fn build_base(recipe: &Recipe, tar: &Path, progress: &mut dyn FnMut(&
 
 fn bootstrap(recipe: &Recipe, suite: &str, mirror: &str, options: &[String], tar: &Path) -> Result<Vec<String>> {
     let versions = tar.with_extension("versions");
-    let mut mmdebstrap = bounded(DEADLINE, "mmdebstrap");
     let (variant, hook) = match recipe.variant {
         // mmdebstrap runs the later hooks only in a root whose packages are configured.
         Variant::Extract => ("extract", "--extract-hook"),
         Variant::Minbase => ("minbase", "--customize-hook"),
     };
-    mmdebstrap.args(["--quiet", "--format=tar", "--variant", variant, "--include", &recipe.packages.join(",")]);
-    mmdebstrap.args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Retries \"3\""]);
-    for option in options {
-        mmdebstrap.arg(format!("--aptopt={option}"));
-    }
+    let mut mmdebstrap = mmdebstrap("tar", variant, &recipe.packages.join(","), options);
     let ask = r#"APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-cache show --no-all-versions $PACKAGES > "$VERSIONS""#;
     for line in recipe.hooks.iter().map(String::as_str).chain([ask]) {
         mmdebstrap.arg(format!("{hook}={line}"));
@@ -74,15 +69,26 @@ fn bootstrap(recipe: &Recipe, suite: &str, mirror: &str, options: &[String], tar
     Ok(parse_versions(&shown))
 }
 
+/// mmdebstrap, which then wants suite, target and mirror. `options` are those of [`apt_options`].
+pub(crate) fn mmdebstrap(format: &str, variant: &str, packages: &str, options: &[String]) -> Command {
+    let mut mmdebstrap = bounded(DEADLINE, "mmdebstrap");
+    mmdebstrap.args(["--quiet", "--format", format, "--variant", variant, "--include", packages]);
+    mmdebstrap.args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Retries \"3\""]);
+    for option in options {
+        mmdebstrap.arg(format!("--aptopt={option}"));
+    }
+    mmdebstrap
+}
+
 /// The mirror that this machine's apt installs Debian from.
-fn mirror() -> String {
+pub(crate) fn mirror() -> String {
     let mut apt = Command::new("apt-get");
     apt.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"]);
     output(apt).ok().and_then(|list| parse_mirror(&list)).unwrap_or_else(|| DEFAULT_MIRROR.to_owned())
 }
 
 /// What this machine's apt has been told about reaching mirrors and trusting their dates, which mmdebstrap ignores.
-fn apt_options() -> Result<Vec<String>> {
+pub(crate) fn apt_options() -> Result<Vec<String>> {
     let mut apt = Command::new("apt-config");
     apt.arg("dump");
     Ok(parse_options(&output(apt)?))
