@@ -77,7 +77,7 @@ enum Phase {
     Push {
         material: Box<Material>,
         next_request: Instant,
-        push: PushReply,
+        push: Box<PushReply>,
     },
     Connected {
         live: Box<Live>,
@@ -226,7 +226,7 @@ impl Client {
                 self.phase = Phase::Push {
                     material: Box::new(material),
                     next_request: now + FIRST_PUSH_REQUEST,
-                    push: PushReply::new(self.config.pull.clone()),
+                    push: Box::new(PushReply::new(self.config.pull.clone())),
                 };
                 Ok(())
             }

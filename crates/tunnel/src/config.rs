@@ -128,6 +128,7 @@ impl ControlProtection {
 
 /// Which end we are.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each tunnel")]
 pub enum Mode {
     /// Wait for peers.
     Listen(Listen),
