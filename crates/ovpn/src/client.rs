@@ -156,6 +156,16 @@ impl Client {
         matches!(self.phase, Phase::Connected { .. })
     }
 
+    /// When the server has missed two of its signs of life and has had a second for the third, while data flows. `None`
+    /// if it gives none. It gives them as often as it is given ours, which is what servers push.
+    #[must_use]
+    pub fn silent_at(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Connected { live, .. } => live.silent_at(),
+            _ => None,
+        }
+    }
+
     fn handle_control(&mut self, now: Instant, header: Header, datagram: &mut [u8]) -> Result<(), DropReason> {
         let packet = self.channel.open(header, datagram)?;
         let renewable = match &self.phase {

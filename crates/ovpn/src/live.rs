@@ -20,6 +20,9 @@ use renewal::Renewal;
 /// into use arrives before the data.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How late a ping may be.
+const PING_DELAY: Duration = Duration::from_secs(1);
+
 /// What is agreed for a whole session and holds for all of its keys.
 pub(crate) struct Terms {
     pub(crate) role: Role,
@@ -145,6 +148,11 @@ impl Live {
 
     pub(crate) fn last_heard(&self) -> Instant {
         self.last_heard
+    }
+
+    /// When two of the peer's pings are missing, if it sends them as often as we do.
+    pub(crate) fn silent_at(&self) -> Option<Instant> {
+        (!self.keepalive.ping.is_zero()).then(|| self.last_heard + self.keepalive.ping * 2 + PING_DELAY)
     }
 
     pub(crate) fn traffic(&self) -> Traffic {

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Control packets find their session by (address, client's session id), data packets by peer id (or address, in the
-//! first format). A reset with a new session id from the address of a live peer only starts another session; it
-//! replaces the old one when it is authenticated, not before.
+//! first format). A reset with a new session id only starts another session. It replaces an older one of the same peer when
+//! it is connected, not before, and what is on its way over the old one is still taken for a moment.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -116,6 +116,11 @@ enum Phase {
 struct Peer {
     connected: PeerConnected,
     cc_exit: bool,
+    /// Until when packets are still taken from the peer over this session, although it has a newer one.
+    replaced: Option<Instant>,
+    /// An older session carries the peer's packets until data comes in over this one, which shows that the peer has its
+    /// keys, or until this time.
+    takes_over: Option<Instant>,
 }
 
 impl Peer {
@@ -318,6 +323,7 @@ impl Server {
                     self.rate.1 = self.rate.1.saturating_sub(1);
                 }
                 session.phase = Phase::Connected { peer, live };
+                self.succeed(now, key);
             }
             other => session.phase = other,
         }
@@ -347,11 +353,15 @@ impl Server {
         };
         let own: [Option<IpAddr>; 2] =
             [peer.connected.address.map(IpAddr::V4), peer.connected.address_ipv6.map(IpAddr::V6)];
+        let takes_over = peer.takes_over.is_some();
         let opened = if *remote == from {
             self.open_data(now, key, datagram)?
         } else {
             self.open_foreign(now, key, from, datagram)?
         };
+        if takes_over {
+            self.take_over(key);
+        }
         let range = match opened {
             Opened::Ping => return Ok(Received::Consumed),
             Opened::Exit => {
@@ -458,7 +468,12 @@ impl Server {
             self.admitted = self.admitted.saturating_sub(1);
         }
         for address in peer.addresses() {
-            self.by_address.remove(&address);
+            if self.by_address.get(&address) == Some(&key) {
+                self.by_address.remove(&address);
+                if let Some(newer) = self.holder_of(address) {
+                    self.by_address.insert(address, newer);
+                }
+            }
         }
         if self.by_remote.get(&peer.connected.remote) == Some(&key) {
             self.by_remote.remove(&peer.connected.remote);

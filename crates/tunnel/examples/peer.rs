@@ -8,7 +8,7 @@
 //! `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
 //! `address6=fd00:8::1/64 pool6=A-B push=OPTION;OPTION static_push=OPTION;OPTION client_to_client=on` for a listener (with
 //! an empty `address=` it is IPv6 only), `pull_filter=ACTION:PREFIX;... route_nopull=on` for a dialer, `peer_ids=off`,
-//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `dyn=off`, `epochs=off`.
+//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
 //! Events are printed one a line; when it is interrupted, the counters follow.
 
 use std::collections::HashMap;
@@ -104,7 +104,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
                 pool_ipv6,
                 push: push_set(settings.get("push")),
                 client_to_client: settings.contains_key("client_to_client"),
-                max_peers: 16,
+                max_peers: settings.get("peers").map_or(Ok(16), |count| count.parse())?,
                 ..Listen::new(need("bind")?.parse()?, network("address").map(|prefix| prefix.parse()).transpose()?)
             })
         }

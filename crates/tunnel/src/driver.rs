@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::device::Device;
 use crate::report::{Command, Event, Snapshot};
+use crate::scout::Way;
 use crate::sockets::{Sent, Sockets};
 use crate::streams::Kind;
 use crate::tls::TlsFactory;
@@ -81,6 +82,8 @@ pub(crate) struct Driver {
     pub(crate) tls: TlsFactory,
     pub(crate) stop: CancellationToken,
     pub(crate) commands: mpsc::Receiver<Command>,
+    /// A dialer's other ways to its peer.
+    pub(crate) ways: Option<mpsc::Receiver<Way>>,
     events: mpsc::Sender<Event>,
     backlog: VecDeque<Event>,
     snapshot: watch::Sender<Snapshot>,
@@ -99,6 +102,10 @@ pub(crate) trait Role: Endpoint {
     fn obey(&mut self, now: Instant, command: Command) -> bool;
     /// Whether there is nothing more to do.
     fn has_ended(&self) -> bool;
+    /// Whether packets go to `to`. What waits to be sent to a place where none go any more is dropped.
+    fn carries(&self, to: Underlay) -> bool;
+    /// Takes up another way to the peer.
+    fn take(&mut self, now: Instant, way: Way, sockets: &mut Sockets);
 }
 
 impl Driver {
@@ -115,6 +122,7 @@ impl Driver {
             tls,
             stop,
             commands,
+            ways: None,
             events,
             backlog: VecDeque::new(),
             snapshot,
@@ -180,6 +188,7 @@ impl Driver {
         tokio::pin!(timer);
         loop {
             self.settle(endpoint, socket, tls);
+            let blocked = self.blocked.as_ref().map(|(to, _)| *to);
             if endpoint.has_ended() {
                 return Ok(Outcome::Ended);
             }
@@ -195,6 +204,7 @@ impl Driver {
                         return Ok(Outcome::Reconnect);
                     }
                 }
+                Some(way) = next_way(&mut self.ways) => endpoint.take(Instant::now(), way, socket),
                 Some((key, output)) = tls_results.recv() => {
                     endpoint.handle_tls(Instant::now(), key, output);
                 }
@@ -207,11 +217,11 @@ impl Driver {
                     ready.map_err(Error::Receive)?;
                     self.pump(endpoint, socket)?;
                 }
-                ready = self.device.readable(), if self.blocked.is_none() => {
+                ready = self.device.readable(), if blocked.is_none() => {
                     ready.map_err(Error::Device)?;
                     self.pump(endpoint, socket)?;
                 }
-                ready = socket.writable(), if self.blocked.is_some() => {
+                Some(ready) = when_writable(socket, blocked) => {
                     ready.map_err(Error::Receive)?;
                     self.retry_blocked(endpoint, socket);
                 }
@@ -266,6 +276,10 @@ impl Driver {
         let now = Instant::now();
         while let Some(at) = socket.poll_closed() {
             endpoint.handle_closed(now, at);
+        }
+        if self.blocked.as_ref().is_some_and(|(to, _)| !endpoint.carries(*to)) {
+            self.blocked = None;
+            endpoint.count_drop(DropReason::Blocked);
         }
         while let Some((key, input)) = endpoint.poll_tls() {
             if let Err(why) = tls.pass(&self.tls, key, input) {
@@ -336,22 +350,25 @@ impl Driver {
         socket: &mut Sockets,
         now: Instant,
     ) -> Result<usize, Error> {
-        let Some(udp) = socket.udp() else { return Ok(0) };
-        for count in 0..BATCH {
-            let (length, from) = match udp.try_recv_from(&mut self.inbound[..]) {
-                Ok(received) => received,
-                Err(error) if is_transient(&error) => return Ok(count),
-                Err(error) => return Err(Error::Receive(error)),
-            };
-            if length == BUFFER {
-                endpoint.count_drop(DropReason::TooLarge);
-                continue;
+        let mut most = 0;
+        for udp in socket.udp().into_iter().flatten() {
+            for count in 1..=BATCH {
+                let (length, from) = match udp.try_recv_from(&mut self.inbound[..]) {
+                    Ok(received) => received,
+                    Err(error) if is_transient(&error) => break,
+                    Err(error) => return Err(Error::Receive(error)),
+                };
+                most = most.max(count);
+                if length == BUFFER {
+                    endpoint.count_drop(DropReason::TooLarge);
+                    continue;
+                }
+                let Some(datagram) = self.inbound.get_mut(..length) else { continue };
+                // A lost datagram is not news to the peer.
+                let _ = deliver(&self.device, endpoint, now, Underlay::udp(from), datagram);
             }
-            let Some(datagram) = self.inbound.get_mut(..length) else { continue };
-            // A lost datagram is not news to the peer.
-            let _ = deliver(&self.device, endpoint, now, Underlay::udp(from), datagram);
         }
-        Ok(BATCH)
+        Ok(most)
     }
 
     /// Device to socket, one batch. Returns how many packets were there.
@@ -389,6 +406,15 @@ impl Driver {
             Sent::No => endpoint.count_drop(DropReason::Blocked),
         }
     }
+}
+
+/// Waits until a blocked datagram can be sent; gives nothing if there is none.
+async fn when_writable(socket: &Sockets, blocked: Option<Underlay>) -> Option<io::Result<()>> {
+    Some(socket.writable(blocked?).await)
+}
+
+async fn next_way(ways: &mut Option<mpsc::Receiver<Way>>) -> Option<Way> {
+    ways.as_mut()?.recv().await
 }
 
 /// Gives a packet from outside to the endpoint, and what is in it to the device.

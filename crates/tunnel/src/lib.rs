@@ -9,8 +9,9 @@ mod dial;
 mod driver;
 mod framing;
 mod listen;
-mod probe;
 mod report;
+mod scout;
+mod sessions;
 mod socket;
 mod sockets;
 mod streams;
@@ -70,7 +71,7 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
             let (sockets, addresses) = open(&listen)?;
             tokio::spawn(listen::run(driver, listen::settings(&config, listen)?, sockets, addresses))
         }
-        Mode::Dial(dial) => tokio::spawn(dial::run(driver, dial::settings(&config)?, dial, commands.clone())),
+        Mode::Dial(dial) => tokio::spawn(dial::run(driver, dial::settings(&config)?, dial)),
     };
     Ok(Handle { events, snapshot, commands, task })
 }

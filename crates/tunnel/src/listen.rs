@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use ovpn::server::{Server, ServerConfig};
-use ovpn::underlay::Underlay;
+use ovpn::underlay::{Transport, Underlay};
 
 use crate::config::{Listen, TunnelConfig};
 use crate::driver::{Driver, Error, Role};
 use crate::report::{Command, Event};
+use crate::scout::Way;
 use crate::sockets::Sockets;
 
 /// Handshakes in progress at a time.
@@ -46,8 +47,10 @@ pub(crate) async fn run(
     addresses: Vec<Underlay>,
 ) -> Result<(), Error> {
     let mut server = Server::new(server, Instant::now(), crate::unix_time(), crate::rng());
-    sockets.writable().await.map_err(Error::Receive)?;
     for address in addresses {
+        if address.transport == Transport::Udp {
+            sockets.writable(address).await.map_err(Error::Receive)?;
+        }
         driver.report(Event::Listening { address });
     }
     driver.run(&mut server, &mut sockets).await.map(drop)
@@ -68,4 +71,11 @@ impl Role for Server {
     fn has_ended(&self) -> bool {
         false
     }
+
+    fn carries(&self, _to: Underlay) -> bool {
+        // A listener drops what does not fit at once.
+        true
+    }
+
+    fn take(&mut self, _now: Instant, _way: Way, _sockets: &mut Sockets) {}
 }

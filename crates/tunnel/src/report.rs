@@ -34,9 +34,12 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// Dialer: what to set on the device. Comes right before [`Event::PeerConnected`].
+    /// Dialer: what to set on the device. Comes right before a [`Event::PeerConnected`], the first one and each that
+    /// changes it.
     Configured(Configured),
-    /// Data flows.
+    /// Data flows. A dialer whose way to the peer changes, to TCP for instance, reports it once more, without a
+    /// [`Event::PeerDisconnected`] before: there is no gap. A listener reports the newer session of a peer first, and the
+    /// end of the older one after it.
     PeerConnected(PeerConnected),
     /// A connected peer is gone.
     PeerDisconnected {

@@ -1,9 +1,9 @@
 //! Admission: what happens when a client's key exchange message has come in over a verified TLS session.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Peer, Phase, Server, StaticPeer};
+use super::{Peer, Phase, Server, Session, StaticPeer};
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
@@ -14,6 +14,14 @@ use crate::protection::SharedKey;
 use crate::push;
 use crate::underlay::Underlay;
 use crate::wrap::Role;
+
+/// How long a session that was replaced carries the peer's packets at most.
+const TAKE_OVER: Duration = Duration::from_millis(250);
+/// How long packets are still taken from a session that was replaced.
+const STILL_TAKEN: Duration = Duration::from_secs(1);
+
+/// A peer's addresses inside of the tunnel.
+type Addresses = (Option<Ipv4Addr>, Option<Ipv6Addr>);
 
 impl Server {
     /// Answers the client's message, and either prepares the session for its push or refuses it.
@@ -69,12 +77,19 @@ impl Server {
         let session = self.sessions.get(&key).ok_or(EndReason::Local)?;
         let (remote, local) = (session.remote, session.channel.local());
         let client = session.channel.remote().unwrap_or(SessionId([0; 8]));
-        // The peer is authenticated: only now may it push out an older session of its own.
-        for older in self.older_sessions(&tls.identity, remote) {
-            self.end(now, older, EndReason::Replaced);
-        }
-        let (address, address_ipv6) = self.assign_addresses(&tls.identity)?;
-        let peer_id = self.free_peer_id()?;
+        let kept = self.make_way(now, &tls.identity, remote);
+        let (address, address_ipv6) = match kept.and_then(|older| self.addresses_of(older)) {
+            Some(addresses) => addresses,
+            None => self.assign_addresses(&tls.identity)?,
+        };
+        let peer_id = match (self.free_peer_id(), kept) {
+            // The last place is the older session's.
+            (Err(EndReason::Full), Some(older)) => {
+                self.end(now, older, EndReason::Replaced);
+                self.free_peer_id()?
+            }
+            (assigned, _) => assigned?,
+        };
         let (key_derivation, block) =
             if self.config.key_derivation == KeyDerivation::Ekm && info.has(negotiation::PROTO_TLS_KEY_EXPORT) {
                 (KeyDerivation::Ekm, tls.exporter)
@@ -110,7 +125,7 @@ impl Server {
         let push = push::encode(&self.push_options(&connected, info));
         let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
         let live = Box::new(live);
-        let peer = Box::new(Peer { connected, cc_exit });
+        let peer = Box::new(Peer { connected, cc_exit, replaced: None, takes_over: None });
         let addresses = peer.addresses();
         let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
         let session = self.sessions.get_mut(&key).ok_or(EndReason::Local)?;
@@ -118,11 +133,75 @@ impl Server {
             session.channel.use_dynamic_tls_crypt(&tls.dynamic_tls_crypt);
         }
         session.phase = Phase::Settling { deadline, peer, live, push, wanted };
-        self.by_address.extend(addresses.map(|address| (address, key)));
+        for address in addresses {
+            self.by_address.entry(address).or_insert(key);
+        }
         self.by_peer[peer_id as usize] = Some(key);
         self.admitted += 1;
         self.by_remote.insert(remote, key);
         Ok(())
+    }
+
+    /// Ends older sessions of a peer that has authenticated, but for one that is connected from elsewhere: that goes on
+    /// until the new one is connected, and is returned.
+    fn make_way(&mut self, now: Instant, identity: &Identity, remote: Underlay) -> Option<SessionKey> {
+        let mut kept = None;
+        for older in self.older_sessions(identity, remote) {
+            match self.sessions.get(&older) {
+                Some(Session { phase: Phase::Connected { peer, .. }, remote: elsewhere, .. })
+                    if *elsewhere != remote && peer.replaced.is_none() =>
+                {
+                    kept = Some(older);
+                }
+                _ => self.end(now, older, EndReason::Replaced),
+            }
+        }
+        kept
+    }
+
+    fn peer_of(&self, key: SessionKey) -> Option<&Peer> {
+        match &self.sessions.get(&key)?.phase {
+            Phase::Connected { peer, .. } | Phase::Settling { peer, .. } => Some(peer),
+            _ => None,
+        }
+    }
+
+    fn addresses_of(&self, key: SessionKey) -> Option<Addresses> {
+        self.peer_of(key).map(|peer| (peer.connected.address, peer.connected.address_ipv6))
+    }
+
+    /// Has a session that was just connected take the place of an older one of the peer. What the peer has sent over that
+    /// one until it learns of this is still taken.
+    pub(super) fn succeed(&mut self, now: Instant, key: SessionKey) {
+        let Some(Session { phase: Phase::Connected { peer, .. }, remote, .. }) = self.sessions.get(&key) else {
+            return;
+        };
+        let (identity, remote) = (peer.connected.identity.clone(), *remote);
+        for older in self.older_sessions(&identity, remote) {
+            if older != key
+                && let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&older)
+            {
+                peer.replaced.get_or_insert(now + STILL_TAKEN);
+            }
+        }
+        let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&key) else { return };
+        if peer.addresses().any(|address| self.by_address.get(&address) != Some(&key)) {
+            peer.takes_over = Some(now + TAKE_OVER);
+        }
+    }
+
+    /// Has packets to the peer go over this session.
+    pub(super) fn take_over(&mut self, key: SessionKey) {
+        if let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&key) {
+            peer.takes_over = None;
+            self.by_address.extend(peer.addresses().map(|address| (address, key)));
+        }
+    }
+
+    /// The newest session with this address.
+    pub(super) fn holder_of(&self, address: IpAddr) -> Option<SessionKey> {
+        let holds = |key| self.peer_of(key).is_some_and(|peer| peer.addresses().any(|own| own == address));
+        self.sessions.keys().rev().copied().find(|&key| holds(key))
     }
 
     /// Sessions that must give way to an authenticated newcomer: of the same identity, from the same address, or with
@@ -144,7 +223,7 @@ impl Server {
     }
 
     /// The addresses of a listed peer, and for the rest some of the pools.
-    fn assign_addresses(&mut self, identity: &Identity) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), EndReason> {
+    fn assign_addresses(&mut self, identity: &Identity) -> Result<Addresses, EndReason> {
         let listed = self.config.peers.iter().find(|peer| identity.is_named(&peer.name));
         let (mut ipv4, mut ipv6) = (None, None);
         if let Some(listed) = listed {

@@ -90,7 +90,7 @@ impl Endpoint for Server {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        let (mut over, mut gone) = (Vec::new(), Vec::new());
+        let (mut over, mut gone, mut taking_over) = (Vec::new(), Vec::new(), Vec::new());
         let mut next: Option<Instant> = None;
         for (&key, session) in &mut self.sessions {
             let due = match &mut session.phase {
@@ -106,7 +106,7 @@ impl Endpoint for Server {
                     }
                     Some(*deadline)
                 }
-                Phase::Connected { live, .. } => {
+                Phase::Connected { live, peer } => {
                     let mut desk = Desk {
                         channel: &mut session.channel,
                         tls: &mut self.tls,
@@ -123,7 +123,13 @@ impl Endpoint for Server {
                             None => {}
                         }
                     }
-                    live.poll_timeout()
+                    if peer.replaced.is_some_and(|until| until <= now) {
+                        over.push((key, EndReason::Replaced));
+                    }
+                    if peer.takes_over.is_some_and(|at| at <= now) {
+                        taking_over.push(key);
+                    }
+                    [live.poll_timeout(), peer.replaced, peer.takes_over].into_iter().flatten().min()
                 }
                 Phase::Ended { until } => {
                     if *until <= now {
@@ -139,6 +145,9 @@ impl Endpoint for Server {
             next = [next, due, resend].into_iter().flatten().min();
         }
         self.next_timeout = next;
+        for key in taking_over {
+            self.take_over(key);
+        }
         for (key, reason) in over {
             if reason == EndReason::KeyExhausted {
                 self.say_goodbye(now, key);
@@ -213,7 +222,9 @@ impl Endpoint for Server {
     fn peers(&self) -> Vec<PeerStatus> {
         let mut peers = Vec::new();
         for session in self.sessions.values() {
-            if let Phase::Connected { live, peer } = &session.phase {
+            if let Phase::Connected { live, peer } = &session.phase
+                && peer.replaced.is_none()
+            {
                 peers.push(PeerStatus {
                     connected: peer.connected.clone(),
                     since: live.since(),

@@ -25,7 +25,11 @@ impl Server {
         from: Underlay,
         datagram: &mut [u8],
     ) -> Result<Opened, DropReason> {
-        let here = self.sessions.get(&key).map(|session| session.remote.transport);
+        let here = match self.sessions.get(&key) {
+            // One that was replaced stays where it is for the rest of its time.
+            Some(Session { phase: Phase::Connected { peer, .. }, .. }) if peer.replaced.is_some() => None,
+            session => session.map(|session| session.remote.transport),
+        };
         if from.transport != Transport::Udp || here != Some(Transport::Udp) {
             return Err(DropReason::UnknownPeer);
         }

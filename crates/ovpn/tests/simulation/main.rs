@@ -8,6 +8,7 @@ mod network;
 mod protection;
 mod push;
 mod renewal;
+mod replacement;
 
 use std::time::Duration;
 

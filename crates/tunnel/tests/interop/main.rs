@@ -1,9 +1,11 @@
 //! Both roles against the stock `openvpn`, in network namespaces. Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod failover;
 mod float;
 mod protection;
 mod push;
+mod relay;
 mod renewal;
 mod support;
 mod transport;

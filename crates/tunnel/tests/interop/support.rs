@@ -97,6 +97,7 @@ pub(crate) struct Lab {
     /// The program of the stock peer.
     pub(crate) stock: String,
     namespaces: [String; 2],
+    authority: CertifiedIssuer<'static, KeyPair>,
     children: Vec<(String, Child)>,
 }
 
@@ -108,6 +109,7 @@ impl Lab {
             dir: tempfile::tempdir().unwrap(),
             stock: stock(),
             namespaces: [format!("{tag}s"), format!("{tag}c")],
+            authority: authority("Ours"),
             children: Vec::new(),
         };
         let [server, client] = &lab.namespaces;
@@ -131,15 +133,22 @@ impl Lab {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
+    /// Certificates like that of `client` for others.
+    pub(crate) fn issue_clients(&self, names: &[String]) {
+        for name in names {
+            self.issue(&self.authority, name, ExtendedKeyUsagePurpose::ClientAuth, |_| ());
+        }
+    }
+
     /// `ca`, `server`, `client`, `expired` and, of another authority that nobody knows, `stranger`.
     fn issue_certificates(&self) {
-        let (ours, theirs) = (authority("Ours"), authority("Theirs"));
+        let (ours, theirs) = (&self.authority, authority("Theirs"));
         fs::write(self.path("ca.pem"), ours.pem()).unwrap();
         let expired = |params: &mut CertificateParams| params.not_after = date_time_ymd(2021, 1, 1);
-        self.issue(&ours, "server", ExtendedKeyUsagePurpose::ServerAuth, |_| ());
-        self.issue(&ours, "client", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
-        self.issue(&ours, "expired", ExtendedKeyUsagePurpose::ClientAuth, expired);
-        self.issue(&ours, "expired-server", ExtendedKeyUsagePurpose::ServerAuth, expired);
+        self.issue(ours, "server", ExtendedKeyUsagePurpose::ServerAuth, |_| ());
+        self.issue(ours, "client", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
+        self.issue(ours, "expired", ExtendedKeyUsagePurpose::ClientAuth, expired);
+        self.issue(ours, "expired-server", ExtendedKeyUsagePurpose::ServerAuth, expired);
         self.issue(&theirs, "stranger", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
     }
 
@@ -162,6 +171,11 @@ impl Lab {
         let certificate = params.signed_by(&key, authority).unwrap();
         fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
         fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+
+    /// The name of the namespace of `side`.
+    pub(crate) fn namespace(&self, side: Side) -> &str {
+        &self.namespaces[side as usize]
     }
 
     /// A command that runs in the namespace of `side`.
@@ -249,7 +263,7 @@ impl Lab {
         }
     }
 
-    fn all_logs(&self) -> String {
+    pub(crate) fn all_logs(&self) -> String {
         self.children.iter().map(|(log, _)| format!("== {log}\n{}\n", self.log(log))).collect()
     }
 
