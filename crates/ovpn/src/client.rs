@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::channel::{ControlChannel, Renewable, Waiting};
-use crate::data::Cipher;
+use crate::data::{Cipher, DataSettings};
 use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Event, Keepalive, PeerConnected, Received, RenewalLimits, SessionKey, TlsInput, TlsKey,
@@ -63,6 +63,10 @@ pub struct ClientConfig {
     /// Whether data packets may carry the number of the peer. Without it nothing that came after it is announced, so that
     /// the server pushes only when asked and keys come from the PRF.
     pub peer_ids: bool,
+    /// The rest about data packets.
+    pub data: DataSettings,
+    /// Largest IP datagram of the control channel, one of [`crate::endpoint::MAX_PACKET_SIZES`].
+    pub max_packet_size: u16,
     /// What of the push is taken.
     pub pull: PullRules,
 }
@@ -132,7 +136,8 @@ impl Client {
             patience: now + config.first_answer,
             remote,
             rng,
-            channel: ControlChannel::client(SESSION, now, SessionId(id), &config.protection, unix_time),
+            channel: ControlChannel::client(SESSION, now, SessionId(id), &config.protection, unix_time)
+                .with_max_packet_size(config.max_packet_size),
             phase: Phase::Reset,
             deadline: now + config.renewal.hand_window,
             leaving: false,
@@ -271,13 +276,15 @@ impl Client {
         let configured = push.configured(self.remote, self.config.tun_mtu, self.config.max_mtu)?;
         let named = push.cipher.clone();
         let named = named.or_else(|| negotiation::cipher_of_options(&material.theirs.options).map(str::to_owned));
-        let named = named.unwrap_or_else(|| "none".to_owned());
-        let cipher = named.parse().ok().filter(|cipher| self.config.ciphers.contains(cipher));
-        let cipher = cipher.ok_or_else(|| PushError::Cipher(printable(&named, 40)))?;
+        let cipher = match &named {
+            Some(named) => named.parse().ok().filter(|cipher| self.config.ciphers.contains(cipher)),
+            None => self.config.data.fallback,
+        };
+        let cipher = cipher.ok_or_else(|| PushError::Cipher(printable(named.as_deref().unwrap_or("none"), 40)))?;
         if push.peer_id.is_some_and(|id| id > 0x00ff_ffff) {
             return Err(PushError::PeerId.into());
         }
-        if push.epochs && !(push.tls_ekm && push.peer_id.is_some()) {
+        if push.epochs && !(push.tls_ekm && push.peer_id.is_some() && cipher.is_aead()) {
             return Err(PushError::Epochs.into());
         }
         let (key_derivation, block) = if push.tls_ekm {
@@ -311,6 +318,9 @@ impl Client {
             identity: peer.identity.clone(),
             sends_peer_id: push.peer_id,
             cipher,
+            framing: push.framing,
+            data: DataSettings { mss_fix: push.mss_fix.unwrap_or(self.config.data.mss_fix), ..self.config.data },
+            remote: self.remote,
             epochs: push.epochs,
             derivation: key_derivation,
             options,
@@ -327,7 +337,8 @@ impl Client {
     }
 
     fn options_string(&self) -> String {
-        negotiation::options_string(Role::Client, self.config.tun_mtu, self.remote, self.config.protection.tls_auth())
+        let tls_auth = self.config.protection.tls_auth();
+        negotiation::options_string(Role::Client, self.config.tun_mtu, self.remote, self.config.data.digest, tls_auth)
     }
 
     fn send_message(&mut self, message: Vec<u8>) {

@@ -9,7 +9,7 @@
 //! - [`Endpoint::poll_timeout`]: when to call [`Endpoint::handle_timeout`] if nothing else happens.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, Instant};
 
 use crate::data::Cipher;
@@ -72,6 +72,12 @@ impl Default for RenewalLimits {
         }
     }
 }
+
+/// Largest IP datagram of the control channel unless something else is set, bytes; stock peers have the same.
+pub const DEFAULT_MAX_PACKET_SIZE: u16 = 1250;
+
+/// What may be set instead (`max-packet-size`), bytes; as stock's.
+pub const MAX_PACKET_SIZES: RangeInclusive<u16> = 154..=2048;
 
 /// Who a peer is, from a certificate that was verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

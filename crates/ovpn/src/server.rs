@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use crate::channel::{ControlChannel, LINGER, Renewable, Waiting};
 use crate::cookie::CookieJar;
-use crate::data::{self, Cipher, Payload};
+use crate::data::{self, Cipher, DataSettings, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, RenewalLimits, SessionKey, TlsInput,
@@ -79,6 +79,10 @@ pub struct ServerConfig {
     /// Whether data packets carry the number of the peer, with clients that announce that they can. Without it a client
     /// is found by its address only, and cannot move.
     pub peer_ids: bool,
+    /// The rest about data packets.
+    pub data: DataSettings,
+    /// Largest IP datagram of the control channel, one of [`crate::endpoint::MAX_PACKET_SIZES`].
+    pub max_packet_size: u16,
     /// The server's own IPv4 address and network inside of the tunnel; `None` for IPv6 only.
     pub network: Option<Ipv4Prefix>,
     /// The server's own IPv6 address and network inside of the tunnel; `None` for IPv4 only.

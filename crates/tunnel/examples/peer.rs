@@ -8,20 +8,25 @@
 //! `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
 //! `address6=fd00:8::1/64 pool6=A-B push=OPTION;OPTION static_push=OPTION;OPTION client_to_client=on` for a listener (with
 //! an empty `address=` it is IPv6 only), `pull_filter=ACTION:PREFIX;... route_nopull=on` for a dialer, `peer_ids=off`,
+//! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
-//! Events are printed one a line; when it is interrupted, the counters follow.
+//! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::fmt;
 use std::process::Command;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Level, Metadata, Subscriber};
 use tunnel::{
     AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, FilterAction, Ifconfig, Keepalive,
-    KeyDerivation, KeyDirection, Listen, Mode, PullFilter, PushSet, RouteGateway, ServerKey, ServerV2, SharedKey,
-    StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
+    KeyDerivation, KeyDirection, Listen, Mode, MssFix, PullFilter, PushSet, RouteGateway, ServerKey, ServerV2,
+    SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
 };
 
 type Settings = HashMap<String, String>;
@@ -32,6 +37,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .skip(1)
         .filter_map(|word| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
         .collect();
+    tracing::subscriber::set_global_default(Log)?;
     let config = config(&settings)?;
     let tun = settings.get("tun").map_or("tun0", String::as_str).to_owned();
     let device = Device::open_persistent(&tun)?;
@@ -143,6 +149,16 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         };
         config.pull.filters.push(PullFilter { action, prefix: prefix.to_owned() });
     }
+    if let Some(name) = settings.get("auth") {
+        config.data.digest = name.parse()?;
+    }
+    if let Some(words) = settings.get("mssfix") {
+        let words: Vec<&str> = words.split('/').collect();
+        config.data.mss_fix = MssFix::parse(&words).ok_or("mssfix=BYTES[/mtu|/fixed]")?;
+    }
+    if let Some(bytes) = settings.get("max_packet_size") {
+        config.max_packet_size = bytes.parse()?;
+    }
     config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
     config.epochs = settings.get("epochs").is_none_or(|epochs| epochs != "off");
     for (key, place) in [
@@ -214,4 +230,34 @@ fn up(tun: &str, mtu: u16) -> Result<(), Box<dyn Error>> {
 fn ip(words: &[&str]) -> Result<(), Box<dyn Error>> {
     let status = Command::new("ip").args(words).status()?;
     if status.success() { Ok(()) } else { Err(format!("ip {} failed", words.join(" ")).into()) }
+}
+
+/// Prints what is logged.
+struct Log;
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Line(String);
+        impl Visit for Line {
+            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                self.0.push_str(&format!(" {field}={value:?}"));
+            }
+        }
+        let mut line = Line(format!("log {}", event.metadata().level()));
+        event.record(&mut line);
+        println!("{}", line.0);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
 }

@@ -6,9 +6,11 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use ovpn::data::Cipher;
+pub use ovpn::data::{Cipher, DataSettings};
+use ovpn::endpoint::DEFAULT_MAX_PACKET_SIZE;
 pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
+pub use ovpn::mss::MssFix;
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
 pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PrefixError, PullFilter, PullRules, PushSet, PushSetError};
@@ -49,6 +51,11 @@ pub struct TunnelConfig {
     /// Whether data packets carry the number of the peer when the other end can do that too. Without it a listener finds
     /// peers by their address only, and a dialer announces nothing of what came after it.
     pub peer_ids: bool,
+    /// The digest of old ciphers, the cipher of last resort, and the size of TCP segments.
+    pub data: DataSettings,
+    /// Largest IP datagram of the control channel, [`ovpn::endpoint::MAX_PACKET_SIZES`]. Less than 1250 is for paths on
+    /// which handshakes hang although small packets get through.
+    pub max_packet_size: u16,
     /// What a dialer takes of the push.
     pub pull: PullRules,
 }
@@ -75,6 +82,8 @@ impl TunnelConfig {
             dynamic_tls_crypt: true,
             epochs: true,
             peer_ids: true,
+            data: DataSettings::default(),
+            max_packet_size: DEFAULT_MAX_PACKET_SIZE,
             pull: PullRules::default(),
         }
     }

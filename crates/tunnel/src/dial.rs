@@ -44,6 +44,8 @@ pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
         peer_ids: config.peer_ids,
+        data: config.data,
+        max_packet_size: config.max_packet_size,
         pull: config.pull.clone(),
     })
 }

@@ -19,10 +19,10 @@ mod sys;
 mod tls;
 
 pub use config::{
-    AuthDigest, Cipher, ClientKey, ControlProtection, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive,
-    KeyDirection, KeyError, Listen, MAX_MTU, Metadata, Mode, PrefixError, PullFilter, PullRules, PushSet, PushSetError,
-    Remote, RemoteError, RenewalLimits, ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth,
-    TlsMaterial, TlsVersion, TunnelConfig, UnknownDigest,
+    AuthDigest, Cipher, ClientKey, ControlProtection, DataSettings, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix,
+    Keepalive, KeyDirection, KeyError, Listen, MAX_MTU, Metadata, Mode, MssFix, PrefixError, PullFilter, PullRules,
+    PushSet, PushSetError, Remote, RemoteError, RenewalLimits, ServerKey, ServerV2, SharedKey, StaticKey,
+    StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
@@ -33,6 +33,7 @@ pub use report::{
 };
 pub use tls::TlsError;
 
+use ovpn::endpoint::MAX_PACKET_SIZES;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -102,6 +103,14 @@ fn check(config: &TunnelConfig) -> Result<(), Error> {
     }
     if config.data_ciphers.is_empty() {
         return Err(Error::Setting("there must be at least one data cipher"));
+    }
+    if !MAX_PACKET_SIZES.contains(&config.max_packet_size) {
+        return Err(Error::Setting("the largest packet of the control channel must be from 154 to 2048 bytes"));
+    }
+    if let MssFix::Datagram(bytes) | MssFix::Payload(bytes) | MssFix::Inner(bytes) = config.data.mss_fix
+        && bytes < MssFix::LEAST
+    {
+        return Err(Error::Setting("TCP connections cannot be made to fit into less than 256 bytes"));
     }
     match &config.mode {
         Mode::Listen(listen) => check_listen(listen),

@@ -27,6 +27,8 @@ pub(crate) fn settings(config: &TunnelConfig, listen: Listen) -> Result<ServerCo
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
         peer_ids: config.peer_ids,
+        data: config.data,
+        max_packet_size: config.max_packet_size,
         network: listen.network,
         network_ipv6: listen.network_ipv6,
         peers: listen.peers,

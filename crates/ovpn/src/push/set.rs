@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::{Dns, DnsAddress, DnsTransport, Dnssec, Ipv4Prefix, Ipv6Prefix, Redirect};
-use crate::negotiation::{PROTO_DNS, PeerInfo};
 
 /// Longest option, bytes: several must fit into a message.
 const MAX_OPTION: usize = 256;
@@ -74,8 +73,7 @@ impl PushSet {
             }
         }
         let mut all = 0;
-        let newest = PeerInfo { protocol: PROTO_DNS, ..PeerInfo::default() };
-        for option in self.render(&newest).into_iter().chain(self.render(&PeerInfo::default())) {
+        for option in self.render(true).into_iter().chain(self.render(false)) {
             let printable = option.bytes().all(|byte| (byte.is_ascii_graphic() && byte != b',') || byte == b' ');
             if option.trim().is_empty() || option.len() > MAX_OPTION || !printable {
                 return Err(PushSetError::Text(option));
@@ -85,8 +83,8 @@ impl PushSet {
         if all > MAX_SET { Err(PushSetError::TooLarge) } else { Ok(()) }
     }
 
-    /// The options for a peer.
-    pub(crate) fn render(&self, info: &PeerInfo) -> Vec<String> {
+    /// The options for a peer that understands `dns`, or does not.
+    pub(crate) fn render(&self, knows_dns: bool) -> Vec<String> {
         let mut options = Vec::new();
         for route in &self.routes {
             let route = route.network();
@@ -97,7 +95,7 @@ impl PushSet {
         if self.block_ipv6 {
             options.push("block-ipv6".to_owned());
         }
-        if info.has(PROTO_DNS) {
+        if knows_dns {
             self.dns.render(&mut options);
         } else {
             self.dns.render_as_dhcp(&mut options);
@@ -222,8 +220,7 @@ mod tests {
             Redirect { def1: true, bypass_dns: true, ..Redirect::default() },
         ] {
             let set = PushSet { redirect: Some(redirect), ..everything() };
-            let info = PeerInfo { protocol: PROTO_DNS, ..PeerInfo::default() };
-            let text = format!("PUSH_REPLY,ifconfig 10.8.0.6 10.8.0.5,{}", set.render(&info).join(","));
+            let text = format!("PUSH_REPLY,ifconfig 10.8.0.6 10.8.0.5,{}", set.render(true).join(","));
             let mut push = PushReply::default();
             push.handle_message(&text).unwrap();
             let read = push.configured(Underlay::udp(([192, 0, 2, 1], 1).into()), 1500, 1600).unwrap();
@@ -238,7 +235,7 @@ mod tests {
     fn the_older_dialect_is_for_those_who_know_no_other() {
         let mut set = everything();
         set.dns.servers[0].resolve_domains.clear();
-        let options = set.render(&PeerInfo::default()).join(",");
+        let options = set.render(false).join(",");
         let expected = "dhcp-option DNS 10.8.0.1,dhcp-option DNS6 fd00:8::1,dhcp-option DOMAIN c.example,\
                         dhcp-option DOMAIN-SEARCH d.example";
         assert!(options.contains(expected) && !options.contains("dns "), "{options}");

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use super::{Peer, Phase, Server, Session, StaticPeer};
+use crate::data::{Cipher, Framing};
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
@@ -51,7 +52,7 @@ impl Server {
 
     fn options_string(&self, remote: Underlay) -> String {
         let tls_auth = self.config.protection.shared().and_then(SharedKey::tls_auth);
-        negotiation::options_string(Role::Server, self.config.tun_mtu, remote, tls_auth)
+        negotiation::options_string(Role::Server, self.config.tun_mtu, remote, self.config.data.digest, tls_auth)
     }
 
     fn send_message(&mut self, key: SessionKey, message: Vec<u8>) {
@@ -73,7 +74,8 @@ impl Server {
         theirs: &KeyMethod2,
         ours: &Randoms,
     ) -> Result<(), EndReason> {
-        let cipher = info.choose_cipher(&self.config.ciphers, &theirs.options).ok_or(EndReason::NoSharedCipher)?;
+        let cipher = info.choose_cipher(&self.config.ciphers, &theirs.options, self.config.data.fallback);
+        let cipher = cipher.ok_or(EndReason::NoSharedCipher)?;
         let session = self.sessions.get(&key).ok_or(EndReason::Local)?;
         let (remote, local) = (session.remote, session.channel.local());
         let client = session.channel.remote().unwrap_or(SessionId([0; 8]));
@@ -102,7 +104,10 @@ impl Server {
             identity: tls.identity.clone(),
             sends_peer_id: self.uses_peer_ids(info).then_some(peer_id),
             cipher,
-            epochs: self.uses_epochs(info),
+            framing: Framing::None,
+            data: self.config.data,
+            remote,
+            epochs: self.uses_epochs(info, cipher),
             derivation: key_derivation,
             options: self.options_string(remote),
             peer_info: String::new(),
@@ -277,10 +282,10 @@ impl Server {
         self.config.dynamic_tls_crypt && info.has(negotiation::PROTO_CC_EXIT | negotiation::PROTO_DYNAMIC_TLS_CRYPT)
     }
 
-    fn uses_epochs(&self, info: &PeerInfo) -> bool {
+    fn uses_epochs(&self, info: &PeerInfo, cipher: Cipher) -> bool {
         let needed = negotiation::PROTO_CC_EXIT | negotiation::PROTO_TLS_KEY_EXPORT | negotiation::PROTO_EPOCHS;
-        let can = self.uses_peer_ids(info) && info.has(needed);
-        self.config.epochs && self.config.key_derivation == KeyDerivation::Ekm && can
+        let can = self.config.key_derivation == KeyDerivation::Ekm && cipher.is_aead();
+        self.config.epochs && can && self.uses_peer_ids(info) && info.has(needed)
     }
 
     /// Everything the client is told; only what it announced to understand.
@@ -312,7 +317,7 @@ impl Server {
             if self.uses_dynamic_tls_crypt(info) {
                 flags.push_str(" dyn-tls-crypt");
             }
-            if self.uses_epochs(info) {
+            if self.uses_epochs(info, peer.cipher) {
                 flags.push_str(" aead-epoch");
             }
             options.push(flags);
@@ -322,8 +327,9 @@ impl Server {
         if info.mtu.is_some_and(|largest| largest >= self.config.tun_mtu) {
             options.push(format!("tun-mtu {}", self.config.tun_mtu));
         }
-        options.extend(self.config.push.render(info));
-        options.extend(self.listed(&peer.identity).map(|listed| listed.push.render(info)).unwrap_or_default());
+        let knows_dns = info.has(negotiation::PROTO_DNS);
+        options.extend(self.config.push.render(knows_dns));
+        options.extend(self.listed(&peer.identity).map(|listed| listed.push.render(knows_dns)).unwrap_or_default());
         options
     }
 }

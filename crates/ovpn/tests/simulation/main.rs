@@ -2,9 +2,11 @@
 //! byte pipe in place of TLS.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod data;
 mod float;
 mod histories;
 mod network;
+mod probes;
 mod protection;
 mod push;
 mod renewal;

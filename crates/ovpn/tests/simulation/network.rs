@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use ovpn::client::{Client, ClientConfig};
-use ovpn::data::{Cipher, HEADROOM, TAILROOM};
+use ovpn::data::{Cipher, DataSettings, HEADROOM, TAILROOM};
 use ovpn::endpoint::{
-    Counters, EndReason, Endpoint, Event, Identity, Keepalive, Received, RenewalLimits, TlsInput, TlsKey, TlsOutput,
-    TlsSession,
+    Counters, DEFAULT_MAX_PACKET_SIZE, EndReason, Endpoint, Event, Identity, Keepalive, Received, RenewalLimits,
+    TlsInput, TlsKey, TlsOutput, TlsSession,
 };
 use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
@@ -35,6 +35,8 @@ pub(crate) fn client_config() -> ClientConfig {
         dynamic_tls_crypt: true,
         epochs: true,
         peer_ids: true,
+        data: DataSettings::default(),
+        max_packet_size: DEFAULT_MAX_PACKET_SIZE,
         pull: PullRules::default(),
     }
 }
@@ -50,6 +52,8 @@ pub(crate) fn server_config() -> ServerConfig {
         dynamic_tls_crypt: true,
         epochs: true,
         peer_ids: true,
+        data: DataSettings::default(),
+        max_packet_size: DEFAULT_MAX_PACKET_SIZE,
         network: Some(Ipv4Prefix { address: SERVER, prefix_len: 24 }),
         network_ipv6: None,
         peers: Vec::new(),
@@ -456,7 +460,8 @@ impl Network {
             self.events[at].extend(std::iter::from_fn(|| host.client.poll_event()));
         }
         for (to, from, datagram) in sent {
-            assert!(datagram.len() <= 1250 - 28, "a control packet of {} bytes", datagram.len());
+            let limit = 1250 - 48;
+            assert!(datagram.len() <= limit, "a control packet of {} bytes", datagram.len());
             self.send(to, from, datagram);
         }
     }

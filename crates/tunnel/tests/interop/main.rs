@@ -1,8 +1,12 @@
 //! Both roles against the stock `openvpn`, in network namespaces. Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod data;
 mod failover;
 mod float;
+mod flood;
+mod nat;
+mod probes;
 mod protection;
 mod push;
 mod relay;
