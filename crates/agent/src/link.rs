@@ -30,6 +30,9 @@ const MAX_PEERS: usize = 250;
 /// Signs of life inside the tunnel. A dialer whose listener was killed starts over after the second of them.
 const KEEPALIVE: Keepalive = Keepalive { ping: Duration::from_secs(2), ping_restart: Duration::from_secs(8) };
 
+/// Wait before the listener is dialed again after it refused us for good. Its owner may have put that right.
+const AFTER_REFUSAL: Duration = Duration::from_secs(60);
+
 /// What the agent sees of its tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkView {
@@ -150,6 +153,7 @@ fn tunnel_config(
     let mut config = TunnelConfig::new(mode, tls, Some(tls_crypt));
     config.data_ciphers.clone_from(&settings.data_ciphers);
     config.keepalive = KEEPALIVE;
+    config.after_refusal = Some(AFTER_REFUSAL);
     Ok(config)
 }
 
@@ -206,6 +210,8 @@ impl Worker {
                 warn!(remote, reason, "the tunnel's remote has no address");
                 self.reason = Some(format!("{remote} has no address: {reason}"));
             }
+            Event::LoginPending { timeout } => info!(?timeout, "the listener waits for a second factor"),
+            Event::Info(text) => info!(text, "the listener says"),
             Event::Configured(configured) => {
                 for option in &configured.ignored {
                     debug!(option, "pushed option not followed");

@@ -360,6 +360,11 @@ impl ControlChannel {
         self.current.is_settled()
     }
 
+    /// Whether the same goes for the key that is being negotiated, if there is one.
+    pub(crate) fn is_next_settled(&self) -> bool {
+        self.next.as_ref().is_none_or(Slot::is_settled)
+    }
+
     /// Writes the next packet that is due.
     pub(crate) fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
         for slot in self.next.iter_mut().chain([&mut self.current]) {

@@ -21,6 +21,7 @@ use crate::endpoint::{
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
 use crate::live::{Desk, Live, Opened, Terms};
+use crate::login::Login;
 use crate::negotiation::{self, printable};
 use crate::packet::{Header, SessionId};
 use crate::protection::ClientProtection;
@@ -28,6 +29,7 @@ use crate::push::{PullRules, PushError, PushReply};
 use crate::underlay::Underlay;
 use crate::wrap::Role;
 
+mod commands;
 mod endpoint;
 
 /// Silence after which a handshake that had an answer is given up: a server that has forgotten us.
@@ -63,6 +65,11 @@ pub struct ClientConfig {
     /// Whether data packets may carry the number of the peer. Without it nothing that came after it is announced, so that
     /// the server pushes only when asked and keys come from the PRF.
     pub peer_ids: bool,
+    /// Whether `EXIT` on the control channel and `protocol-flags` are announced. Without them goodbyes go over the data
+    /// channel, and there is neither dynamic tls-crypt nor the epoch format.
+    pub control_exit: bool,
+    /// User name and password. [`Client::login`] tells what the next session starts with.
+    pub login: Login,
     /// The rest about data packets.
     pub data: DataSettings,
     /// Largest IP datagram of the control channel, one of [`crate::endpoint::MAX_PACKET_SIZES`].
@@ -80,6 +87,8 @@ enum Phase {
     },
     Push {
         material: Box<Material>,
+        /// When the key exchange was done.
+        since: Instant,
         next_request: Instant,
         push: Box<PushReply>,
     },
@@ -106,7 +115,9 @@ pub struct Client {
     rng: Box<dyn rand::CryptoRng + Send>,
     channel: ControlChannel,
     phase: Phase,
-    /// End of the hand window.
+    /// Why the session is over.
+    ended: Option<EndReason>,
+    /// End of the hand window, or of the time for a login.
     deadline: Instant,
     /// When the handshake counts as abandoned by the server.
     patience: Instant,
@@ -139,6 +150,7 @@ impl Client {
             channel: ControlChannel::client(SESSION, now, SessionId(id), &config.protection, unix_time)
                 .with_max_packet_size(config.max_packet_size),
             phase: Phase::Reset,
+            ended: None,
             deadline: now + config.renewal.hand_window,
             leaving: false,
             tls: VecDeque::new(),
@@ -153,6 +165,18 @@ impl Client {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended)
+    }
+
+    /// Why the session is over, once it is.
+    #[must_use]
+    pub fn end_reason(&self) -> Option<&EndReason> {
+        self.ended.as_ref()
+    }
+
+    /// What the next session with this server starts with: the token that this one was given, for instance.
+    #[must_use]
+    pub fn login(&self) -> &Login {
+        &self.config.login
     }
 
     /// Whether data flows.
@@ -227,6 +251,7 @@ impl Client {
         let message = KeyMethod2 {
             randoms: ours.clone(),
             options: self.options_string(),
+            credentials: self.config.login.credentials().cloned(),
             peer_info: negotiation::client_info(&self.config),
         };
         self.send_message(message.encode(true));
@@ -240,6 +265,7 @@ impl Client {
                 let material = Material { tls: (**tls).clone(), ours: ours.clone(), theirs };
                 self.phase = Phase::Push {
                     material: Box::new(material),
+                    since: now,
                     next_request: now + FIRST_PUSH_REQUEST,
                     push: Box::new(PushReply::new(self.config.pull.clone())),
                 };
@@ -256,20 +282,12 @@ impl Client {
         }
     }
 
-    fn handle_command(&mut self, now: Instant, command: &str) -> Result<(), EndReason> {
-        let (name, text) = command.split_once(',').unwrap_or((command, ""));
-        match name {
-            "PUSH_REPLY" => self.handle_push(now, command),
-            "AUTH_FAILED" => Err(EndReason::AuthFailed(printable(text, 200))),
-            "RESTART" | "HALT" => Err(EndReason::ServerRestart(printable(command, 200))),
-            "EXIT" => Err(EndReason::PeerExit),
-            _ => Ok(()),
-        }
-    }
-
     fn handle_push(&mut self, now: Instant, command: &str) -> Result<(), EndReason> {
         let options = self.options_string();
-        let Phase::Push { material, push, .. } = &mut self.phase else { return Ok(()) };
+        let Phase::Push { material, push, .. } = &mut self.phase else {
+            self.take_new_token(command);
+            return Ok(());
+        };
         if !push.handle_message(command)? {
             return Ok(());
         }
@@ -286,6 +304,9 @@ impl Client {
         }
         if push.epochs && !(push.tls_ekm && push.peer_id.is_some() && cipher.is_aead()) {
             return Err(PushError::Epochs.into());
+        }
+        if let Some(token) = push.auth_token.take() {
+            self.config.login.take_token(token, push.auth_token_user.take());
         }
         let (key_derivation, block) = if push.tls_ekm {
             (KeyDerivation::Ekm, material.tls.exporter.clone())
@@ -324,6 +345,7 @@ impl Client {
             epochs: push.epochs,
             derivation: key_derivation,
             options,
+            credentials: self.config.login.credentials().cloned(),
             peer_info: negotiation::client_info(&self.config),
             limits: self.config.renewal,
         };
@@ -360,6 +382,7 @@ impl Client {
     }
 
     fn end(&mut self, reason: EndReason) {
+        self.ended.get_or_insert_with(|| reason.clone());
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Ended => {}
             Phase::Connected { live, peer, .. } => {

@@ -10,12 +10,14 @@
 //! understood, but nothing is ever compressed.
 #![forbid(unsafe_code)]
 
+pub mod auth_token;
 pub mod client;
 pub mod data;
 pub mod drops;
 pub mod endpoint;
 pub mod key_method2;
 pub mod keys;
+pub mod login;
 pub mod mss;
 pub mod negotiation;
 pub mod packet;

@@ -8,6 +8,7 @@ use crate::drops::DropReason;
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerId, RenewalLimits, Traffic};
 use crate::inner;
 use crate::keys::{KeyBlock, KeyDerivation};
+use crate::login::Credentials;
 use crate::mss::{self, Carrier};
 use crate::packet::Header;
 use crate::underlay::Underlay;
@@ -17,8 +18,8 @@ mod renewal;
 #[cfg(test)]
 mod wear_tests;
 
-pub(crate) use renewal::Desk;
 use renewal::Renewal;
+pub(crate) use renewal::{Desk, Heard};
 
 /// How long a new key waits at least before it seals unproven, so that the acknowledgement that tells the peer to take it
 /// into use arrives before the data.
@@ -45,6 +46,7 @@ pub(crate) struct Terms {
     pub(crate) derivation: KeyDerivation,
     /// Of our key exchange messages.
     pub(crate) options: String,
+    pub(crate) credentials: Option<Credentials>,
     pub(crate) peer_info: String,
     pub(crate) limits: RenewalLimits,
 }
@@ -181,6 +183,16 @@ impl Live {
 
     pub(crate) fn traffic(&self) -> Traffic {
         self.traffic
+    }
+
+    /// Who the peer's certificate says it is.
+    pub(crate) fn certificate(&self) -> &Identity {
+        &self.terms.identity
+    }
+
+    /// Shows these in the key exchanges to come.
+    pub(crate) fn use_credentials(&mut self, credentials: Option<Credentials>) {
+        self.terms.credentials = credentials;
     }
 
     /// The peer is elsewhere.

@@ -13,6 +13,8 @@ pub(crate) const PROTO_DATA_V2: u32 = 1 << 1;
 pub(crate) const PROTO_REQUEST_PUSH: u32 = 1 << 2;
 /// `IV_PROTO`: the peer can derive data keys with the TLS exporter.
 pub(crate) const PROTO_TLS_KEY_EXPORT: u32 = 1 << 3;
+/// `IV_PROTO`: the peer understands `AUTH_PENDING,timeout N`.
+pub(crate) const PROTO_AUTH_PENDING: u32 = 1 << 4;
 /// `IV_PROTO`: the peer understands EXIT on the control channel, and `protocol-flags`.
 pub(crate) const PROTO_CC_EXIT: u32 = 1 << 7;
 /// `IV_PROTO`: the peer understands temporary refusals.
@@ -94,15 +96,19 @@ pub(crate) fn cipher_of_options(options: &str) -> Option<&str> {
 
 /// What our client tells: only what is implemented.
 pub(crate) fn client_info(config: &ClientConfig) -> String {
-    let mut protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_CC_EXIT | PROTO_DNS;
+    let mut protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_AUTH_PENDING | PROTO_AUTH_FAIL_TEMP | PROTO_DNS;
     if config.key_derivation == KeyDerivation::Ekm {
         protocol |= PROTO_TLS_KEY_EXPORT;
     }
-    if config.dynamic_tls_crypt {
+    if config.control_exit {
+        protocol |= PROTO_CC_EXIT;
+    }
+    // What follows is agreed upon by `protocol-flags`.
+    if config.dynamic_tls_crypt && config.control_exit {
         protocol |= PROTO_DYNAMIC_TLS_CRYPT;
     }
     // The format needs keys from the exporter.
-    if config.epochs && config.key_derivation == KeyDerivation::Ekm {
+    if config.epochs && config.key_derivation == KeyDerivation::Ekm && config.control_exit {
         protocol |= PROTO_EPOCHS;
     }
     // No other bit may be set without that of the peer id.
@@ -166,6 +172,7 @@ mod tests {
     use crate::data::DataSettings;
     use crate::endpoint::DEFAULT_MAX_PACKET_SIZE;
     use crate::endpoint::{Keepalive, RenewalLimits};
+    use crate::login::Login;
     use crate::protection::ClientProtection;
     use crate::push::PullRules;
 
@@ -228,16 +235,20 @@ mod tests {
             dynamic_tls_crypt: true,
             epochs: true,
             peer_ids: true,
+            control_exit: true,
+            login: Login::default(),
             data: DataSettings::default(),
             max_packet_size: DEFAULT_MAX_PACKET_SIZE,
             pull: PullRules::default(),
         };
         let info = PeerInfo::parse(&client_info(&config));
-        assert_eq!(info.protocol, 2 + 4 + 8 + 128 + 512 + 1024 + 2048);
+        assert_eq!(info.protocol, 2 + 4 + 8 + 16 + 128 + 256 + 512 + 1024 + 2048);
         assert_eq!(info.ciphers.unwrap().len(), 4);
         assert_eq!(info.mtu, Some(1600));
         (config.key_derivation, config.dynamic_tls_crypt) = (KeyDerivation::Prf, false);
-        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 128 + 2048);
+        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 16 + 128 + 256 + 2048);
+        config.control_exit = false;
+        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 16 + 256 + 2048);
         config.peer_ids = false;
         assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 0);
     }

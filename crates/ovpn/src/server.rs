@@ -26,6 +26,7 @@ use crate::endpoint::{
 use crate::inner;
 use crate::keys::KeyDerivation;
 use crate::live::{Desk, Live, Opened};
+use crate::login::{Admission, LoginRequest};
 use crate::packet::{Header, Opcode, SessionId};
 use crate::protection::ServerProtection;
 use crate::push::{Ipv4Prefix, Ipv6Prefix, PushSet};
@@ -36,9 +37,13 @@ mod admission;
 mod endpoint;
 mod first;
 mod float;
+mod login;
+mod notice;
 mod pool;
 
 use first::Wrapping;
+use login::{Candidate, PeerLogin};
+pub use notice::Notice;
 use pool::Pool;
 
 /// Packets from peer to peer that may wait to be sent. What comes in at once is not more.
@@ -101,6 +106,10 @@ pub struct ServerConfig {
     pub max_peers: usize,
     /// Most handshakes in progress at a time.
     pub max_handshakes: usize,
+    /// How clients show who they are.
+    pub admission: Admission,
+    /// Whether clients that announce it are told to say goodbye by `EXIT` on the control channel.
+    pub control_exit: bool,
 }
 
 struct Session {
@@ -110,16 +119,35 @@ struct Session {
 }
 
 enum Phase {
-    Handshake { deadline: Instant },
-    KeyExchange { deadline: Instant, tls: Box<TlsSession> },
-    Settling { deadline: Instant, peer: Box<Peer>, live: Box<Live>, push: Vec<Vec<u8>>, wanted: bool },
-    Connected { peer: Box<Peer>, live: Box<Live> },
-    Ended { until: Instant },
+    Handshake {
+        deadline: Instant,
+    },
+    KeyExchange {
+        deadline: Instant,
+        tls: Box<TlsSession>,
+    },
+    /// Somebody must decide about the client's login.
+    Deciding(Box<Candidate>),
+    Settling {
+        deadline: Instant,
+        peer: Box<Peer>,
+        live: Box<Live>,
+        push: Vec<Vec<u8>>,
+        wanted: bool,
+    },
+    Connected {
+        peer: Box<Peer>,
+        live: Box<Live>,
+    },
+    Ended {
+        until: Instant,
+    },
 }
 
 struct Peer {
     connected: PeerConnected,
     cc_exit: bool,
+    login: PeerLogin,
     /// Until when packets are still taken from the peer over this session, although it has a newer one.
     replaced: Option<Instant>,
     /// An older session carries the peer's packets until data comes in over this one, which shows that the peer has its
@@ -164,6 +192,8 @@ pub struct Server {
     /// Nobody new is answered any more.
     closing: bool,
     tls: VecDeque<(TlsKey, TlsInput)>,
+    /// As many as there are handshakes and peers, at most.
+    logins: VecDeque<LoginRequest>,
     outbox: VecDeque<Waiting>,
     events: VecDeque<Event>,
     counters: Counters,
@@ -195,6 +225,7 @@ impl Server {
             next_timeout: None,
             closing: false,
             tls: VecDeque::new(),
+            logins: VecDeque::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -284,7 +315,7 @@ impl Server {
                 let (deadline, tls) = (*deadline, (**tls).clone());
                 self.admit(now, key, deadline, tls, message);
             }
-            Phase::Settling { .. } | Phase::Connected { .. } => {
+            Phase::Deciding(_) | Phase::Settling { .. } | Phase::Connected { .. } => {
                 let mut commands: Vec<&[u8]> = message.split(|&byte| byte == 0).collect();
                 // What follows the last NUL was not terminated, and is ignored like stock peers do.
                 commands.pop();
@@ -301,8 +332,10 @@ impl Server {
     }
 
     fn want_push(&mut self, now: Instant, key: SessionKey) {
-        if let Some(Session { phase: Phase::Settling { wanted, .. }, .. }) = self.sessions.get_mut(&key) {
-            *wanted = true;
+        match self.sessions.get_mut(&key).map(|session| &mut session.phase) {
+            Some(Phase::Deciding(candidate)) => candidate.wanted = true,
+            Some(Phase::Settling { wanted, .. }) => *wanted = true,
+            _ => {}
         }
         self.advance(now, key);
     }
@@ -455,7 +488,7 @@ impl Server {
                 self.release(key, &peer);
                 self.fail(remote, reason);
             }
-            Phase::Handshake { .. } | Phase::KeyExchange { .. } => self.fail(remote, reason),
+            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Deciding(_) => self.fail(remote, reason),
         }
         self.next_timeout = Some(now);
     }

@@ -10,7 +10,11 @@
 //! an empty `address=` it is IPv6 only), `pull_filter=ACTION:PREFIX;... route_nopull=on` for a dialer, `peer_ids=off`,
 //! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
+//! `login=USER:PASSWORD`, `check=FILE` and more about passwords and commands: see `peer/auth.rs`.
 //! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
+
+#[path = "peer/auth.rs"]
+mod auth;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -52,6 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let stop = CancellationToken::new();
     let mut handle = tunnel::start(config, device, stop.clone())?;
+    let mut orders = auth::orders(&settings)?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     loop {
         tokio::select! {
@@ -61,6 +66,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
                     apply(&tun, &configured)?;
                 }
             }
+            Some(request) = handle.logins.recv() => auth::decide(&settings, request, handle.commands.clone()),
+            Some(command) = orders.recv() => handle.commands.send(command).await?,
             _ = interrupt.recv() => stop.cancel(),
             _ = terminate.recv() => stop.cancel(),
             result = &mut handle.task => {
@@ -120,7 +127,8 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         }
     };
     let read = |key: &str| -> Result<String, Box<dyn Error>> { Ok(std::fs::read_to_string(need(key)?)?) };
-    let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: read("cert")?, key_pem: read("key")?.into() };
+    let own = |key: &str| if settings.contains_key(key) { read(key) } else { Ok(String::new()) };
+    let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: own("cert")?, key_pem: own("key")?.into() };
     let mut config = TunnelConfig::new(mode, tls, protection(settings)?);
     if let Some(names) = settings.get("ciphers") {
         config.data_ciphers = names.split(':').map(str::parse).collect::<Result<_, _>>()?;
@@ -149,6 +157,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         };
         config.pull.filters.push(PullFilter { action, prefix: prefix.to_owned() });
     }
+    auth::set(&mut config, settings)?;
     if let Some(name) = settings.get("auth") {
         config.data.digest = name.parse()?;
     }

@@ -6,10 +6,12 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use ovpn::auth_token::{TokenKey, Tokens};
 pub use ovpn::data::{Cipher, DataSettings};
 use ovpn::endpoint::DEFAULT_MAX_PACKET_SIZE;
 pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
+pub use ovpn::login::{Admission, Advance, CertificateDemand, Credentials, Decision, LoginRequest, Secret};
 pub use ovpn::mss::MssFix;
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
@@ -51,6 +53,16 @@ pub struct TunnelConfig {
     /// Whether data packets carry the number of the peer when the other end can do that too. Without it a listener finds
     /// peers by their address only, and a dialer announces nothing of what came after it.
     pub peer_ids: bool,
+    /// Whether `EXIT` on the control channel and `protocol-flags` are announced and used. Without them, goodbyes go over
+    /// the data channel; a dialer then has neither dynamic tls-crypt nor the epoch format. For tests.
+    pub control_exit: bool,
+    /// Dialer: a user name and password to show beside the certificate or instead of it. At most 127 bytes each.
+    pub login: Option<Credentials>,
+    /// Dialer: how long after a final refusal (wrong password, no place for us, told to stop) it tries again. Without, the
+    /// tunnel ends with [`crate::Error::Refused`].
+    pub after_refusal: Option<Duration>,
+    /// Listener: how peers show who they are.
+    pub admission: Admission,
     /// The digest of old ciphers, the cipher of last resort, and the size of TCP segments.
     pub data: DataSettings,
     /// Largest IP datagram of the control channel, [`ovpn::endpoint::MAX_PACKET_SIZES`]. Less than 1250 is for paths on
@@ -82,6 +94,10 @@ impl TunnelConfig {
             dynamic_tls_crypt: true,
             epochs: true,
             peer_ids: true,
+            control_exit: true,
+            login: None,
+            after_refusal: None,
+            admission: Admission::default(),
             data: DataSettings::default(),
             max_packet_size: DEFAULT_MAX_PACKET_SIZE,
             pull: PullRules::default(),
@@ -259,7 +275,7 @@ impl fmt::Display for Remote {
 pub struct TlsMaterial {
     /// Authorities that peers' certificates must chain to.
     pub ca_pem: String,
-    /// Own certificate, then intermediates.
+    /// Own certificate, then intermediates. Empty, with the key, for a dialer that shows only a password.
     pub cert_pem: String,
     /// Own private key.
     pub key_pem: secrecy::SecretString,

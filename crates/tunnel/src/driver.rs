@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ovpn::data::{HEADROOM, TAILROOM};
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{Counters, EndReason, Endpoint, Received, TlsInput, TlsKey, TlsOutput};
+use ovpn::login::{Advance, Decision, LoginRequest};
 use ovpn::underlay::Underlay;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,9 @@ pub enum Error {
     /// What is to be pushed is impossible.
     #[error(transparent)]
     Push(#[from] crate::config::PushSetError),
+    /// The server does not take us, and would not if we tried again.
+    #[error("the tunnel ended: {0}; it is not tried again until that is put right")]
+    Refused(EndReason),
     /// A setting is impossible.
     #[error("{0}")]
     Setting(&'static str),
@@ -86,6 +90,7 @@ pub(crate) struct Driver {
     pub(crate) ways: Option<mpsc::Receiver<Way>>,
     events: mpsc::Sender<Event>,
     backlog: VecDeque<Event>,
+    logins: mpsc::Sender<LoginRequest>,
     snapshot: watch::Sender<Snapshot>,
     /// What earlier endpoints counted.
     base: Counters,
@@ -100,6 +105,10 @@ pub(crate) struct Driver {
 pub(crate) trait Role: Endpoint {
     /// Obeys; true when the endpoint is to be given up for a new one.
     fn obey(&mut self, now: Instant, command: Command) -> bool;
+    /// The next login that somebody must decide about.
+    fn poll_login(&mut self) -> Option<LoginRequest> {
+        None
+    }
     /// Whether there is nothing more to do.
     fn has_ended(&self) -> bool;
     /// Whether packets go to `to`. What waits to be sent to a place where none go any more is dropped.
@@ -115,6 +124,7 @@ impl Driver {
         stop: CancellationToken,
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Event>,
+        logins: mpsc::Sender<LoginRequest>,
         snapshot: watch::Sender<Snapshot>,
     ) -> Self {
         Self {
@@ -125,6 +135,7 @@ impl Driver {
             ways: None,
             events,
             backlog: VecDeque::new(),
+            logins,
             snapshot,
             base: Counters::default(),
             outbound: Box::new([0; HEADROOM + BUFFER + TAILROOM]),
@@ -276,6 +287,14 @@ impl Driver {
         let now = Instant::now();
         while let Some(at) = socket.poll_closed() {
             endpoint.handle_closed(now, at);
+        }
+        while let Some(login) = endpoint.poll_login() {
+            let id = login.id;
+            if self.logins.try_send(login).is_err() {
+                let reason = "too many logins at a time".to_owned();
+                let decision = Decision::Later { reason, backoff: None, advance: Advance::No };
+                endpoint.obey(now, Command::Decide { login: id, decision });
+            }
         }
         if self.blocked.as_ref().is_some_and(|(to, _)| !endpoint.carries(*to)) {
             self.blocked = None;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ovpn::login::LoginRequest;
 use ovpn::server::{Server, ServerConfig};
 use ovpn::underlay::{Transport, Underlay};
 
@@ -38,6 +39,8 @@ pub(crate) fn settings(config: &TunnelConfig, listen: Listen) -> Result<ServerCo
         client_to_client: listen.client_to_client,
         max_peers: listen.max_peers,
         max_handshakes: MAX_HANDSHAKES,
+        admission: config.admission.clone(),
+        control_exit: config.control_exit,
     })
 }
 
@@ -64,10 +67,18 @@ impl Role for Server {
             Command::Disconnect { peer } => {
                 self.disconnect(now, peer);
             }
+            Command::Notify { peer, notice } => {
+                self.notify(now, peer, &notice);
+            }
+            Command::Decide { login, decision } => self.decide(now, login, decision),
             // Nothing to connect to.
             Command::Reconnect => {}
         }
         false
+    }
+
+    fn poll_login(&mut self) -> Option<LoginRequest> {
+        Self::poll_login(self)
     }
 
     fn has_ended(&self) -> bool {

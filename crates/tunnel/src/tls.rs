@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio_openssl::SslStream;
 
-use crate::config::{TlsVersion, TunnelConfig};
+use crate::config::{CertificateDemand, TlsMaterial, TlsVersion, TunnelConfig};
 
 /// Bytes in flight between TLS and the reliability layer.
 const PIPE: usize = 64 * 1024;
@@ -51,6 +51,7 @@ pub(crate) struct TlsFactory {
     role: Role,
     marked: bool,
     expected: Option<String>,
+    demand: CertificateDemand,
 }
 
 impl TlsFactory {
@@ -66,16 +67,9 @@ impl TlsFactory {
             context.add_client_ca(&authority).map_err(TlsError::Authority)?;
             context.cert_store_mut().add_cert(authority).map_err(TlsError::Authority)?;
         }
-        let mut chain =
-            X509::stack_from_pem(config.tls.cert_pem.as_bytes()).map_err(TlsError::Certificate)?.into_iter();
-        let leaf = chain.next().ok_or(TlsError::Empty("own certificate"))?;
-        context.set_certificate(&leaf).map_err(TlsError::Certificate)?;
-        for intermediate in chain {
-            context.add_extra_chain_cert(intermediate).map_err(TlsError::Certificate)?;
+        if role == Role::Server || !config.tls.cert_pem.is_empty() {
+            show_certificate(&mut context, &config.tls)?;
         }
-        let key = PKey::private_key_from_pem(config.tls.key_pem.expose_secret().as_bytes()).map_err(TlsError::Key)?;
-        context.set_private_key(&key).map_err(TlsError::Key)?;
-        context.check_private_key().map_err(TlsError::Key)?;
         let lowest = match config.tls_version_min {
             TlsVersion::V1_2 => SslVersion::TLS1_2,
             TlsVersion::V1_3 => SslVersion::TLS1_3,
@@ -84,8 +78,16 @@ impl TlsFactory {
         context.set_num_tickets(0).map_err(TlsError::Setup)?;
         context.set_options(SslOptions::NO_TICKET | SslOptions::NO_RENEGOTIATION | SslOptions::NO_COMPRESSION);
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
-        context.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
-        Ok(Self { context: context.build(), role, marked: config.remote_cert_tls, expected })
+        let demand = match role {
+            Role::Server => config.admission.certificate,
+            Role::Client => CertificateDemand::Required,
+        };
+        context.set_verify(match demand {
+            CertificateDemand::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+            CertificateDemand::Optional => SslVerifyMode::PEER,
+            CertificateDemand::None => SslVerifyMode::NONE,
+        });
+        Ok(Self { context: context.build(), role, marked: config.remote_cert_tls, expected, demand })
     }
 
     /// Runs a TLS connection as a task, which ends when the session closes `input` or TLS fails.
@@ -97,10 +99,23 @@ impl TlsFactory {
     ) -> Result<(), ErrorStack> {
         let (near, far) = tokio::io::duplex(PIPE);
         let stream = SslStream::new(Ssl::new(&self.context)?, near)?;
-        let check = PeerCheck { role: self.role, marked: self.marked, expected: self.expected.clone() };
+        let check =
+            PeerCheck { role: self.role, marked: self.marked, expected: self.expected.clone(), demand: self.demand };
         tokio::spawn(run(key, stream, far, check, input, output));
         Ok(())
     }
+}
+
+fn show_certificate(context: &mut SslContextBuilder, tls: &TlsMaterial) -> Result<(), TlsError> {
+    let mut chain = X509::stack_from_pem(tls.cert_pem.as_bytes()).map_err(TlsError::Certificate)?.into_iter();
+    let leaf = chain.next().ok_or(TlsError::Empty("own certificate"))?;
+    context.set_certificate(&leaf).map_err(TlsError::Certificate)?;
+    for intermediate in chain {
+        context.add_extra_chain_cert(intermediate).map_err(TlsError::Certificate)?;
+    }
+    let key = PKey::private_key_from_pem(tls.key_pem.expose_secret().as_bytes()).map_err(TlsError::Key)?;
+    context.set_private_key(&key).map_err(TlsError::Key)?;
+    context.check_private_key().map_err(TlsError::Key)
 }
 
 /// What a certificate that chains to the authority must be besides.
@@ -108,6 +123,7 @@ struct PeerCheck {
     role: Role,
     marked: bool,
     expected: Option<String>,
+    demand: CertificateDemand,
 }
 
 impl PeerCheck {
@@ -242,8 +258,12 @@ async fn talk(
 }
 
 fn establish(ssl: &SslRef, check: &PeerCheck) -> Result<TlsSession, String> {
-    let certificate = ssl.peer_certificate().ok_or_else(|| "the peer sent no certificate".to_owned())?;
-    let identity = check.identify(&certificate)?;
+    let identity = match ssl.peer_certificate() {
+        Some(certificate) => check.identify(&certificate)?,
+        // Known by the user name.
+        None if check.demand != CertificateDemand::Required => Identity::default(),
+        None => return Err("the peer sent no certificate".to_owned()),
+    };
     let export = |label| {
         let mut material = [0; 256];
         ssl.export_keying_material(&mut material, label, None).map(|()| material).map_err(|error| error.to_string())

@@ -29,6 +29,7 @@ fn live(now: Instant, role: Role, cipher: Cipher) -> Live {
         epochs: false,
         derivation: KeyDerivation::Ekm,
         options: String::new(),
+        credentials: None,
         peer_info: String::new(),
         limits: RenewalLimits::default(),
     };

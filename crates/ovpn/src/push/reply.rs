@@ -3,12 +3,16 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::dns::Collected;
 use super::{
     Configured, Ifconfig, Ipv4Prefix, Ipv6Ifconfig, Ipv6Prefix, PullRules, PushError, PushedIpv6Route, PushedRoute,
     REPLY, Redirect, RouteGateway,
 };
 use crate::data::Framing;
+use crate::login::Secret;
 use crate::mss::MssFix;
 use crate::negotiation::printable;
 use crate::underlay::Underlay;
@@ -17,6 +21,8 @@ use crate::underlay::Underlay;
 const MAX_ROUTES: usize = 256;
 /// Ignored options remembered for the log.
 const MAX_IGNORED: usize = 32;
+/// Longest token that is taken, bytes: it must fit into a key exchange message.
+const MAX_TOKEN: usize = 1024;
 /// Smallest MTU taken, bytes: stock's.
 const MIN_MTU: u32 = 100;
 
@@ -70,6 +76,10 @@ pub struct PushReply {
     pub framing: Framing,
     /// A compression that is not done.
     compression: Option<String>,
+    /// Stands for the password from now on.
+    pub auth_token: Option<Secret>,
+    /// The user name that goes with the token, if it is another.
+    pub auth_token_user: Option<String>,
     /// Options that were not followed, cleaned for the log.
     pub ignored: Vec<String>,
 }
@@ -163,7 +173,9 @@ impl PushReply {
 
     fn ignore(&mut self, option: &str) {
         if self.ignored.len() < MAX_IGNORED - 1 {
-            self.ignored.push(printable(option, 80));
+            // A token is a secret, also one that a filter keeps away.
+            let shown = if option.starts_with("auth-token") { "auth-token" } else { option };
+            self.ignored.push(printable(shown, 80));
         }
     }
 
@@ -205,6 +217,10 @@ impl PushReply {
             }
             ["key-derivation", "tls-ekm"] => self.tls_ekm = true,
             ["tun-mtu", mtu] => self.tun_mtu = Some(mtu.parse().ok().filter(|&mtu| mtu >= MIN_MTU)?),
+            ["auth-token", token @ ..] => {
+                self.auth_token = token.first().filter(|token| token.len() <= MAX_TOKEN).map(|&token| token.into());
+            }
+            ["auth-token-user", name @ ..] => self.auth_token_user = name.first().and_then(|name| decode_user(name)),
             ["mssfix", rest @ ..] => self.mss_fix = Some(MssFix::parse(rest)?),
             ["compress" | "comp-lzo", rest @ ..] => {
                 let framing = match (words[0], rest) {
@@ -221,6 +237,11 @@ impl PushReply {
         }
         Some(())
     }
+}
+
+/// A user name in base64.
+fn decode_user(name: &str) -> Option<String> {
+    String::from_utf8(STANDARD.decode(name).ok()?).ok()
 }
 
 fn ifconfig(topology: Topology, (local, second): (Ipv4Addr, Ipv4Addr)) -> Option<Ifconfig> {

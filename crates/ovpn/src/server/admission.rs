@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use super::{Peer, Phase, Server, Session, StaticPeer};
+use super::{Candidate, Peer, PeerLogin, Phase, Server, Session, StaticPeer};
+use crate::auth_token::Token;
 use crate::data::{Cipher, Framing};
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
@@ -35,19 +36,12 @@ impl Server {
         let mut ours = Randoms::generate(&mut *self.rng);
         ours.pre_master = [0; 48];
         // Sent in every case: a client reads AUTH_FAILED only after it.
-        let reply =
-            KeyMethod2 { randoms: ours.clone(), options: self.options_string(remote), peer_info: String::new() };
+        let options = self.options_string(remote);
+        let reply = KeyMethod2 { randoms: ours.clone(), options, credentials: None, peer_info: String::new() };
         self.send_message(key, reply.encode(false));
         let info = PeerInfo::parse(&theirs.peer_info);
-        if let Err(reason) = self.prepare(now, key, deadline, tls, &info, &theirs, &ours) {
-            let text = if reason == EndReason::Full && info.has(negotiation::PROTO_AUTH_FAIL_TEMP) {
-                format!("AUTH_FAILED,TEMP:{reason}\0")
-            } else {
-                format!("AUTH_FAILED,{reason}\0")
-            };
-            self.send_message(key, text.into_bytes());
-            self.end(now, key, reason);
-        }
+        let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
+        self.examine(now, key, Candidate { deadline, tls, info, theirs, ours, wanted });
     }
 
     fn options_string(&self, remote: Underlay) -> String {
@@ -63,26 +57,25 @@ impl Server {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything the key exchange gave, used once")]
-    fn prepare(
+    /// Gives an admitted client its place, address and keys.
+    pub(super) fn prepare(
         &mut self,
         now: Instant,
         key: SessionKey,
-        deadline: Instant,
-        tls: TlsSession,
-        info: &PeerInfo,
-        theirs: &KeyMethod2,
-        ours: &Randoms,
+        candidate: Candidate,
+        token: Option<Token>,
     ) -> Result<(), EndReason> {
+        let identity = candidate.identity();
+        let Candidate { deadline, tls, info, theirs, ours, wanted } = candidate;
         let cipher = info.choose_cipher(&self.config.ciphers, &theirs.options, self.config.data.fallback);
         let cipher = cipher.ok_or(EndReason::NoSharedCipher)?;
         let session = self.sessions.get(&key).ok_or(EndReason::Local)?;
         let (remote, local) = (session.remote, session.channel.local());
         let client = session.channel.remote().unwrap_or(SessionId([0; 8]));
-        let kept = self.make_way(now, &tls.identity, remote);
+        let kept = self.make_way(now, &identity, remote);
         let (address, address_ipv6) = match kept.and_then(|older| self.addresses_of(older)) {
             Some(addresses) => addresses,
-            None => self.assign_addresses(&tls.identity)?,
+            None => self.assign_addresses(&identity)?,
         };
         let peer_id = match (self.free_peer_id(), kept) {
             // The last place is the older session's.
@@ -96,27 +89,28 @@ impl Server {
             if self.config.key_derivation == KeyDerivation::Ekm && info.has(negotiation::PROTO_TLS_KEY_EXPORT) {
                 (KeyDerivation::Ekm, tls.exporter)
             } else {
-                (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, ours, client, local))
+                (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, &ours, client, local))
             };
         let terms = Terms {
             role: Role::Server,
             peer: peer_id,
             identity: tls.identity.clone(),
-            sends_peer_id: self.uses_peer_ids(info).then_some(peer_id),
+            sends_peer_id: self.uses_peer_ids(&info).then_some(peer_id),
             cipher,
             framing: Framing::None,
             data: self.config.data,
             remote,
-            epochs: self.uses_epochs(info, cipher),
+            epochs: self.uses_epochs(&info, cipher),
             derivation: key_derivation,
             options: self.options_string(remote),
+            credentials: None,
             peer_info: String::new(),
             limits: self.config.renewal,
         };
         let keepalive = Keepalive { ping_restart: self.config.keepalive.ping_restart * 2, ..self.config.keepalive };
         let connected = PeerConnected {
             peer: peer_id,
-            identity: tls.identity,
+            identity,
             remote,
             address,
             address_ipv6,
@@ -125,14 +119,17 @@ impl Server {
             tls_version: tls.version,
             software: info.software.clone(),
         };
-        let cc_exit = info.has(negotiation::PROTO_CC_EXIT);
-        let dynamic = self.uses_dynamic_tls_crypt(info);
-        let push = push::encode(&self.push_options(&connected, info));
+        let cc_exit = self.config.control_exit && info.has(negotiation::PROTO_CC_EXIT);
+        let dynamic = self.uses_dynamic_tls_crypt(&info);
+        let username = theirs.credentials.map(|known| known.username);
+        let mut options = self.push_options(&connected, &info);
+        options.extend(self.token_option(token, username.as_deref()));
+        let push = push::encode(&options);
         let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
         let live = Box::new(live);
-        let peer = Box::new(Peer { connected, cc_exit, replaced: None, takes_over: None });
+        let login = PeerLogin { username, info, token, undecided: None };
+        let peer = Box::new(Peer { connected, cc_exit, login, replaced: None, takes_over: None });
         let addresses = peer.addresses();
-        let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
         let session = self.sessions.get_mut(&key).ok_or(EndReason::Local)?;
         if dynamic {
             session.channel.use_dynamic_tls_crypt(&tls.dynamic_tls_crypt);
@@ -216,13 +213,12 @@ impl Server {
         let listed: Vec<IpAddr> = listed.into_iter().flat_map(StaticPeer::addresses).collect();
         let same = |peer: &Peer| {
             let connected = &peer.connected;
-            connected.identity == *identity
-                || connected.remote == remote
-                || peer.addresses().any(|address| listed.contains(&address))
+            let is_same = connected.identity == *identity && !self.config.admission.duplicate_names;
+            is_same || connected.remote == remote || peer.addresses().any(|address| listed.contains(&address))
         };
         let found = self.sessions.iter().filter(|(_, session)| match &session.phase {
             Phase::Settling { peer, .. } | Phase::Connected { peer, .. } => same(peer),
-            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Ended { .. } => false,
+            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Deciding(_) | Phase::Ended { .. } => false,
         });
         found.map(|(&key, _)| key).collect()
     }
@@ -310,17 +306,16 @@ impl Server {
         }
         let ekm = peer.key_derivation == KeyDerivation::Ekm;
         if info.has(negotiation::PROTO_CC_EXIT) {
-            let mut flags = "protocol-flags cc-exit".to_owned();
-            if ekm {
-                flags.push_str(" tls-ekm");
+            let flags = [
+                ("cc-exit", self.config.control_exit),
+                ("tls-ekm", ekm),
+                ("dyn-tls-crypt", self.uses_dynamic_tls_crypt(info)),
+                ("aead-epoch", self.uses_epochs(info, peer.cipher)),
+            ];
+            let flags: Vec<&str> = flags.into_iter().filter_map(|(flag, used)| used.then_some(flag)).collect();
+            if !flags.is_empty() {
+                options.push(format!("protocol-flags {}", flags.join(" ")));
             }
-            if self.uses_dynamic_tls_crypt(info) {
-                flags.push_str(" dyn-tls-crypt");
-            }
-            if self.uses_epochs(info, peer.cipher) {
-                flags.push_str(" aead-epoch");
-            }
-            options.push(flags);
         } else if ekm {
             options.push("key-derivation tls-ekm".to_owned());
         }

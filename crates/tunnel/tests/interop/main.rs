@@ -1,6 +1,7 @@
 //! Both roles against the stock `openvpn`, in network namespaces. Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod auth;
 mod data;
 mod failover;
 mod float;

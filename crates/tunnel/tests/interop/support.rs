@@ -42,7 +42,8 @@ pub(crate) fn cannot_run() -> bool {
     true
 }
 
-fn stock() -> String {
+/// The program that is the stock peer.
+pub(crate) fn stock() -> String {
     std::env::var("CLOUDATHOME_OPENVPN").unwrap_or_else(|_| "openvpn".to_owned())
 }
 
@@ -219,8 +220,12 @@ impl Lab {
         all.push(format!("cert={}", self.path(&format!("{name}.pem"))));
         all.push(format!("key={}", self.path(&format!("{name}.key"))));
         all.extend(words.iter().map(|&word| word.to_owned()));
-        let program = example();
-        self.spawn(side, log, program.to_str().unwrap(), &all);
+        self.spawn_example(side, log, &all);
+    }
+
+    /// Starts our end with nothing but these words.
+    pub(crate) fn spawn_example(&mut self, side: Side, log: &str, words: &[String]) {
+        self.spawn(side, log, example().to_str().unwrap(), words);
     }
 
     /// Starts stock openvpn as `name`'s certificate holder.
