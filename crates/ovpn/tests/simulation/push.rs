@@ -205,7 +205,9 @@ fn an_exhausted_pool_says_so_and_gives_out_the_addresses_of_the_dead() {
     net.run(seconds(2));
     let refused = net.add_client("c", client_config());
     net.run(seconds(2));
-    let Some(EndReason::AuthFailed(text)) = net.last_reason(refused) else { panic!("{:?}", net.last_reason(refused)) };
+    let Some(EndReason::RefusedForNow { text, .. }) = net.last_reason(refused) else {
+        panic!("{:?}", net.last_reason(refused));
+    };
     assert!(text.contains("all addresses or places are taken"), "{text}");
     let full = |event: &Event| matches!(event, Event::HandshakeFailed { reason: EndReason::Full, .. });
     assert!(net.server_events.iter().any(full));
