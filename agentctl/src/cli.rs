@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use model::{HostId, Role};
+use pki::Serial;
 use profile::{DeviceProfileError, DeviceRemote};
 
 use crate::exit::Exit;
@@ -27,6 +28,7 @@ fn overview() -> String {
         ("sudo agentctl status", "is it serving, and if not, why"),
         ("sudo agentctl status --json | jq .local.services", "the same for programs"),
         ("agentctl pki init --dir ./authority", "make the private certificate authority"),
+        ("sudo agentctl connect work.ovpn", "join another OpenVPN server's network"),
     ])
 }
 
@@ -51,6 +53,16 @@ pub(crate) enum Command {
         ("sudo agentctl status --socket /run/cloudathome/home.sock", "where both agents run on one host"),
     ]))]
     Status(StatusArgs),
+    /// Connects this host to any OpenVPN server, from a profile file, until it is interrupted
+    ///
+    /// Addresses, routes and name resolution are set as the server asks, and are undone at the end; after a crash by the
+    /// next connection. What happens is told on standard error.
+    #[command(after_help = examples(&[
+        ("agentctl connect --check work.ovpn", "what of the profile is followed and what is not; needs no rights"),
+        ("sudo agentctl connect work.ovpn", "connect; Ctrl-C ends it"),
+        ("sudo agentctl connect --device work0 --login work.login work.ovpn", "without a terminal"),
+    ]))]
+    Connect(ConnectArgs),
     /// Makes identities by hand
     #[command(
         arg_required_else_help = true,
@@ -58,6 +70,7 @@ pub(crate) enum Command {
         after_help = examples(&[
             ("agentctl pki init --dir ./authority", "once, on a machine you trust"),
             ("agentctl pki issue --ca ./authority --role edge --name vps --out ./vps", "then for each host"),
+            ("agentctl pki revoke --ca ./authority --name phone", "when one is lost"),
             (
                 "agentctl pki profile --ca ./authority --name phone --server vps --remote vps.example.com --out phone.ovpn",
                 "and for each device",
@@ -91,6 +104,25 @@ pub(crate) struct StatusArgs {
     pub(crate) socket: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// The profile, as your provider or your administrator gave it to you (.ovpn)
+    #[arg(value_name = "FILE")]
+    pub(crate) profile: PathBuf,
+    /// Read the profile and the files that it names, tell what is followed and what is not, and end
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Name of the network device [default: the profile's, else the first free of tun0, tun1, ...]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
+    /// File with the user name on its first line and the password on its second; readable for you alone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) login: Option<PathBuf>,
+    /// Where it is written down how to undo what was set
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cloudathome/connections")]
+    pub(crate) journals: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum PkiCommand {
     /// Makes the private certificate authority and the tunnel's static key
@@ -111,6 +143,24 @@ pub(crate) enum PkiCommand {
         ("scp -r ./vps root@vps.example.com:/etc/cloudathome/identity", "where the agent looks for it"),
     ]))]
     Issue(IssueArgs),
+    /// Puts certificates on the authority's list of those that count no more
+    ///
+    /// The list is crl.pem in the authority's directory, good for a year. An agent whose tunnel.crl names a copy of it
+    /// takes a new copy up within seconds: it disconnects who is on it, and refuses them from then on.
+    #[command(after_help = examples(&[
+        ("agentctl pki revoke --ca ./authority --name phone", "everything that was issued to phone"),
+        ("agentctl pki revoke --ca ./authority --cert ./phone/host.crt", "one certificate"),
+        ("scp ./authority/crl.pem root@vps.example.com:/etc/cloudathome/crl.pem", "where tunnel.crl says"),
+    ]))]
+    Revoke(RevokeArgs),
+    /// Signs the list of revoked certificates anew, so that it does not end
+    ///
+    /// An agent whose list has ended refuses everybody. It warns of that a week ahead.
+    #[command(after_help = examples(&[
+        ("agentctl pki crl --ca ./authority", "the first list, or the same list for another year"),
+        ("agentctl pki crl --ca ./authority --days 90", "for a shorter time"),
+    ]))]
+    Crl(CrlArgs),
     /// Issues a device's identity as a profile, the one file that a stock OpenVPN client imports
     ///
     /// OpenVPN 2.6 and newer, OpenVPN Connect, OpenVPN 3 for Linux, Tunnelblick, NetworkManager and OpenVPN for Android
@@ -152,6 +202,39 @@ pub(crate) struct IssueArgs {
     /// The directory to make
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// The authority's directory, as `pki init` made it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: PathBuf,
+    #[command(flatten)]
+    pub(crate) what: RevokeWhat,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct RevokeWhat {
+    /// Every certificate that was issued to this holder
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<HostId>,
+    /// The certificate with this number, in hexadecimal digits
+    #[arg(long, value_name = "HEX")]
+    pub(crate) serial: Option<Serial>,
+    /// The certificate in this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CrlArgs {
+    /// The authority's directory, as `pki init` made it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: PathBuf,
+    /// How long the list is good, in days
+    #[arg(long, value_name = "DAYS", default_value = "365", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
 }
 
 #[derive(Debug, Args)]
