@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use nix::sys::signal::Signal;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use relay::{Faults, Relay};
@@ -39,6 +38,16 @@ enum Trouble {
     Blocked,
     Dead,
     OverTcp,
+}
+
+impl Client {
+    /// Ends the stock client in peace.
+    fn leave(&mut self) {
+        if let Some(stock) = self.stock.take() {
+            // One that does not end is killed.
+            let _ = stock.finish();
+        }
+    }
 }
 
 impl Listen {
@@ -95,11 +104,11 @@ impl Role for Listen {
                     client.trouble = Some((now + UNBLOCKED, Trouble::OverTcp));
                     continue;
                 }
-                // A stock client does not look for its first remote by itself.
-                Some((_, Trouble::OverTcp)) => {
-                    client.stock.iter().for_each(|stock| stock.signal(Signal::SIGUSR1));
+                // A stock client does not look for its first remote as long as another works.
+                Some((_, Trouble::OverTcp | Trouble::Dead)) => {
+                    client.leave();
+                    client.stock = Some(stock(&self.net, at)?);
                 }
-                Some((_, Trouble::Dead)) => client.stock = Some(stock(&self.net, at)?),
                 None => {}
             }
             client.trouble = match rng.random_range(0..120) {
@@ -147,12 +156,13 @@ impl Role for Listen {
             }
         }
         let mut calm = true;
-        for (at, client) in self.clients.iter().enumerate() {
-            let name = format!("\"{}\"", net_name(at));
+        for (at, one) in self.clients.iter_mut().enumerate() {
+            let name = format!("\"{}\"", client(at));
             let connected = peers.values().any(|&other| other == name);
             let over_udp = transports.get(name.as_str()) == Some(&"Udp");
             if connected && !over_udp {
-                client.stock.iter().for_each(|stock| stock.signal(Signal::SIGUSR1));
+                one.leave();
+                one.stock = stock(&self.net, at).ok();
             }
             calm &= connected && over_udp;
         }
@@ -181,10 +191,6 @@ impl Role for Listen {
         drop(net);
         Ok((log, facts))
     }
-}
-
-fn net_name(at: usize) -> String {
-    client(at)
 }
 
 /// The word that follows `key`.
