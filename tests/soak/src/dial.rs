@@ -63,7 +63,12 @@ impl Dial {
 const SERVERS: &str = "--topology subnet --dh none --keepalive 2 8 --port 1194 --reneg-sec 5 5";
 
 fn udp_server(net: &Net) -> Result<Process> {
-    net.stock(&net.server, "udp.log", "server", &format!("--server 10.8.0.0 255.255.255.0 --proto udp {SERVERS}"))
+    net.stock(
+        &net.server,
+        "udp.log",
+        "server",
+        &format!("--server 10.8.0.0 255.255.255.0 --proto udp {SERVERS} --verb 4"),
+    )
 }
 
 impl Role for Dial {
