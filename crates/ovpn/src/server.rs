@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use crate::channel::{ControlChannel, LINGER, Renewable, Waiting};
 use crate::cookie::CookieJar;
-use crate::data::{self, Cipher, Payload};
+use crate::data::{self, Cipher, DataSettings, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, RenewalLimits, SessionKey, TlsInput,
@@ -25,6 +25,7 @@ use crate::endpoint::{
 };
 use crate::keys::KeyDerivation;
 use crate::live::{Desk, Live, Opened};
+use crate::login::{Admission, LoginRequest};
 use crate::packet::{Header, Opcode, SessionId};
 use crate::protection::ServerProtection;
 use crate::push::Ipv4Prefix;
@@ -35,8 +36,12 @@ mod admission;
 mod endpoint;
 mod first;
 mod float;
+mod login;
+mod notice;
 
 use first::Wrapping;
+use login::{Candidate, PeerLogin};
+pub use notice::Notice;
 
 /// A peer with an address of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +71,10 @@ pub struct ServerConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether the epoch format of data packets is used with clients that announce it.
     pub epochs: bool,
+    /// The rest about data packets.
+    pub data: DataSettings,
+    /// Largest IP datagram of the control channel, one of [`crate::endpoint::MAX_PACKET_SIZES`].
+    pub max_packet_size: u16,
     /// The server's own address and network inside of the tunnel.
     pub network: Ipv4Prefix,
     /// Peers with addresses of their own.
@@ -78,6 +87,10 @@ pub struct ServerConfig {
     pub max_peers: usize,
     /// Most handshakes in progress at a time.
     pub max_handshakes: usize,
+    /// How clients show who they are.
+    pub admission: Admission,
+    /// Whether clients that announce it are told to say goodbye by `EXIT` on the control channel.
+    pub control_exit: bool,
 }
 
 struct Session {
@@ -87,17 +100,36 @@ struct Session {
 }
 
 enum Phase {
-    Handshake { deadline: Instant },
-    KeyExchange { deadline: Instant, tls: Box<TlsSession> },
-    Settling { deadline: Instant, peer: Box<Peer>, live: Box<Live>, push: Vec<Vec<u8>>, wanted: bool },
-    Connected { peer: Box<Peer>, live: Box<Live> },
-    Ended { until: Instant },
+    Handshake {
+        deadline: Instant,
+    },
+    KeyExchange {
+        deadline: Instant,
+        tls: Box<TlsSession>,
+    },
+    /// Somebody must decide about the client's login.
+    Deciding(Box<Candidate>),
+    Settling {
+        deadline: Instant,
+        peer: Box<Peer>,
+        live: Box<Live>,
+        push: Vec<Vec<u8>>,
+        wanted: bool,
+    },
+    Connected {
+        peer: Box<Peer>,
+        live: Box<Live>,
+    },
+    Ended {
+        until: Instant,
+    },
 }
 
 struct Peer {
     connected: PeerConnected,
     address: Ipv4Addr,
     cc_exit: bool,
+    login: PeerLogin,
     /// Until when packets are still taken from the peer over this session, although it has a newer one.
     replaced: Option<Instant>,
     /// An older session carries the peer's packets until data comes in over this one, which shows that the peer has its
@@ -130,6 +162,8 @@ pub struct Server {
     /// Nobody new is answered any more.
     closing: bool,
     tls: VecDeque<(TlsKey, TlsInput)>,
+    /// As many as there are handshakes and peers, at most.
+    logins: VecDeque<LoginRequest>,
     outbox: VecDeque<Waiting>,
     events: VecDeque<Event>,
     counters: Counters,
@@ -158,6 +192,7 @@ impl Server {
             next_timeout: None,
             closing: false,
             tls: VecDeque::new(),
+            logins: VecDeque::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -247,7 +282,7 @@ impl Server {
                 let (deadline, tls) = (*deadline, (**tls).clone());
                 self.admit(now, key, deadline, tls, message);
             }
-            Phase::Settling { .. } | Phase::Connected { .. } => {
+            Phase::Deciding(_) | Phase::Settling { .. } | Phase::Connected { .. } => {
                 let mut commands: Vec<&[u8]> = message.split(|&byte| byte == 0).collect();
                 // What follows the last NUL was not terminated, and is ignored like stock peers do.
                 commands.pop();
@@ -264,8 +299,10 @@ impl Server {
     }
 
     fn want_push(&mut self, now: Instant, key: SessionKey) {
-        if let Some(Session { phase: Phase::Settling { wanted, .. }, .. }) = self.sessions.get_mut(&key) {
-            *wanted = true;
+        match self.sessions.get_mut(&key).map(|session| &mut session.phase) {
+            Some(Phase::Deciding(candidate)) => candidate.wanted = true,
+            Some(Phase::Settling { wanted, .. }) => *wanted = true,
+            _ => {}
         }
         self.advance(now, key);
     }
@@ -390,7 +427,7 @@ impl Server {
                 self.release(key, &peer);
                 self.fail(remote, reason);
             }
-            Phase::Handshake { .. } | Phase::KeyExchange { .. } => self.fail(remote, reason),
+            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Deciding(_) => self.fail(remote, reason),
         }
         self.next_timeout = Some(now);
     }

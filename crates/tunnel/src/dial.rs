@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ovpn::client::ClientConfig;
-use ovpn::endpoint::Endpoint;
+use ovpn::endpoint::{EndReason, Endpoint, Retry};
+use ovpn::login::{Advance, Login};
 use ovpn::underlay::{Transport, Underlay};
 use rand::RngExt;
 use tokio::net::{TcpStream, UdpSocket};
@@ -43,23 +44,39 @@ pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
+        control_exit: config.control_exit,
+        login: Login::new(config.login.clone()),
+        data: config.data,
+        max_packet_size: config.max_packet_size,
         pull: config.pull.clone(),
     })
 }
 
-/// Connects and reconnects until the tunnel is told to stop.
-pub(crate) async fn run(mut driver: Driver, mut config: ClientConfig, dial: Dial) -> Result<(), Error> {
+/// Connects and reconnects until the tunnel is told to stop, or the server wants nothing of us; then it goes on after the
+/// time of `after_refusal`, if there is one.
+pub(crate) async fn run(
+    mut driver: Driver,
+    mut config: ClientConfig,
+    dial: Dial,
+    after_refusal: Option<Duration>,
+) -> Result<(), Error> {
     if dial.remotes.len() > 1 {
         config.first_answer = FIRST_ANSWER_OF_SEVERAL;
     }
-    let dialer = Dialer { config, remotes: dial.remotes };
+    let mut dialer = Dialer { config, remotes: dial.remotes };
     let mut wait = FIRST_WAIT;
     loop {
         match dialer.round(&mut driver).await? {
             Attempt::Stopped => return Ok(()),
+            Attempt::Refused(reason) => {
+                let Some(wait) = after_refusal else { return Err(Error::Refused(reason)) };
+                if pause(&mut driver, wait).await {
+                    return Ok(());
+                }
+            }
             // It worked a moment ago: begin at once.
             Attempt::Over => wait = FIRST_WAIT,
-            Attempt::Failed => {
+            Attempt::Failed | Attempt::Told { .. } => {
                 if pause(&mut driver, wait).await {
                     return Ok(());
                 }
@@ -80,12 +97,19 @@ enum Attempt {
     Failed,
     /// Was connected, or was told to connect anew.
     Over,
+    /// The server said when and where to try again.
+    Told {
+        wait: Duration,
+        advance: Advance,
+    },
+    /// The server would refuse us again.
+    Refused(EndReason),
 }
 
 impl Dialer {
     /// Tries all remotes in their order, each at all of its addresses, until one worked.
-    async fn round(&self, driver: &mut Driver) -> Result<Attempt, Error> {
-        for (place, remote) in self.remotes.iter().enumerate() {
+    async fn round(&mut self, driver: &mut Driver) -> Result<Attempt, Error> {
+        for (place, remote) in self.remotes.clone().iter().enumerate() {
             let resolved = tokio::select! {
                 () = driver.stop.cancelled() => return Ok(Attempt::Stopped),
                 resolved = resolve(remote) => resolved,
@@ -97,10 +121,22 @@ impl Dialer {
                     Vec::new()
                 }
             };
-            for address in addresses {
+            let mut addresses = addresses.into_iter();
+            let mut next = addresses.next();
+            while let Some(address) = next {
                 let remote = Underlay { transport: remote.transport, address };
                 match self.attempt(driver, place, remote).await? {
-                    Attempt::Failed => {}
+                    Attempt::Failed => next = addresses.next(),
+                    Attempt::Told { wait, advance } => {
+                        if !wait.is_zero() && pause(driver, wait).await {
+                            return Ok(Attempt::Stopped);
+                        }
+                        match advance {
+                            Advance::No => {}
+                            Advance::Address => next = addresses.next(),
+                            Advance::Remote => next = None,
+                        }
+                    }
                     ended => return Ok(ended),
                 }
             }
@@ -109,7 +145,7 @@ impl Dialer {
     }
 
     /// Begins a session with the server at `remote`, and goes on as long as there is one, be it over other remotes.
-    async fn attempt(&self, driver: &mut Driver, place: usize, remote: Underlay) -> Result<Attempt, Error> {
+    async fn attempt(&mut self, driver: &mut Driver, place: usize, remote: Underlay) -> Result<Attempt, Error> {
         // A command that came too late for the session before is obeyed by what happens here.
         while driver.commands.try_recv().is_ok() {}
         driver.report(Event::Connecting { remote });
@@ -131,7 +167,16 @@ impl Dialer {
         let scout = crate::scout::run(self.config.clone(), self.remotes.clone(), searches, found);
         let _scout = AbortOnDropHandle::new(tokio::spawn(scout));
         let mut sessions = Sessions::new(self.config.clone(), place, remote, Instant::now(), search);
-        match driver.run(&mut sessions, &mut sockets).await {
+        let outcome = driver.run(&mut sessions, &mut sockets).await;
+        self.config.login = sessions.login().clone();
+        if let (Ok(Outcome::Ended), Some(reason)) = (&outcome, sessions.end_reason()) {
+            match reason.retry() {
+                Retry::Usual => {}
+                Retry::Told { wait, advance } => return Ok(Attempt::Told { wait, advance }),
+                Retry::Never => return Ok(Attempt::Refused(reason.clone())),
+            }
+        }
+        match outcome {
             Ok(Outcome::Stopped) => Ok(Attempt::Stopped),
             Ok(Outcome::Reconnect) => Ok(Attempt::Over),
             Ok(Outcome::Ended) if sessions.counters().handshakes_completed > 0 => Ok(Attempt::Over),

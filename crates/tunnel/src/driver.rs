@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use ovpn::data::{HEADROOM, TAILROOM};
 use ovpn::drops::DropReason;
-use ovpn::endpoint::{Counters, EndReason, Endpoint, Received, TlsInput, TlsKey, TlsOutput};
+use ovpn::endpoint::{Counters, EndReason, Endpoint, PeerStatus, Received, TlsInput, TlsKey, TlsOutput};
+use ovpn::login::{Advance, Decision, LoginRequest};
 use ovpn::underlay::Underlay;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,9 @@ pub enum Error {
     /// The sockets are broken.
     #[error("cannot receive from the tunnel's sockets")]
     Receive(#[source] io::Error),
+    /// The server does not take us, and would not if we tried again.
+    #[error("the tunnel ended: {0}; it is not tried again until that is put right")]
+    Refused(EndReason),
     /// A setting is impossible.
     #[error("{0}")]
     Setting(&'static str),
@@ -83,6 +87,7 @@ pub(crate) struct Driver {
     pub(crate) ways: Option<mpsc::Receiver<Way>>,
     events: mpsc::Sender<Event>,
     backlog: VecDeque<Event>,
+    logins: mpsc::Sender<LoginRequest>,
     snapshot: watch::Sender<Snapshot>,
     /// What earlier endpoints counted.
     base: Counters,
@@ -97,6 +102,10 @@ pub(crate) struct Driver {
 pub(crate) trait Role: Endpoint {
     /// Obeys; true when the endpoint is to be given up for a new one.
     fn obey(&mut self, now: Instant, command: Command) -> bool;
+    /// The next login that somebody must decide about.
+    fn poll_login(&mut self) -> Option<LoginRequest> {
+        None
+    }
     /// Whether there is nothing more to do.
     fn has_ended(&self) -> bool;
     /// Whether packets go to `to`. What waits to be sent to a place where none go any more is dropped.
@@ -112,6 +121,7 @@ impl Driver {
         stop: CancellationToken,
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Event>,
+        logins: mpsc::Sender<LoginRequest>,
         snapshot: watch::Sender<Snapshot>,
     ) -> Self {
         Self {
@@ -122,6 +132,7 @@ impl Driver {
             ways: None,
             events,
             backlog: VecDeque::new(),
+            logins,
             snapshot,
             base: Counters::default(),
             outbound: Box::new([0; HEADROOM + BUFFER + TAILROOM]),
@@ -148,8 +159,13 @@ impl Driver {
     /// Counts and reports a dialer's attempt that did not even come to a handshake.
     pub(crate) fn fail(&mut self, remote: Underlay, why: String) {
         self.base.handshakes_failed += 1;
-        self.snapshot.send_replace(Snapshot::new(&self.base, &Counters::default(), Vec::new()));
+        self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
         self.report(Event::HandshakeFailed { remote, reason: EndReason::NotReached(why) });
+    }
+
+    /// The tunnel's state, of an endpoint that counted and serves these.
+    fn picture(&self, counters: &Counters, peers: Vec<PeerStatus>) -> Snapshot {
+        Snapshot { crl_next_update: self.tls.crl_next_update(), ..Snapshot::new(&self.base, counters, peers) }
     }
 
     /// Drives `endpoint` over `socket` until it ends or the tunnel is told to stop.
@@ -165,7 +181,7 @@ impl Driver {
         }
         self.settle(endpoint, socket, &mut tls);
         crate::report::add(&mut self.base, &endpoint.counters());
-        self.snapshot.send_replace(Snapshot::new(&self.base, &Counters::default(), Vec::new()));
+        self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
         self.blocked = None;
         result
     }
@@ -274,6 +290,14 @@ impl Driver {
         while let Some(at) = socket.poll_closed() {
             endpoint.handle_closed(now, at);
         }
+        while let Some(login) = endpoint.poll_login() {
+            let id = login.id;
+            if self.logins.try_send(login).is_err() {
+                let reason = "too many logins at a time".to_owned();
+                let decision = Decision::Later { reason, backoff: None, advance: Advance::No };
+                endpoint.obey(now, Command::Decide { login: id, decision });
+            }
+        }
         if self.blocked.as_ref().is_some_and(|(to, _)| !endpoint.carries(*to)) {
             self.blocked = None;
             endpoint.count_drop(DropReason::Blocked);
@@ -304,7 +328,7 @@ impl Driver {
     }
 
     fn publish<E: Endpoint>(&mut self, endpoint: &E) {
-        let snapshot = Snapshot::new(&self.base, &endpoint.counters(), endpoint.peers());
+        let snapshot = self.picture(&endpoint.counters(), endpoint.peers());
         self.snapshot.send_if_modified(|old| {
             let differs = *old != snapshot;
             *old = snapshot;
@@ -467,7 +491,8 @@ impl TlsTasks {
             TlsInput::Start => {
                 let (sender, receiver) = mpsc::channel(TLS_QUEUE);
                 self.inputs.insert(key, sender);
-                factory.spawn(key, receiver, self.output.clone()).map_err(|error| error.to_string())
+                factory.spawn(key, receiver, self.output.clone());
+                Ok(())
             }
             TlsInput::Close => {
                 self.inputs.remove(&key);

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ovpn::login::LoginRequest;
 use ovpn::server::{Server, ServerConfig};
 use ovpn::underlay::{Transport, Underlay};
 
@@ -26,12 +27,16 @@ pub(crate) fn settings(config: &TunnelConfig, listen: Listen) -> Result<ServerCo
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
+        data: config.data,
+        max_packet_size: config.max_packet_size,
         network: Ipv4Prefix { address: listen.address, prefix_len: listen.prefix_len },
         peers: listen.peers,
         pool: listen.pool,
         routes: listen.routes,
         max_peers: listen.max_peers,
         max_handshakes: MAX_HANDSHAKES,
+        admission: config.admission.clone(),
+        control_exit: config.control_exit,
     })
 }
 
@@ -58,10 +63,18 @@ impl Role for Server {
             Command::Disconnect { peer } => {
                 self.disconnect(now, peer);
             }
+            Command::Notify { peer, notice } => {
+                self.notify(now, peer, &notice);
+            }
+            Command::Decide { login, decision } => self.decide(now, login, decision),
             // Nothing to connect to.
             Command::Reconnect => {}
         }
         false
+    }
+
+    fn poll_login(&mut self) -> Option<LoginRequest> {
+        Self::poll_login(self)
     }
 
     fn has_ended(&self) -> bool {

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use ovpn::client::{Client, ClientConfig};
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{
-    Configured, Counters, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsKey, TlsOutput,
+    Configured, Counters, EndReason, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsKey, TlsOutput,
 };
+use ovpn::login::Login;
 use ovpn::underlay::{Transport, Underlay};
 use tokio::sync::watch;
 
@@ -78,6 +79,8 @@ pub(crate) struct Sessions {
     closing: VecDeque<TlsKey>,
     /// Of sessions that are gone.
     base: Counters,
+    /// Why the last one ended that did so by itself.
+    ended: Option<EndReason>,
 }
 
 impl Sessions {
@@ -104,12 +107,25 @@ impl Sessions {
             events: VecDeque::new(),
             closing: VecDeque::new(),
             base: Counters::default(),
+            ended: None,
         };
         sessions.begin(place, remote, now, Search::Nothing);
         sessions
     }
 
+    /// Why the last session ended that did so by itself.
+    pub(crate) fn end_reason(&self) -> Option<&EndReason> {
+        self.ended.as_ref()
+    }
+
+    /// What the next session starts with.
+    pub(crate) fn login(&self) -> &Login {
+        let carrying = self.sessions.iter().find(|session| session.stage == Stage::Carrying);
+        carrying.map_or(&self.config.login, |session| session.client.login())
+    }
+
     fn begin(&mut self, place: usize, remote: Underlay, now: Instant, search: Search) {
+        self.config.login = self.login().clone();
         let client = Client::new(self.config.clone(), remote, now, crate::unix_time(), crate::rng());
         let (key, stage) = (self.next_key, Stage::Rising(search));
         self.next_key += 1;
@@ -206,6 +222,8 @@ impl Sessions {
             let over = match session.stage {
                 Stage::Leaving { until } => until <= now || session.client.is_flushed(),
                 _ if session.client.has_ended() => {
+                    self.config.login.clone_from(session.client.login());
+                    self.ended = session.client.end_reason().cloned();
                     session.leave(now);
                     session.client.is_flushed()
                 }
@@ -250,7 +268,7 @@ impl Role for Sessions {
         match command {
             Command::Reconnect => true,
             // A dialer's only peer is left by stopping the tunnel.
-            Command::Disconnect { .. } => false,
+            Command::Disconnect { .. } | Command::Notify { .. } | Command::Decide { .. } => false,
         }
     }
 

@@ -88,7 +88,7 @@ struct Shared {
 struct State {
     faults: Faults,
     counts: Counts,
-    sources: Vec<SocketAddr>,
+    mappings: Vec<(SocketAddr, SocketAddr)>,
     recorded: Vec<Recorded>,
     /// How many datagrams to record.
     record: usize,
@@ -155,10 +155,10 @@ impl Relay {
         self.shared.state().counts
     }
 
-    /// The addresses that the far end sees now, in the order of their clients' first datagrams.
+    /// Each client's address, and the one that the far end sees in its place now; in the order of their first datagrams.
     #[must_use]
-    pub fn sources(&self) -> Vec<SocketAddr> {
-        self.shared.state().sources.clone()
+    pub fn mappings(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        self.shared.state().mappings.clone()
     }
 
     /// Records the next `count` datagrams, also those that are lost.

@@ -121,8 +121,11 @@ impl Worker {
         *faults = state.faults;
         state.counts = self.counts;
         if std::mem::take(&mut self.changed) {
-            let sources = self.mappings.iter().filter_map(|mapping| mapping.socket.as_ref()?.local_addr().ok());
-            state.sources = sources.collect();
+            let mappings = self.mappings.iter().filter_map(|mapping| {
+                let source = mapping.socket.as_ref()?.local_addr().ok()?;
+                Some((mapping.client, source))
+            });
+            state.mappings = mappings.collect();
         }
     }
 

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::{Peer, Phase, Server, Session};
+use super::{Candidate, Peer, PeerLogin, Phase, Server, Session};
+use crate::auth_token::Token;
+use crate::data::{Cipher, Framing};
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
@@ -31,24 +33,17 @@ impl Server {
         let mut ours = Randoms::generate(&mut *self.rng);
         ours.pre_master = [0; 48];
         // Sent in every case: a client reads AUTH_FAILED only after it.
-        let reply =
-            KeyMethod2 { randoms: ours.clone(), options: self.options_string(remote), peer_info: String::new() };
+        let options = self.options_string(remote);
+        let reply = KeyMethod2 { randoms: ours.clone(), options, credentials: None, peer_info: String::new() };
         self.send_message(key, reply.encode(false));
         let info = PeerInfo::parse(&theirs.peer_info);
-        if let Err(reason) = self.prepare(now, key, deadline, tls, &info, &theirs, &ours) {
-            let text = if reason == EndReason::Full && info.has(negotiation::PROTO_AUTH_FAIL_TEMP) {
-                format!("AUTH_FAILED,TEMP:{reason}\0")
-            } else {
-                format!("AUTH_FAILED,{reason}\0")
-            };
-            self.send_message(key, text.into_bytes());
-            self.end(now, key, reason);
-        }
+        let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
+        self.examine(now, key, Candidate { deadline, tls, info, theirs, ours, wanted });
     }
 
     fn options_string(&self, remote: Underlay) -> String {
         let tls_auth = self.config.protection.shared().and_then(SharedKey::tls_auth);
-        negotiation::options_string(Role::Server, self.config.tun_mtu, remote, tls_auth)
+        negotiation::options_string(Role::Server, self.config.tun_mtu, remote, self.config.data.digest, tls_auth)
     }
 
     fn send_message(&mut self, key: SessionKey, message: Vec<u8>) {
@@ -59,25 +54,25 @@ impl Server {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything the key exchange gave, used once")]
-    fn prepare(
+    /// Gives an admitted client its place, address and keys.
+    pub(super) fn prepare(
         &mut self,
         now: Instant,
         key: SessionKey,
-        deadline: Instant,
-        tls: TlsSession,
-        info: &PeerInfo,
-        theirs: &KeyMethod2,
-        ours: &Randoms,
+        candidate: Candidate,
+        token: Option<Token>,
     ) -> Result<(), EndReason> {
-        let cipher = info.choose_cipher(&self.config.ciphers, &theirs.options).ok_or(EndReason::NoSharedCipher)?;
+        let identity = candidate.identity();
+        let Candidate { deadline, tls, info, theirs, ours, wanted } = candidate;
+        let cipher = info.choose_cipher(&self.config.ciphers, &theirs.options, self.config.data.fallback);
+        let cipher = cipher.ok_or(EndReason::NoSharedCipher)?;
         let session = self.sessions.get(&key).ok_or(EndReason::Local)?;
         let (remote, local) = (session.remote, session.channel.local());
         let client = session.channel.remote().unwrap_or(SessionId([0; 8]));
-        let kept = self.make_way(now, &tls.identity, remote);
+        let kept = self.make_way(now, &identity, remote);
         let address = match kept.as_ref().and_then(|&older| self.address_of(older)) {
             Some(address) => address,
-            None => self.assign_address(&tls.identity)?,
+            None => self.assign_address(&identity)?,
         };
         let peer_id = match (self.assign_peer_id(key), kept) {
             // The last place is the older session's.
@@ -91,7 +86,7 @@ impl Server {
             if self.config.key_derivation == KeyDerivation::Ekm && info.has(negotiation::PROTO_TLS_KEY_EXPORT) {
                 (KeyDerivation::Ekm, tls.exporter)
             } else {
-                (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, ours, client, local))
+                (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, &ours, client, local))
             };
         let terms = Terms {
             role: Role::Server,
@@ -99,16 +94,20 @@ impl Server {
             identity: tls.identity.clone(),
             sends_peer_id: info.has(negotiation::PROTO_DATA_V2).then_some(peer_id),
             cipher,
-            epochs: self.uses_epochs(info),
+            framing: Framing::None,
+            data: self.config.data,
+            remote,
+            epochs: self.uses_epochs(&info, cipher),
             derivation: key_derivation,
             options: self.options_string(remote),
+            credentials: None,
             peer_info: String::new(),
             limits: self.config.renewal,
         };
         let keepalive = Keepalive { ping_restart: self.config.keepalive.ping_restart * 2, ..self.config.keepalive };
         let connected = PeerConnected {
             peer: peer_id,
-            identity: tls.identity,
+            identity,
             remote,
             address: Some(address),
             cipher,
@@ -116,13 +115,16 @@ impl Server {
             tls_version: tls.version,
             software: info.software.clone(),
         };
-        let cc_exit = info.has(negotiation::PROTO_CC_EXIT);
-        let dynamic = self.uses_dynamic_tls_crypt(info);
-        let push = push::encode(&self.push_options(address, &connected, info));
+        let cc_exit = self.config.control_exit && info.has(negotiation::PROTO_CC_EXIT);
+        let dynamic = self.uses_dynamic_tls_crypt(&info);
+        let username = theirs.credentials.map(|known| known.username);
+        let mut options = self.push_options(address, &connected, &info);
+        options.extend(self.token_option(token, username.as_deref()));
+        let push = push::encode(&options);
         let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
         let live = Box::new(live);
-        let peer = Box::new(Peer { connected, address, cc_exit, replaced: None, takes_over: None });
-        let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
+        let login = PeerLogin { username, info, token, undecided: None };
+        let peer = Box::new(Peer { connected, address, cc_exit, login, replaced: None, takes_over: None });
         let session = self.sessions.get_mut(&key).ok_or(EndReason::Local)?;
         if dynamic {
             session.channel.use_dynamic_tls_crypt(&tls.dynamic_tls_crypt);
@@ -195,11 +197,12 @@ impl Server {
     fn older_sessions(&self, identity: &Identity, remote: Underlay) -> Vec<SessionKey> {
         let listed = self.listed_address(identity);
         let same = |peer: &Peer| {
-            peer.connected.identity == *identity || peer.connected.remote == remote || Some(peer.address) == listed
+            let is_same = peer.connected.identity == *identity && !self.config.admission.duplicate_names;
+            is_same || peer.connected.remote == remote || Some(peer.address) == listed
         };
         let found = self.sessions.iter().filter(|(_, session)| match &session.phase {
             Phase::Settling { peer, .. } | Phase::Connected { peer, .. } => same(peer),
-            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Ended { .. } => false,
+            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Deciding(_) | Phase::Ended { .. } => false,
         });
         found.map(|(&key, _)| key).collect()
     }
@@ -242,12 +245,13 @@ impl Server {
         self.config.dynamic_tls_crypt && info.has(negotiation::PROTO_CC_EXIT | negotiation::PROTO_DYNAMIC_TLS_CRYPT)
     }
 
-    fn uses_epochs(&self, info: &PeerInfo) -> bool {
+    fn uses_epochs(&self, info: &PeerInfo, cipher: Cipher) -> bool {
         let needed = negotiation::PROTO_CC_EXIT
             | negotiation::PROTO_DATA_V2
             | negotiation::PROTO_TLS_KEY_EXPORT
             | negotiation::PROTO_EPOCHS;
-        self.config.epochs && self.config.key_derivation == KeyDerivation::Ekm && info.has(needed)
+        let can = self.config.key_derivation == KeyDerivation::Ekm && cipher.is_aead();
+        self.config.epochs && can && info.has(needed)
     }
 
     /// Everything the client is told; only what it announced to understand.
@@ -268,17 +272,16 @@ impl Server {
         }
         let ekm = peer.key_derivation == KeyDerivation::Ekm;
         if info.has(negotiation::PROTO_CC_EXIT) {
-            let mut flags = "protocol-flags cc-exit".to_owned();
-            if ekm {
-                flags.push_str(" tls-ekm");
+            let flags = [
+                ("cc-exit", self.config.control_exit),
+                ("tls-ekm", ekm),
+                ("dyn-tls-crypt", self.uses_dynamic_tls_crypt(info)),
+                ("aead-epoch", self.uses_epochs(info, peer.cipher)),
+            ];
+            let flags: Vec<&str> = flags.into_iter().filter_map(|(flag, used)| used.then_some(flag)).collect();
+            if !flags.is_empty() {
+                options.push(format!("protocol-flags {}", flags.join(" ")));
             }
-            if self.uses_dynamic_tls_crypt(info) {
-                flags.push_str(" dyn-tls-crypt");
-            }
-            if self.uses_epochs(info) {
-                flags.push_str(" aead-epoch");
-            }
-            options.push(flags);
         } else if ekm {
             options.push("key-derivation tls-ekm".to_owned());
         }

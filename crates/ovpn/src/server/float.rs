@@ -61,9 +61,10 @@ impl Server {
 
     fn float(&mut self, key: SessionKey, to: Underlay) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        let Session { remote, channel, phase: Phase::Connected { peer, .. } } = session else { return };
+        let Session { remote, channel, phase: Phase::Connected { peer, live } } = session else { return };
         let from = std::mem::replace(remote, to);
         peer.connected.remote = to;
+        live.note_remote(to);
         if let Some(sender) = channel.remote() {
             self.by_source.remove(&(from, sender));
             self.by_source.insert((to, sender), key);

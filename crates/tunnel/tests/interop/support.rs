@@ -42,7 +42,8 @@ pub(crate) fn cannot_run() -> bool {
     true
 }
 
-fn stock() -> String {
+/// The program that is the stock peer.
+pub(crate) fn stock() -> String {
     std::env::var("CLOUDATHOME_OPENVPN").unwrap_or_else(|_| "openvpn".to_owned())
 }
 
@@ -185,6 +186,16 @@ impl Lab {
         command
     }
 
+    /// Does something in the namespace of `side`. Sockets stay in the one in which they were made.
+    pub(crate) fn inside<T: Send>(&self, side: Side, what: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(Path::new("/run/netns").join(&self.namespaces[side as usize])).unwrap();
+        let enter_and_do = || {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            what()
+        };
+        std::thread::scope(|scope| scope.spawn(enter_and_do).join().unwrap())
+    }
+
     /// Starts a process whose output goes to the file `log`.
     pub(crate) fn spawn(&mut self, side: Side, log: &str, program: &str, words: &[String]) {
         let file = File::create(self.path(log)).unwrap();
@@ -209,8 +220,12 @@ impl Lab {
         all.push(format!("cert={}", self.path(&format!("{name}.pem"))));
         all.push(format!("key={}", self.path(&format!("{name}.key"))));
         all.extend(words.iter().map(|&word| word.to_owned()));
-        let program = example();
-        self.spawn(side, log, program.to_str().unwrap(), &all);
+        self.spawn_example(side, log, &all);
+    }
+
+    /// Starts our end with nothing but these words.
+    pub(crate) fn spawn_example(&mut self, side: Side, log: &str, words: &[String]) {
+        self.spawn(side, log, example().to_str().unwrap(), words);
     }
 
     /// Starts stock openvpn as `name`'s certificate holder.
@@ -267,10 +282,14 @@ impl Lab {
         self.children.iter().map(|(log, _)| format!("== {log}\n{}\n", self.log(log))).collect()
     }
 
-    /// Sends a signal to the process with this log. Namespaces are entered by exec, so it is the process itself.
+    /// Id of the process with this log. Namespaces are entered by exec, so it is the process itself.
+    pub(crate) fn pid(&self, log: &str) -> u32 {
+        self.children.iter().find(|(name, _)| name == log).unwrap().1.id()
+    }
+
+    /// Sends a signal to the process with this log.
     pub(crate) fn signal(&self, log: &str, signal: nix::sys::signal::Signal) {
-        let (_, child) = self.children.iter().find(|(name, _)| name == log).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid(log) as i32), signal).unwrap();
     }
 
     /// Interrupts the process with this log and waits for its end; gives the whole log.
