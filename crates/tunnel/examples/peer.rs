@@ -5,8 +5,9 @@
 //! `peer mode=dial remote=192.0.2.1:1194[/tcp][,MORE] [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
 //! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
-//! `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
+//! `ciphers=A:B`, `tls_min=1.3`, `tls_max=1.2`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
 //! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
+//! `crl=FILE`, `fingerprint=HEX[,MORE]` instead of `ca=`, `peer_prefix=TEXT` or `peer_subject=TEXT` instead of `peer=`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
 //! `login=USER:PASSWORD`, `check=FILE` and more about passwords and commands: see `peer/auth.rs`.
 //! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
@@ -27,8 +28,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
 use tunnel::{
     AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation,
-    KeyDirection, Listen, Mode, MssFix, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth,
-    TlsMaterial, TlsVersion, TunnelConfig,
+    KeyDirection, Listen, Mode, MssFix, NameCheck, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer,
+    TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
 };
 
 type Settings = HashMap<String, String>;
@@ -106,12 +107,13 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         }
         _ => {
             let remotes = need("remote")?.split(',').map(str::parse).collect::<Result<_, _>>()?;
-            Mode::Dial(Dial { remotes, peer: settings.get("peer").cloned() })
+            Mode::Dial(Dial { remotes, peer: name_check(settings) })
         }
     };
     let read = |key: &str| -> Result<String, Box<dyn Error>> { Ok(std::fs::read_to_string(need(key)?)?) };
     let own = |key: &str| if settings.contains_key(key) { read(key) } else { Ok(String::new()) };
-    let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: own("cert")?, key_pem: own("key")?.into() };
+    let ca_pem = if settings.contains_key("fingerprint") { String::new() } else { read("ca")? };
+    let tls = TlsMaterial { ca_pem, cert_pem: own("cert")?, key_pem: own("key")?.into() };
     let mut config = TunnelConfig::new(mode, tls, protection(settings)?);
     if let Some(names) = settings.get("ciphers") {
         config.data_ciphers = names.split(':').map(str::parse).collect::<Result<_, _>>()?;
@@ -119,6 +121,14 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     if settings.get("tls_min").is_some_and(|version| version == "1.3") {
         config.tls_version_min = TlsVersion::V1_3;
     }
+    if settings.get("tls_max").is_some_and(|version| version == "1.2") {
+        config.tls_version_max = Some(TlsVersion::V1_2);
+    }
+    if let Some(fingerprints) = settings.get("fingerprint") {
+        config.peer_fingerprints = fingerprints.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        config.remote_cert_tls = false;
+    }
+    config.crl = settings.get("crl").map(Into::into);
     if settings.get("derive").is_some_and(|way| way == "prf") {
         config.key_derivation = KeyDerivation::Prf;
     }
@@ -152,6 +162,12 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         }
     }
     Ok(config)
+}
+
+fn name_check(settings: &Settings) -> Option<NameCheck> {
+    let name = settings.get("peer").cloned().map(NameCheck::Name);
+    let prefix = settings.get("peer_prefix").cloned().map(NameCheck::Prefix);
+    name.or(prefix).or_else(|| settings.get("peer_subject").cloned().map(NameCheck::Subject))
 }
 
 /// `tls_crypt`, `tls_auth`, `tls_crypt_v2` (a dialer's) or `tls_crypt_v2_server`, the latter perhaps beside `tls_crypt`.

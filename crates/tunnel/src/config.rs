@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub use ovpn::static_key::{StaticKey, StaticKeyError};
 pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
 use ovpn::underlay::Transport;
 
+use crate::certificates::{Clock, Fingerprint, NameCheck};
+
 /// Everything a tunnel needs to know.
 #[derive(Clone, Debug)]
 pub struct TunnelConfig {
@@ -30,9 +33,20 @@ pub struct TunnelConfig {
     pub tls: TlsMaterial,
     /// Lowest TLS version that is spoken.
     pub tls_version_min: TlsVersion,
+    /// Highest TLS version that is spoken; `None` for the highest there is.
+    pub tls_version_max: Option<TlsVersion>,
     /// Whether a peer's certificate must be marked for its role (key usage present, and extended key usage of a TLS
     /// server for a dialer, of a TLS client for a listener). Without it such marks must not contradict the role.
     pub remote_cert_tls: bool,
+    /// The only certificates that peers may have; empty for any. With them [`TlsMaterial::ca_pem`] may be empty: then
+    /// certificates need no authority, and are taken by their fingerprint while they are valid.
+    pub peer_fingerprints: Vec<Fingerprint>,
+    /// PEM file of the authorities' lists of revoked certificates. It is looked at every second and when a handshake
+    /// begins. Who is on it is refused, and disconnected where connected; everybody is refused when a list in it has
+    /// ended. A file that cannot be used stops the start; later the lists that were read before go on.
+    pub crl: Option<PathBuf>,
+    /// What time it is for certificates and revocation lists.
+    pub clock: Clock,
     /// How the control channel is protected. Never negotiated: both ends must be told the same.
     pub protection: ControlProtection,
     /// Data ciphers, best first. The listener's order decides.
@@ -81,7 +95,11 @@ impl TunnelConfig {
             mode,
             tls,
             tls_version_min: TlsVersion::V1_2,
+            tls_version_max: None,
             remote_cert_tls: true,
+            peer_fingerprints: Vec::new(),
+            crl: None,
+            clock: Clock::default(),
             protection: protection.into(),
             data_ciphers: Cipher::ALL.to_vec(),
             key_derivation: KeyDerivation::Ekm,
@@ -182,8 +200,8 @@ pub struct Listen {
 pub struct Dial {
     /// Whom to try in this order, at each attempt from the first; names are resolved anew each time.
     pub remotes: Vec<Remote>,
-    /// SAN URI or common name that the server's certificate must carry; `None` takes any of the authority.
-    pub peer: Option<String>,
+    /// Whose certificate the server must show; `None` takes any that is good.
+    pub peer: Option<NameCheck>,
 }
 
 /// Where a listener can be reached. Written `HOST:PORT` for UDP, `HOST:PORT/udp` or `HOST:PORT/tcp`; an IPv6 address
@@ -244,7 +262,7 @@ impl fmt::Display for Remote {
 /// Certificates and key, PEM.
 #[derive(Clone)]
 pub struct TlsMaterial {
-    /// Authorities that peers' certificates must chain to.
+    /// Authorities that peers' certificates must chain to. May be empty beside [`TunnelConfig::peer_fingerprints`].
     pub ca_pem: String,
     /// Own certificate, then intermediates. Empty, with the key, for a dialer that shows only a password.
     pub cert_pem: String,

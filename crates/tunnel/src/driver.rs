@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ovpn::data::{HEADROOM, TAILROOM};
 use ovpn::drops::DropReason;
-use ovpn::endpoint::{Counters, EndReason, Endpoint, Received, TlsInput, TlsKey, TlsOutput};
+use ovpn::endpoint::{Counters, EndReason, Endpoint, PeerStatus, Received, TlsInput, TlsKey, TlsOutput};
 use ovpn::login::{Advance, Decision, LoginRequest};
 use ovpn::underlay::Underlay;
 use tokio::sync::{mpsc, watch};
@@ -159,8 +159,13 @@ impl Driver {
     /// Counts and reports a dialer's attempt that did not even come to a handshake.
     pub(crate) fn fail(&mut self, remote: Underlay, why: String) {
         self.base.handshakes_failed += 1;
-        self.snapshot.send_replace(Snapshot::new(&self.base, &Counters::default(), Vec::new()));
+        self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
         self.report(Event::HandshakeFailed { remote, reason: EndReason::NotReached(why) });
+    }
+
+    /// The tunnel's state, of an endpoint that counted and serves these.
+    fn picture(&self, counters: &Counters, peers: Vec<PeerStatus>) -> Snapshot {
+        Snapshot { crl_next_update: self.tls.crl_next_update(), ..Snapshot::new(&self.base, counters, peers) }
     }
 
     /// Drives `endpoint` over `socket` until it ends or the tunnel is told to stop.
@@ -176,7 +181,7 @@ impl Driver {
         }
         self.settle(endpoint, socket, &mut tls);
         crate::report::add(&mut self.base, &endpoint.counters());
-        self.snapshot.send_replace(Snapshot::new(&self.base, &Counters::default(), Vec::new()));
+        self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
         self.blocked = None;
         result
     }
@@ -323,7 +328,7 @@ impl Driver {
     }
 
     fn publish<E: Endpoint>(&mut self, endpoint: &E) {
-        let snapshot = Snapshot::new(&self.base, &endpoint.counters(), endpoint.peers());
+        let snapshot = self.picture(&endpoint.counters(), endpoint.peers());
         self.snapshot.send_if_modified(|old| {
             let differs = *old != snapshot;
             *old = snapshot;
@@ -486,7 +491,8 @@ impl TlsTasks {
             TlsInput::Start => {
                 let (sender, receiver) = mpsc::channel(TLS_QUEUE);
                 self.inputs.insert(key, sender);
-                factory.spawn(key, receiver, self.output.clone()).map_err(|error| error.to_string())
+                factory.spawn(key, receiver, self.output.clone());
+                Ok(())
             }
             TlsInput::Close => {
                 self.inputs.remove(&key);

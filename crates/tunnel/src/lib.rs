@@ -3,6 +3,7 @@
 //! [`start`] runs a tunnel as a task. It obeys [`Command`]s and a token, and reports by [`Event`]s and a [`Snapshot`],
 //! all of them plain data. It never sets addresses or routes: it says what they should be.
 
+mod certificates;
 mod config;
 mod device;
 mod dial;
@@ -18,6 +19,7 @@ mod streams;
 mod sys;
 mod tls;
 
+pub use certificates::{Clock, Fingerprint, FingerprintError, NameCheck};
 pub use config::{
     Admission, Advance, AuthDigest, CertificateDemand, Cipher, ClientKey, ControlProtection, Credentials, DataSettings,
     Decision, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive, KeyDirection, KeyError, Listen, LoginRequest,
@@ -32,7 +34,7 @@ pub use report::{
     Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, Notice, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route,
     PushedRoute, Redirect, RouteGateway, Snapshot, TlsKey, Traffic, Transport, Underlay,
 };
-pub use tls::TlsError;
+pub use tls::{TlsError, check_crl};
 
 use ovpn::endpoint::MAX_PACKET_SIZES;
 use tokio::sync::{mpsc, watch};

@@ -140,6 +140,8 @@ pub struct Snapshot {
     pub renewals_failed: u64,
     /// Dropped packets by reason.
     pub drops: Drops,
+    /// When the first of the revocation lists ends, and with it every handshake; `None` without such lists.
+    pub crl_next_update: Option<SystemTime>,
 }
 
 /// A connected peer.
@@ -168,6 +170,7 @@ impl Snapshot {
             renewals_completed: sum.renewals_completed,
             renewals_failed: sum.renewals_failed,
             drops: sum.drops,
+            crl_next_update: None,
         }
     }
 
