@@ -165,7 +165,7 @@ fn our_dialer_goes_from_one_stock_server_to_the_other_and_back() {
     lab.wait_for_count("ours", CONNECTED, 3);
     lab.ping(Side::Client, "10.8.0.1", 56);
     // The one that was left is told so.
-    lab.wait_for("tcp", "SIGTERM[soft,remote-exit] received");
+    lab.wait_for("tcp", "CC-EEN exit message received");
     let log = lab.finish("ours");
     assert_eq!(transports(&log), ["udp", "tcp", "udp"], "{log}");
     assert_eq!(log.matches("PeerDisconnected").count(), 1, "{log}");
