@@ -15,7 +15,7 @@ use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::login::{Admission, Advance, CertificateDemand, Credentials, Decision, Login};
 use ovpn::packet::{Acks, ControlBody, Header, Opcode, SessionId};
 use ovpn::protection::{ClientProtection, ServerProtection};
-use ovpn::push::{Ipv4Prefix, PullRules};
+use ovpn::push::{Ipv4Prefix, PullRules, PushSet};
 use ovpn::server::{Server, ServerConfig};
 use ovpn::static_key::StaticKey;
 use ovpn::underlay::Underlay;
@@ -169,6 +169,7 @@ pub(crate) fn client(bytes: &[u8]) {
         renewal: RenewalLimits { after: Duration::from_secs(20), ..RenewalLimits::default() },
         dynamic_tls_crypt: true,
         epochs: true,
+        peer_ids: true,
         control_exit: true,
         data: DataSettings::default(),
         max_packet_size: DEFAULT_MAX_PACKET_SIZE,
@@ -243,13 +244,17 @@ pub(crate) fn server(bytes: &[u8]) {
         renewal: RenewalLimits { after: Duration::from_secs(20), ..RenewalLimits::default() },
         dynamic_tls_crypt: true,
         epochs: true,
+        peer_ids: true,
         control_exit: true,
         data: DataSettings::default(),
         max_packet_size: DEFAULT_MAX_PACKET_SIZE,
-        network: Ipv4Prefix { address: [10, 8, 0, 1].into(), prefix_len: 24 },
+        network: Some(Ipv4Prefix { address: [10, 8, 0, 1].into(), prefix_len: 24 }),
+        network_ipv6: None,
         peers: Vec::new(),
         pool: Some([10, 8, 0, 10].into()..=[10, 8, 0, 20].into()),
-        routes: Vec::new(),
+        pool_ipv6: None,
+        push: PushSet::default(),
+        client_to_client: true,
         max_peers: 4,
         max_handshakes: 8,
         admission,
