@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use model::{HostId, Role};
+use pki::Serial;
 use profile::{DeviceProfileError, DeviceRemote};
 
 use crate::exit::Exit;
@@ -58,6 +59,7 @@ pub(crate) enum Command {
         after_help = examples(&[
             ("agentctl pki init --dir ./authority", "once, on a machine you trust"),
             ("agentctl pki issue --ca ./authority --role edge --name vps --out ./vps", "then for each host"),
+            ("agentctl pki revoke --ca ./authority --name phone", "when one is lost"),
             (
                 "agentctl pki profile --ca ./authority --name phone --server vps --remote vps.example.com --out phone.ovpn",
                 "and for each device",
@@ -111,6 +113,24 @@ pub(crate) enum PkiCommand {
         ("scp -r ./vps root@vps.example.com:/etc/cloudathome/identity", "where the agent looks for it"),
     ]))]
     Issue(IssueArgs),
+    /// Puts certificates on the authority's list of those that count no more
+    ///
+    /// The list is crl.pem in the authority's directory, good for a year. An agent whose tunnel.crl names a copy of it
+    /// takes a new copy up within seconds: it disconnects who is on it, and refuses them from then on.
+    #[command(after_help = examples(&[
+        ("agentctl pki revoke --ca ./authority --name phone", "everything that was issued to phone"),
+        ("agentctl pki revoke --ca ./authority --cert ./phone/host.crt", "one certificate"),
+        ("scp ./authority/crl.pem root@vps.example.com:/etc/cloudathome/crl.pem", "where tunnel.crl says"),
+    ]))]
+    Revoke(RevokeArgs),
+    /// Signs the list of revoked certificates anew, so that it does not end
+    ///
+    /// An agent whose list has ended refuses everybody. It warns of that a week ahead.
+    #[command(after_help = examples(&[
+        ("agentctl pki crl --ca ./authority", "the first list, or the same list for another year"),
+        ("agentctl pki crl --ca ./authority --days 90", "for a shorter time"),
+    ]))]
+    Crl(CrlArgs),
     /// Issues a device's identity as a profile, the one file that a stock OpenVPN client imports
     ///
     /// OpenVPN 2.6 and newer, OpenVPN Connect, OpenVPN 3 for Linux, Tunnelblick, NetworkManager and OpenVPN for Android
@@ -152,6 +172,39 @@ pub(crate) struct IssueArgs {
     /// The directory to make
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// The authority's directory, as `pki init` made it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: PathBuf,
+    #[command(flatten)]
+    pub(crate) what: RevokeWhat,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct RevokeWhat {
+    /// Every certificate that was issued to this holder
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<HostId>,
+    /// The certificate with this number, in hexadecimal digits
+    #[arg(long, value_name = "HEX")]
+    pub(crate) serial: Option<Serial>,
+    /// The certificate in this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CrlArgs {
+    /// The authority's directory, as `pki init` made it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: PathBuf,
+    /// How long the list is good, in days
+    #[arg(long, value_name = "DAYS", default_value = "365", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
 }
 
 #[derive(Debug, Args)]

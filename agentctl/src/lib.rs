@@ -8,6 +8,7 @@ mod exit;
 mod pki_command;
 mod profile_command;
 mod render;
+mod revocation_command;
 mod shell;
 mod status;
 mod verdict;
@@ -29,6 +30,8 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
         Command::Status(args) => status::run(&args, colour, out),
         Command::Pki { command: PkiCommand::Init(args) } => pki_command::init(&args, out),
         Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),
+        Command::Pki { command: PkiCommand::Revoke(args) } => revocation_command::revoke(&args, out),
+        Command::Pki { command: PkiCommand::Crl(args) } => revocation_command::renew(&args, out),
         Command::Pki { command: PkiCommand::Profile(args) } => profile_command::run(&args, out),
         Command::Completions(args) => shell::completions(args.shell, out),
         Command::Man(args) => shell::man(&args.dir, out),

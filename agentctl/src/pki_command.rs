@@ -7,6 +7,8 @@
 //! | `ca/ca.crt` | the CA's certificate | 0644 |
 //! | `ca/ca.key` | its key | 0600 |
 //! | `tls-crypt.key` | the tunnel's static key, the same for every identity | 0600 |
+//! | `issued/SERIAL.crt` | copies of the certificates that were issued | 0644 |
+//! | `crl.pem` | the list of revoked certificates, once there is one | 0644 |
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -21,6 +23,7 @@ use time::OffsetDateTime;
 
 use crate::cli::{InitArgs, IssueArgs};
 use crate::exit::{Exit, Failure};
+use crate::revocation_command::record;
 
 const CA_DIR: &str = "ca";
 
@@ -89,17 +92,23 @@ pub(crate) fn issue(args: &IssueArgs, out: &mut dyn Write) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
-/// A new identity by the authority in `dir`.
+/// Reads the authority out of the directory that [`init`] made.
+pub(crate) fn load_authority(dir: &Path) -> Result<Ca, Failure> {
+    Ca::load(&dir.join(CA_DIR)).map_err(|error| {
+        let hint =
+            format!("name the directory that agentctl pki init made; it holds {CA_DIR}/ and {}", file::TLS_CRYPT);
+        Failure::new(error, hint)
+    })
+}
+
+/// A new identity by the authority in `dir`, which keeps a copy of its certificate.
 pub(crate) fn issued(dir: &Path, role: Role, name: &HostId) -> Result<HostIdentity, Failure> {
-    let ca = Ca::load(&dir.join(CA_DIR)).map_err(|error| {
-        Failure::new(
-            error,
-            format!("name the directory that agentctl pki init made; it holds {CA_DIR}/ and {}", file::TLS_CRYPT),
-        )
-    })?;
+    let ca = load_authority(dir)?;
     let tls_crypt = static_key(&dir.join(file::TLS_CRYPT))?;
     let subject = Subject { role, name: name.clone(), validity: Validity::from_now(Validity::LEAF) };
-    Ok(HostIdentity { ca_pem: ca.cert_pem().to_owned(), identity: ca.issue(&subject)?, tls_crypt })
+    let identity = HostIdentity { ca_pem: ca.cert_pem().to_owned(), identity: ca.issue(&subject)?, tls_crypt };
+    record(dir, &identity.identity.cert_pem, ca.cert_pem())?;
+    Ok(identity)
 }
 
 fn static_key(path: &Path) -> Result<SecretString, Failure> {

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::SystemTime;
 
 use model::Role;
-use pki::HostIdentity;
+use pki::{HostIdentity, RevocationList, Serial};
 use secrecy::ExposeSecret;
 
 fn agentctl(dir: &Path, arguments: &[&str]) -> Output {
@@ -155,4 +155,65 @@ fn names_and_roles_are_checked_before_anything_is_done() {
         assert_eq!(output.status.code(), Some(2), "{output:?}");
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+fn listed(dir: &Path) -> RevocationList {
+    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+    RevocationList::from_pem(&read("authority/crl.pem"), &read("authority/ca/ca.crt")).unwrap()
+}
+
+fn serial(dir: &Path, name: &str) -> Serial {
+    let identity = HostIdentity::load(&dir.join(name)).unwrap();
+    Serial::of(&identity.identity.cert_pem, &identity.ca_pem).unwrap()
+}
+
+#[test]
+fn certificates_are_revoked_by_name_number_and_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let pki = |words: &[&str]| agentctl(dir, &[&["pki"], words].concat());
+    done(&pki(&["init", "--dir", "authority"]));
+    let made = pki(&["crl", "--ca", "authority"]);
+    done(&made);
+    assert_eq!(made.stdout, b"authority/crl.pem\n");
+    assert!(listed(dir).is_empty());
+    for name in ["phone", "tablet", "laptop", "watch"] {
+        done(&issue(dir, "device", name, name));
+    }
+    // One holder may have had several.
+    done(&issue(dir, "device", "phone", "phone2"));
+    done(&pki(&["revoke", "--ca", "authority", "--name", "phone"]));
+    done(&pki(&["revoke", "--ca", "authority", "--serial", &serial(dir, "tablet").to_string().to_lowercase()]));
+    done(&pki(&["revoke", "--ca", "authority", "--cert", "laptop/host.crt"]));
+    let list = listed(dir);
+    assert_eq!(list.len(), 4);
+    assert!(["phone", "phone2", "tablet", "laptop"].iter().all(|name| list.is_revoked(&serial(dir, name))));
+    assert!(!list.is_revoked(&serial(dir, "watch")));
+    assert_eq!(mode(&dir.join("authority/crl.pem")), 0o644);
+
+    // Once more changes nothing but its time and number; nor does a renewal.
+    done(&pki(&["revoke", "--ca", "authority", "--name", "phone"]));
+    done(&pki(&["crl", "--ca", "authority", "--days", "30"]));
+    assert_eq!(listed(dir).len(), 4);
+}
+
+#[test]
+fn what_cannot_be_revoked_is_named_and_the_list_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let pki = |words: &[&str]| agentctl(dir, &[&["pki"], words].concat());
+    refused(&pki(&["crl", "--ca", "authority"]), "authority/ca/ca.crt");
+    done(&pki(&["init", "--dir", "authority"]));
+    done(&pki(&["init", "--dir", "other"]));
+    refused(&pki(&["revoke", "--ca", "authority", "--name", "phone"]), "no certificate of phone");
+    let failed = pki(&["revoke", "--ca", "authority", "--cert", "other/ca/ca.crt"]);
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("not issued by this CA"), "{failed:?}");
+    assert!(!dir.join("authority/crl.pem").exists());
+    done(&pki(&["revoke", "--ca", "authority", "--serial", "0a:0B"]));
+    fs::copy(dir.join("authority/crl.pem"), dir.join("other/crl.pem")).unwrap();
+    refused(&pki(&["crl", "--ca", "other"]), "not signed by this authority");
+    for words in [&["revoke", "--ca", "authority"][..], &["revoke", "--ca", "authority", "--serial", "xyz"]] {
+        assert_eq!(pki(words).status.code(), Some(2));
+    }
 }

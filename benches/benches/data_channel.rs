@@ -9,6 +9,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use ovpn::data::{Cipher, DataChannel, HEADROOM, TAILROOM};
 use ovpn::keys::KeyBlock;
 use ovpn::packet::{Header, Opcode, SessionId};
+use ovpn::protection::AuthDigest;
 use ovpn::replay::ReplayWindow;
 use ovpn::static_key::StaticKey;
 use ovpn::wrap::{Role, WrapKeys};
@@ -21,7 +22,7 @@ const PEER: u32 = 7;
 
 fn channel(role: Role, cipher: Cipher) -> DataChannel {
     let block = KeyBlock::from_exporter(std::array::from_fn(|at| at as u8));
-    DataChannel::new(role, 0, Some(PEER), cipher, &block).unwrap()
+    DataChannel::new(role, 0, Some(PEER), cipher, AuthDigest::default(), &block).unwrap()
 }
 
 fn bare_key(cipher: Cipher) -> LessSafeKey {

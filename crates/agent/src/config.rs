@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use model::{HostId, Role};
 use pki::HostIdentity;
 use serde::Deserialize;
-use tunnel::{Cipher, Remote};
+use tunnel::{Cipher, Remote, TlsVersion};
 
 /// `[log]` as written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -54,6 +54,8 @@ pub struct TunnelSection {
     subnet: Option<String>,
     device: Option<String>,
     data_ciphers: Option<Vec<String>>,
+    tls_version_min: Option<String>,
+    crl: Option<PathBuf>,
 }
 
 /// Which end of the tunnel waits and which one calls.
@@ -121,6 +123,10 @@ pub struct TunnelSettings {
     pub device: String,
     /// Data ciphers in order of preference.
     pub data_ciphers: Vec<Cipher>,
+    /// Lowest TLS version that peers may speak.
+    pub tls_version_min: TlsVersion,
+    /// The authority's list of revoked certificates.
+    pub crl: Option<PathBuf>,
 }
 
 /// Which end of the tunnel we are, with what that end needs.
@@ -183,8 +189,10 @@ impl Written {
             ));
         }
         let default_socket = format!("/run/cloudathome/{role}.sock");
+        let identity = identity(&identity_dir, role)?;
+        let tunnel = self.tunnel.check(&identity)?;
         Ok(Common {
-            identity: identity(&identity_dir, role)?,
+            identity,
             state_dir: absolute("state_dir", self.state_dir, "/var/lib/cloudathome")?,
             log_format: self.log.format,
             log_filter,
@@ -195,13 +203,13 @@ impl Written {
             },
             control_socket: absolute("control.socket", self.control.socket, &default_socket)?,
             engine_socket: absolute("engine.socket", self.engine.socket, "/var/run/docker.sock")?,
-            tunnel: self.tunnel.check()?,
+            tunnel,
         })
     }
 }
 
 impl TunnelSection {
-    fn check(self) -> Result<TunnelSettings, Invalid> {
+    fn check(self, identity: &HostIdentity) -> Result<TunnelSettings, Invalid> {
         let mode = match self.mode {
             TunnelMode::Listen => {
                 if !self.remotes.is_empty() {
@@ -255,8 +263,30 @@ impl TunnelSection {
             None => Cipher::ALL.to_vec(),
             Some(names) => ciphers(&names)?,
         };
-        Ok(TunnelSettings { mode, peer, subnet, device, data_ciphers })
+        let tls_version_min = match self.tls_version_min.as_deref() {
+            None | Some("1.2") => TlsVersion::V1_2,
+            Some("1.3") => TlsVersion::V1_3,
+            Some(other) => {
+                return Err(Invalid::new(
+                    "tunnel.tls_version_min",
+                    format_args!("{other:?} is not spoken; use \"1.2\" or \"1.3\""),
+                ));
+            }
+        };
+        let crl = match self.crl {
+            None => None,
+            Some(path) => Some(revocation_list(path, identity)?),
+        };
+        Ok(TunnelSettings { mode, peer, subnet, device, data_ciphers, tls_version_min, crl })
     }
+}
+
+/// A list that can be used, though it may have ended: the tunnel then says so and refuses everybody.
+fn revocation_list(path: PathBuf, identity: &HostIdentity) -> Result<PathBuf, Invalid> {
+    let key = "tunnel.crl";
+    let path = absolute(key, Some(path), "")?;
+    tunnel::check_crl(&path, &identity.ca_pem).map_err(|error| Invalid::new(key, chain(&error)))?;
+    Ok(path)
 }
 
 fn ciphers(names: &[String]) -> Result<Vec<Cipher>, Invalid> {

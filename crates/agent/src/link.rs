@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{
-    Device, Dial, Event, Handle, Keepalive, Listen, PeerConnected, Snapshot, StaticKey, StaticPeer, TlsMaterial,
-    TunnelConfig,
+    Device, Dial, Event, Handle, Keepalive, Listen, NameCheck, PeerConnected, Snapshot, StaticKey, StaticPeer,
+    TlsMaterial, TunnelConfig,
 };
 
 use crate::config::{Mode, TunnelSettings};
@@ -29,6 +29,9 @@ const MAX_PEERS: usize = 250;
 
 /// Signs of life inside the tunnel. A dialer whose listener was killed starts over after the second of them.
 const KEEPALIVE: Keepalive = Keepalive { ping: Duration::from_secs(2), ping_restart: Duration::from_secs(8) };
+
+/// Wait before the listener is dialed again after it refused us for good. Its owner may have put that right.
+const AFTER_REFUSAL: Duration = Duration::from_secs(60);
 
 /// What the agent sees of its tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,12 +146,17 @@ fn tunnel_config(
             routes: vec![],
             max_peers: MAX_PEERS,
         }),
-        Mode::Dial(remotes) => tunnel::Mode::Dial(Dial { remotes: remotes.clone(), peer: Some(opposite.to_string()) }),
+        Mode::Dial(remotes) => {
+            tunnel::Mode::Dial(Dial { remotes: remotes.clone(), peer: Some(NameCheck::Name(opposite.to_string())) })
+        }
     };
     let tls_crypt = StaticKey::parse(identity.tls_crypt.expose_secret()).context("the identity's tls-crypt key")?;
     let mut config = TunnelConfig::new(mode, tls, Some(tls_crypt));
     config.data_ciphers.clone_from(&settings.data_ciphers);
+    config.tls_version_min = settings.tls_version_min;
+    config.crl.clone_from(&settings.crl);
     config.keepalive = KEEPALIVE;
+    config.after_refusal = Some(AFTER_REFUSAL);
     Ok(config)
 }
 
@@ -205,6 +213,8 @@ impl Worker {
                 warn!(remote, reason, "the tunnel's remote has no address");
                 self.reason = Some(format!("{remote} has no address: {reason}"));
             }
+            Event::LoginPending { timeout } => info!(?timeout, "the listener waits for a second factor"),
+            Event::Info(text) => info!(text, "the listener says"),
             Event::Configured(configured) => {
                 for option in &configured.ignored {
                     debug!(option, "pushed option not followed");
@@ -348,6 +358,8 @@ mod tests {
             subnet: "10.86.0.0/24".parse().unwrap(),
             device: "cah0".to_owned(),
             data_ciphers: vec![],
+            tls_version_min: tunnel::TlsVersion::V1_2,
+            crl: None,
         };
         let refused = |end, address: &str| refusal(&settings, end, address.parse().unwrap()).is_some();
         assert!(!refused(Role::Home, "10.86.0.2"));

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::drops::DropReason;
-use crate::endpoint::{SessionKey, TlsKey};
+use crate::endpoint::{DEFAULT_MAX_PACKET_SIZE, SessionKey, TlsKey};
 use crate::packet::{ControlBody, Header, Opcode, SessionId};
 use crate::protection::ClientProtection;
-use crate::reliability::Reliability;
+use crate::reliability::{self, Reliability};
 use crate::static_key::StaticKey;
 use crate::tls_crypt_v2::{EARLY_NEGOTIATION, wants_key_again};
 use crate::underlay::Underlay;
@@ -38,6 +38,8 @@ pub(crate) struct ControlChannel {
     next: Option<Slot>,
     /// Key exchanges begun so far.
     generations: u32,
+    /// Most TLS bytes in one packet.
+    max_payload: usize,
 }
 
 /// Keys of the wrapping, and what was sent and received under them.
@@ -158,7 +160,14 @@ impl ControlChannel {
             current,
             next: None,
             generations: 1,
+            max_payload: reliability::max_payload(DEFAULT_MAX_PACKET_SIZE),
         }
+    }
+
+    /// With IP datagrams of at most so many bytes, whatever carries and wraps them.
+    pub(crate) fn with_max_packet_size(mut self, bytes: u16) -> Self {
+        self.max_payload = reliability::max_payload(bytes);
+        self
     }
 
     pub(crate) fn local(&self) -> SessionId {
@@ -351,10 +360,15 @@ impl ControlChannel {
         self.current.is_settled()
     }
 
+    /// Whether the same goes for the key that is being negotiated, if there is one.
+    pub(crate) fn is_next_settled(&self) -> bool {
+        self.next.as_ref().is_none_or(Slot::is_settled)
+    }
+
     /// Writes the next packet that is due.
     pub(crate) fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
         for slot in self.next.iter_mut().chain([&mut self.current]) {
-            let Some(outgoing) = slot.reliability.poll_send(now, self.remote) else { continue };
+            let Some(outgoing) = slot.reliability.poll_send(now, self.remote, self.max_payload) else { continue };
             let header = Header { opcode: outgoing.opcode, key_id: slot.key_id };
             let mut body = Vec::with_capacity(64 + outgoing.body.payload.len());
             outgoing.body.encode(&mut body);

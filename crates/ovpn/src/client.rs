@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::channel::{ControlChannel, Renewable, Waiting};
-use crate::data::Cipher;
+use crate::data::{Cipher, DataSettings};
 use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Event, Keepalive, PeerConnected, Received, RenewalLimits, SessionKey, TlsInput, TlsKey,
@@ -21,6 +21,7 @@ use crate::endpoint::{
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
 use crate::live::{Desk, Live, Opened, Terms};
+use crate::login::Login;
 use crate::negotiation::{self, printable};
 use crate::packet::{Header, SessionId};
 use crate::protection::ClientProtection;
@@ -28,6 +29,7 @@ use crate::push::{PullRules, PushError, PushReply};
 use crate::underlay::Underlay;
 use crate::wrap::Role;
 
+mod commands;
 mod endpoint;
 
 /// Silence after which a handshake that had an answer is given up: a server that has forgotten us.
@@ -60,6 +62,15 @@ pub struct ClientConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether the epoch format of data packets is announced.
     pub epochs: bool,
+    /// Whether `EXIT` on the control channel and `protocol-flags` are announced. Without them goodbyes go over the data
+    /// channel, and there is neither dynamic tls-crypt nor the epoch format.
+    pub control_exit: bool,
+    /// User name and password. [`Client::login`] tells what the next session starts with.
+    pub login: Login,
+    /// The rest about data packets.
+    pub data: DataSettings,
+    /// Largest IP datagram of the control channel, one of [`crate::endpoint::MAX_PACKET_SIZES`].
+    pub max_packet_size: u16,
     /// What of the push is taken.
     pub pull: PullRules,
 }
@@ -73,6 +84,8 @@ enum Phase {
     },
     Push {
         material: Box<Material>,
+        /// When the key exchange was done.
+        since: Instant,
         next_request: Instant,
         push: PushReply,
     },
@@ -99,7 +112,9 @@ pub struct Client {
     rng: Box<dyn rand::CryptoRng + Send>,
     channel: ControlChannel,
     phase: Phase,
-    /// End of the hand window.
+    /// Why the session is over.
+    ended: Option<EndReason>,
+    /// End of the hand window, or of the time for a login.
     deadline: Instant,
     /// When the handshake counts as abandoned by the server.
     patience: Instant,
@@ -129,8 +144,10 @@ impl Client {
             patience: now + config.first_answer,
             remote,
             rng,
-            channel: ControlChannel::client(SESSION, now, SessionId(id), &config.protection, unix_time),
+            channel: ControlChannel::client(SESSION, now, SessionId(id), &config.protection, unix_time)
+                .with_max_packet_size(config.max_packet_size),
             phase: Phase::Reset,
+            ended: None,
             deadline: now + config.renewal.hand_window,
             leaving: false,
             tls: VecDeque::new(),
@@ -147,10 +164,32 @@ impl Client {
         matches!(self.phase, Phase::Ended)
     }
 
+    /// Why the session is over, once it is.
+    #[must_use]
+    pub fn end_reason(&self) -> Option<&EndReason> {
+        self.ended.as_ref()
+    }
+
+    /// What the next session with this server starts with: the token that this one was given, for instance.
+    #[must_use]
+    pub fn login(&self) -> &Login {
+        &self.config.login
+    }
+
     /// Whether data flows.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         matches!(self.phase, Phase::Connected { .. })
+    }
+
+    /// When the server has missed two of its signs of life and has had a second for the third, while data flows. `None`
+    /// if it gives none. It gives them as often as it is given ours, which is what servers push.
+    #[must_use]
+    pub fn silent_at(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Connected { live, .. } => live.silent_at(),
+            _ => None,
+        }
     }
 
     fn handle_control(&mut self, now: Instant, header: Header, datagram: &mut [u8]) -> Result<(), DropReason> {
@@ -209,6 +248,7 @@ impl Client {
         let message = KeyMethod2 {
             randoms: ours.clone(),
             options: self.options_string(),
+            credentials: self.config.login.credentials().cloned(),
             peer_info: negotiation::client_info(&self.config),
         };
         self.send_message(message.encode(true));
@@ -222,6 +262,7 @@ impl Client {
                 let material = Material { tls: (**tls).clone(), ours: ours.clone(), theirs };
                 self.phase = Phase::Push {
                     material: Box::new(material),
+                    since: now,
                     next_request: now + FIRST_PUSH_REQUEST,
                     push: PushReply::new(self.config.pull.clone()),
                 };
@@ -238,34 +279,31 @@ impl Client {
         }
     }
 
-    fn handle_command(&mut self, now: Instant, command: &str) -> Result<(), EndReason> {
-        let (name, text) = command.split_once(',').unwrap_or((command, ""));
-        match name {
-            "PUSH_REPLY" => self.handle_push(now, command),
-            "AUTH_FAILED" => Err(EndReason::AuthFailed(printable(text, 200))),
-            "RESTART" | "HALT" => Err(EndReason::ServerRestart(printable(command, 200))),
-            "EXIT" => Err(EndReason::PeerExit),
-            _ => Ok(()),
-        }
-    }
-
     fn handle_push(&mut self, now: Instant, command: &str) -> Result<(), EndReason> {
         let options = self.options_string();
-        let Phase::Push { material, push, .. } = &mut self.phase else { return Ok(()) };
+        let Phase::Push { material, push, .. } = &mut self.phase else {
+            self.take_new_token(command);
+            return Ok(());
+        };
         if !push.handle_message(command)? {
             return Ok(());
         }
         let configured = push.configured(self.remote, self.config.tun_mtu, self.config.max_mtu)?;
         let named = push.cipher.clone();
         let named = named.or_else(|| negotiation::cipher_of_options(&material.theirs.options).map(str::to_owned));
-        let named = named.unwrap_or_else(|| "none".to_owned());
-        let cipher = named.parse().ok().filter(|cipher| self.config.ciphers.contains(cipher));
-        let cipher = cipher.ok_or_else(|| PushError::Cipher(printable(&named, 40)))?;
+        let cipher = match &named {
+            Some(named) => named.parse().ok().filter(|cipher| self.config.ciphers.contains(cipher)),
+            None => self.config.data.fallback,
+        };
+        let cipher = cipher.ok_or_else(|| PushError::Cipher(printable(named.as_deref().unwrap_or("none"), 40)))?;
         if push.peer_id.is_some_and(|id| id > 0x00ff_ffff) {
             return Err(PushError::PeerId.into());
         }
-        if push.epochs && !(push.tls_ekm && push.peer_id.is_some()) {
+        if push.epochs && !(push.tls_ekm && push.peer_id.is_some() && cipher.is_aead()) {
             return Err(PushError::Epochs.into());
+        }
+        if let Some(token) = push.auth_token.take() {
+            self.config.login.take_token(token, push.auth_token_user.take());
         }
         let (key_derivation, block) = if push.tls_ekm {
             (KeyDerivation::Ekm, material.tls.exporter.clone())
@@ -297,9 +335,13 @@ impl Client {
             identity: peer.identity.clone(),
             sends_peer_id: push.peer_id,
             cipher,
+            framing: push.framing,
+            data: DataSettings { mss_fix: push.mss_fix.unwrap_or(self.config.data.mss_fix), ..self.config.data },
+            remote: self.remote,
             epochs: push.epochs,
             derivation: key_derivation,
             options,
+            credentials: self.config.login.credentials().cloned(),
             peer_info: negotiation::client_info(&self.config),
             limits: self.config.renewal,
         };
@@ -313,7 +355,8 @@ impl Client {
     }
 
     fn options_string(&self) -> String {
-        negotiation::options_string(Role::Client, self.config.tun_mtu, self.remote, self.config.protection.tls_auth())
+        let tls_auth = self.config.protection.tls_auth();
+        negotiation::options_string(Role::Client, self.config.tun_mtu, self.remote, self.config.data.digest, tls_auth)
     }
 
     fn send_message(&mut self, message: Vec<u8>) {
@@ -335,6 +378,7 @@ impl Client {
     }
 
     fn end(&mut self, reason: EndReason) {
+        self.ended.get_or_insert_with(|| reason.clone());
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Ended => {}
             Phase::Connected { live, peer, .. } => {

@@ -5,23 +5,33 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use aws_lc_rs::aead::{self, LessSafeKey, UnboundKey};
+use aws_lc_rs::cipher;
 
 use crate::drops::DropReason;
 use crate::keys::KeyBlock;
+use crate::mss::MssFix;
 use crate::packet::{Header, Opcode};
+use crate::protection::AuthDigest;
 use crate::wrap::Role;
 
+mod cbc;
 mod classic;
 mod epoch;
+mod framing;
 
+use cbc::Cbc;
 use classic::Classic;
 use epoch::Epochs;
+pub use framing::Framing;
 
 const TAG: usize = 16;
-/// Room that must stand free before a plaintext that is to be sealed: header with peer id, packet id, tag.
-pub const HEADROOM: usize = 4 + 4 + TAG;
-/// Room that must stand free behind it: the tag again, which the epoch format has at the end.
-pub const TAILROOM: usize = TAG;
+/// Room that must stand free before a plaintext that is to be sealed. The most is taken by CBC: header with peer id,
+/// HMAC, IV, packet id, and a framing inside of them.
+pub const HEADROOM: usize = 4 + AuthDigest::MAX_LEN + cbc::IV + 4 + Framing::BEFORE;
+/// Room that must stand free behind it: the tag, which the epoch format has at the end, or as much padding.
+pub const TAILROOM: usize = TAG + Framing::BEHIND;
+/// Packet id from which on a key should be renewed.
+const WORN_PACKET_ID: u32 = 0xff00_0000;
 /// Blocks and packets that one AES-GCM key may seal.
 const AES_GCM_LIMIT: u64 = (1 << 36) - 1;
 /// Packets that do not authenticate, after which a key should be renewed.
@@ -40,11 +50,21 @@ pub enum Cipher {
     ChaCha20Poly1305,
     /// `AES-192-GCM`
     Aes192Gcm,
+    /// `AES-256-CBC` with an HMAC, for old peers.
+    Aes256Cbc,
+    /// `AES-192-CBC`, as above.
+    Aes192Cbc,
+    /// `AES-128-CBC`, as above.
+    Aes128Cbc,
 }
 
 impl Cipher {
-    /// Every cipher: first those that stock peers offer unasked, in their order of preference.
+    /// Every cipher that is offered unless others are named: first those that stock peers offer unasked, in their order
+    /// of preference.
     pub const ALL: &'static [Self] = &[Self::Aes256Gcm, Self::Aes128Gcm, Self::ChaCha20Poly1305, Self::Aes192Gcm];
+    /// Those of old peers, which are used only where they are named. Their packets are authenticated by an HMAC, whose
+    /// digest (`auth`) is not negotiated.
+    pub const CBC: &'static [Self] = &[Self::Aes256Cbc, Self::Aes192Cbc, Self::Aes128Cbc];
 
     /// The name on the wire.
     #[must_use]
@@ -54,28 +74,49 @@ impl Cipher {
             Self::Aes128Gcm => "AES-128-GCM",
             Self::ChaCha20Poly1305 => "CHACHA20-POLY1305",
             Self::Aes192Gcm => "AES-192-GCM",
+            Self::Aes256Cbc => "AES-256-CBC",
+            Self::Aes192Cbc => "AES-192-CBC",
+            Self::Aes128Cbc => "AES-128-CBC",
         }
     }
 
+    /// Whether it authenticates by itself, without an HMAC. Only such a cipher can have the epoch format.
+    #[must_use]
+    pub fn is_aead(self) -> bool {
+        self.cbc().is_none()
+    }
+
     fn key(self, bytes: &[u8]) -> Result<LessSafeKey, KeyExhausted> {
-        let bytes = bytes.get(..self.algorithm().key_len()).ok_or(KeyExhausted)?;
-        UnboundKey::new(self.algorithm(), bytes).map(LessSafeKey::new).map_err(|_| KeyExhausted)
+        let algorithm = self.aead().ok_or(KeyExhausted)?;
+        let bytes = bytes.get(..algorithm.key_len()).ok_or(KeyExhausted)?;
+        UnboundKey::new(algorithm, bytes).map(LessSafeKey::new).map_err(|_| KeyExhausted)
     }
 
     /// What a plaintext of this length takes from the number of blocks and packets that a key may seal.
     fn cost(self, plain: usize) -> u64 {
         match self {
-            Self::ChaCha20Poly1305 => 0,
             Self::Aes256Gcm | Self::Aes192Gcm | Self::Aes128Gcm => plain.div_ceil(16) as u64 + 1,
+            _ => 0,
         }
     }
 
-    fn algorithm(self) -> &'static aead::Algorithm {
+    fn aead(self) -> Option<&'static aead::Algorithm> {
         match self {
-            Self::Aes256Gcm => &aead::AES_256_GCM,
-            Self::Aes128Gcm => &aead::AES_128_GCM,
-            Self::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
-            Self::Aes192Gcm => &aead::AES_192_GCM,
+            Self::Aes256Gcm => Some(&aead::AES_256_GCM),
+            Self::Aes128Gcm => Some(&aead::AES_128_GCM),
+            Self::ChaCha20Poly1305 => Some(&aead::CHACHA20_POLY1305),
+            Self::Aes192Gcm => Some(&aead::AES_192_GCM),
+            Self::Aes256Cbc | Self::Aes192Cbc | Self::Aes128Cbc => None,
+        }
+    }
+
+    /// The block cipher and the length of its key.
+    fn cbc(self) -> Option<(&'static cipher::Algorithm, usize)> {
+        match self {
+            Self::Aes256Cbc => Some((&cipher::AES_256, cipher::AES_256_KEY_LEN)),
+            Self::Aes192Cbc => Some((&cipher::AES_192, cipher::AES_192_KEY_LEN)),
+            Self::Aes128Cbc => Some((&cipher::AES_128, cipher::AES_128_KEY_LEN)),
+            _ => None,
         }
     }
 }
@@ -86,16 +127,30 @@ impl fmt::Display for Cipher {
     }
 }
 
+/// What is set about the data channel besides its ciphers. Not negotiated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DataSettings {
+    /// Digest of the HMAC under a CBC cipher (`auth`): the same at the other end.
+    pub digest: AuthDigest,
+    /// The cipher for a peer that tells nothing about ciphers at all (`data-ciphers-fallback`).
+    pub fallback: Option<Cipher>,
+    /// What TCP connections through the tunnel are made to fit into, both ways.
+    pub mss_fix: MssFix,
+}
+
 /// The name of a cipher that this crate does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown data cipher '{0}'; choose among AES-256-GCM, AES-128-GCM, CHACHA20-POLY1305, AES-192-GCM")]
+#[error(
+    "unknown data cipher '{0}'; choose among AES-256-GCM, AES-128-GCM, CHACHA20-POLY1305, AES-192-GCM or, \
+     for old peers only, AES-256-CBC, AES-192-CBC, AES-128-CBC"
+)]
 pub struct UnknownCipher(pub String);
 
 impl FromStr for Cipher {
     type Err = UnknownCipher;
 
     fn from_str(name: &str) -> Result<Self, UnknownCipher> {
-        let known = Self::ALL.iter().find(|cipher| cipher.as_str() == name);
+        let known = Self::ALL.iter().chain(Self::CBC).find(|cipher| cipher.as_str() == name);
         known.copied().ok_or_else(|| UnknownCipher(name.to_owned()))
     }
 }
@@ -114,12 +169,13 @@ pub struct DataChannel {
 
 enum Format {
     Classic(Box<Classic>),
+    Cbc(Box<Cbc>),
     Epoch(Box<Epochs>),
 }
 
 impl DataChannel {
     /// Makes the channel of `role` under `key_id`. With a `peer_id` it sends the second format of the header, else the
-    /// first; it opens both.
+    /// first; it opens both. `digest` is that of a CBC cipher's HMAC; the others have none.
     ///
     /// # Errors
     /// [`KeyExhausted`] never happens for the key lengths of [`Cipher`]; it stands for a refusal by the crypto library.
@@ -128,16 +184,22 @@ impl DataChannel {
         key_id: u8,
         peer_id: Option<u32>,
         cipher: Cipher,
+        digest: AuthDigest,
         block: &KeyBlock,
     ) -> Result<Self, KeyExhausted> {
-        let format = Format::Classic(Box::new(Classic::new(role, key_id, peer_id, cipher, block)?));
+        let header = send_header(key_id, peer_id);
+        let format = if cipher.is_aead() {
+            Format::Classic(Box::new(Classic::new(role, header, cipher, block)?))
+        } else {
+            Format::Cbc(Box::new(Cbc::new(role, header, cipher, digest, block)?))
+        };
         Ok(Self { format, cipher, failures: 0 })
     }
 
     /// Makes a channel that speaks the epoch format, which changes its keys by itself.
     ///
     /// # Errors
-    /// As [`DataChannel::new`].
+    /// [`KeyExhausted`] for a cipher that is no AEAD.
     pub fn with_epochs(
         role: Role,
         key_id: u8,
@@ -161,9 +223,17 @@ impl DataChannel {
     /// # Errors
     /// [`KeyExhausted`] when the keys may not be used any more, or when `buf` has no room.
     pub fn seal(&mut self, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
+        let body = plaintext_range(buf).ok_or(KeyExhausted)?;
+        self.seal_body(buf, body)
+    }
+
+    /// Seals the plaintext at `body` of `buf`, which lies at most [`Framing::BEFORE`] and [`Framing::BEHIND`] over what
+    /// [`Self::seal`] seals.
+    pub(crate) fn seal_body(&mut self, buf: &mut [u8], body: Range<usize>) -> Result<Range<usize>, KeyExhausted> {
         match &mut self.format {
-            Format::Classic(classic) => classic.seal(buf),
-            Format::Epoch(epochs) => epochs.seal(buf),
+            Format::Classic(classic) => classic.seal(buf, body),
+            Format::Cbc(cbc) => cbc.seal(buf, body),
+            Format::Epoch(epochs) => epochs.seal(buf, body),
         }
     }
 
@@ -178,6 +248,7 @@ impl DataChannel {
         }
         let opened = match &mut self.format {
             Format::Classic(classic) => classic.open(packet),
+            Format::Cbc(cbc) => cbc.open(packet),
             Format::Epoch(epochs) => epochs.open(packet),
         };
         if opened == Err(DropReason::Authentication) {
@@ -186,10 +257,21 @@ impl DataChannel {
         opened
     }
 
+    /// Lets the next packet have this id.
+    #[cfg(test)]
+    pub(crate) fn preset(&mut self, next_id: u32) {
+        match &mut self.format {
+            Format::Classic(classic) => classic.preset(next_id),
+            Format::Cbc(cbc) => cbc.preset(next_id),
+            Format::Epoch(_) => {}
+        }
+    }
+
     /// Whether the key is so far used up, in either direction, that it should be renewed.
     pub(crate) fn is_worn(&self) -> bool {
         let is_worn = match &self.format {
             Format::Classic(classic) => classic.is_worn(),
+            Format::Cbc(cbc) => cbc.is_worn(),
             Format::Epoch(epochs) => epochs.is_worn(),
         };
         is_worn || self.failures >= WORN_FAILURES
@@ -199,6 +281,42 @@ impl DataChannel {
 impl fmt::Debug for DataChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DataChannel").field("cipher", &self.cipher).finish_non_exhaustive()
+    }
+}
+
+/// Where the plaintext stands in a buffer to be sealed.
+pub(crate) fn plaintext_range(buf: &[u8]) -> Option<Range<usize>> {
+    let end = buf.len().checked_sub(TAILROOM)?;
+    (end >= HEADROOM).then_some(HEADROOM..end)
+}
+
+/// How the packets we send begin.
+#[derive(Clone, Copy)]
+enum SendHeader {
+    V1(u8),
+    V2([u8; 4]),
+}
+
+fn send_header(key_id: u8, peer_id: Option<u32>) -> SendHeader {
+    match peer_id {
+        None => SendHeader::V1(Header { opcode: Opcode::DataV1, key_id }.encode()),
+        Some(id) => SendHeader::V2(header_v2(key_id, id)),
+    }
+}
+
+impl SendHeader {
+    /// Writes it before `end`; gives where it begins.
+    fn write(self, buf: &mut [u8], end: usize) -> usize {
+        match self {
+            Self::V1(byte) => {
+                buf[end - 1] = byte;
+                end - 1
+            }
+            Self::V2(bytes) => {
+                buf[end - 4..end].copy_from_slice(&bytes);
+                end - 4
+            }
+        }
     }
 }
 

@@ -48,6 +48,8 @@ reasons! {
     OutOfTurn => "out_of_turn",
     /// A data packet that does not authenticate.
     Authentication => "authentication",
+    /// Compressed, or without the framing that was agreed on. Nothing compressed is ever opened.
+    Compressed => "compressed",
     /// Decrypted, but not an IPv4 packet.
     NotIp => "not_ip",
     /// An inner source address that is not the peer's own.

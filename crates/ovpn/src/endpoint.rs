@@ -9,13 +9,14 @@
 //! - [`Endpoint::poll_timeout`]: when to call [`Endpoint::handle_timeout`] if nothing else happens.
 
 use std::net::Ipv4Addr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, Instant};
 
 use crate::data::Cipher;
 use crate::drops::{DropReason, Drops};
 use crate::key_method2::KeyMethodError;
 use crate::keys::{KeyBlock, KeyDerivation};
+use crate::login::Advance;
 pub use crate::push::Configured;
 use crate::push::PushError;
 use crate::static_key::StaticKey;
@@ -72,6 +73,12 @@ impl Default for RenewalLimits {
         }
     }
 }
+
+/// Largest IP datagram of the control channel unless something else is set, bytes; stock peers have the same.
+pub const DEFAULT_MAX_PACKET_SIZE: u16 = 1250;
+
+/// What may be set instead (`max-packet-size`), bytes; as stock's.
+pub const MAX_PACKET_SIZES: RangeInclusive<u16> = 154..=2048;
 
 /// Who a peer is, from a certificate that was verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -156,9 +163,31 @@ pub enum EndReason {
     /// The push could not be followed.
     #[error("the push was refused: {0}")]
     Push(#[from] PushError),
-    /// The server refuses us.
+    /// The server refuses us, and would do so again.
     #[error("the server refused this client: {0}")]
     AuthFailed(String),
+    /// The server does not take the token that it gave us; the next session shows the password again.
+    #[error("the server wants the password again: {0}")]
+    TokenRefused(String),
+    /// The server cannot take us now.
+    #[error("the server refused this client for now: {text}")]
+    RefusedForNow {
+        /// The server's words.
+        text: String,
+        /// How long it wants us to wait.
+        backoff: Option<Duration>,
+        /// Where it wants us to try again.
+        advance: Advance,
+    },
+    /// The client's user name or password was not taken.
+    #[error("the login was refused: {0}")]
+    LoginRefused(String),
+    /// A client's login cannot be judged now.
+    #[error("the login was put off: {0}")]
+    LoginPutOff(String),
+    /// Nobody decided about the client's login in time.
+    #[error("nobody decided about the login in time")]
+    LoginUndecided,
     /// The client shares no cipher with us.
     #[error("no shared data cipher")]
     NoSharedCipher,
@@ -174,9 +203,17 @@ pub enum EndReason {
     /// The peer said goodbye.
     #[error("the peer left")]
     PeerExit,
-    /// The server told us to start over, or to stop.
-    #[error("the server ended the session: {0}")]
-    ServerRestart(String),
+    /// The server told us to start over.
+    #[error("the server wants a new session: {text}")]
+    ServerRestart {
+        /// The server's words.
+        text: String,
+        /// Whether the next remote is to be tried.
+        next_remote: bool,
+    },
+    /// The server told us to stop.
+    #[error("the server told this client to stop: {0}")]
+    ServerHalt(String),
     /// A newer session of the same identity or address took over.
     #[error("replaced by a newer session")]
     Replaced,
@@ -195,6 +232,44 @@ pub enum EndReason {
     /// We ended it.
     #[error("ended here")]
     Local,
+}
+
+/// Whether and where a client connects anew after a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// By its own rules.
+    Usual,
+    /// As the server said.
+    Told {
+        /// How long to wait first.
+        wait: Duration,
+        /// Where to.
+        advance: Advance,
+    },
+    /// Not by itself: the server would refuse it again.
+    Never,
+}
+
+/// Bounds of the time that a server may make a client wait, so that it neither is asked all the time nor locks us out.
+const BACKOFF: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+
+impl EndReason {
+    /// What a client does next.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::AuthFailed(_) | Self::ServerHalt(_) => Retry::Never,
+            Self::TokenRefused(_) => Retry::Told { wait: Duration::ZERO, advance: Advance::No },
+            Self::RefusedForNow { backoff, advance, .. } => Retry::Told {
+                wait: backoff.unwrap_or_default().clamp(*BACKOFF.start(), *BACKOFF.end()),
+                advance: *advance,
+            },
+            Self::ServerRestart { next_remote: true, .. } => {
+                Retry::Told { wait: Duration::ZERO, advance: Advance::Remote }
+            }
+            _ => Retry::Usual,
+        }
+    }
 }
 
 /// A peer that is connected.
@@ -221,6 +296,14 @@ pub struct PeerConnected {
 /// News from an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// Client: the server waits for something else before it lets us in, such as a second factor.
+    LoginPending {
+        /// How long that may take.
+        timeout: Duration,
+    },
+    /// Client: words of the server for the person who uses it, cleaned. May be a web address to go to
+    /// (`WEB_AUTH:flags:URL`, `OPEN_URL:URL`).
+    Info(String),
     /// Client: comes right before its [`Event::Connected`].
     Configured(Configured),
     /// Data flows.

@@ -3,10 +3,11 @@
 
 use std::fmt;
 
+use crate::login::Credentials;
+
 /// Largest plaintext message; stock peers read into a buffer of this size.
 pub const MAX_MESSAGE: usize = 2048;
 const MAX_OPTIONS: usize = 512;
-const MAX_CREDENTIAL: usize = 128;
 
 /// Why a key exchange message was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -17,8 +18,8 @@ pub enum KeyMethodError {
     /// It does not start with zero and key method 2.
     #[error("the key exchange message is not of key method 2")]
     Method,
-    /// A string is longer than agreed, or not terminated by NUL.
-    #[error("a string of the key exchange message is too long or not terminated")]
+    /// A string is longer than agreed or not terminated by NUL, or the user name or password is not UTF-8.
+    #[error("a string of the key exchange message is too long, not terminated or not UTF-8")]
     Text,
 }
 
@@ -51,14 +52,14 @@ impl Randoms {
 }
 
 /// A key exchange message. Strings are without their NUL.
-///
-/// User name and password are parsed past but not kept: peers are known by their certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyMethod2 {
     /// Random material.
     pub randoms: Randoms,
     /// The options string. Peers only warn about differences, and so do not depend on it.
     pub options: String,
+    /// User name and password, unless both are empty. Only a client's message has them.
+    pub credentials: Option<Credentials>,
     /// Lines of `KEY=VALUE`; empty in a server's message.
     pub peer_info: String,
 }
@@ -73,7 +74,9 @@ impl KeyMethod2 {
         }
         out.extend_from_slice(&self.randoms.random1);
         out.extend_from_slice(&self.randoms.random2);
-        for text in [&self.options, "", "", &self.peer_info] {
+        let (username, password) =
+            self.credentials.as_ref().map_or(("", ""), |known| (&known.username, known.password.expose()));
+        for text in [&self.options, username, password, &self.peer_info] {
             if text.is_empty() {
                 out.extend_from_slice(&[0, 0]);
                 continue;
@@ -97,11 +100,13 @@ impl KeyMethod2 {
         }
         let pre_master = if from_client { take::<48>(&mut rest)? } else { [0; 48] };
         let randoms = Randoms { pre_master, random1: take(&mut rest)?, random2: take(&mut rest)? };
-        let options = text(&mut rest, MAX_OPTIONS)?;
-        text(&mut rest, MAX_CREDENTIAL)?;
-        text(&mut rest, MAX_CREDENTIAL)?;
-        let peer_info = if rest.is_empty() { String::new() } else { text(&mut rest, MAX_MESSAGE)? };
-        Ok(Self { randoms, options, peer_info })
+        let options = readable(text(&mut rest, MAX_OPTIONS)?);
+        // How long they may be is for whoever judges them.
+        let (username, password) = (strict(text(&mut rest, MAX_MESSAGE)?)?, strict(text(&mut rest, MAX_MESSAGE)?)?);
+        let is_given = !(username.is_empty() && password.is_empty());
+        let credentials = is_given.then(|| Credentials::new(username, password));
+        let peer_info = if rest.is_empty() { String::new() } else { readable(text(&mut rest, MAX_MESSAGE)?) };
+        Ok(Self { randoms, options, credentials, peer_info })
     }
 }
 
@@ -111,7 +116,16 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], KeyMethodError> {
     Ok(*head)
 }
 
-fn text(rest: &mut &[u8], limit: usize) -> Result<String, KeyMethodError> {
+fn readable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).into_owned()
+}
+
+/// A password is not to be another one for being read.
+fn strict(text: &[u8]) -> Result<&str, KeyMethodError> {
+    std::str::from_utf8(text).map_err(|_| KeyMethodError::Text)
+}
+
+fn text<'a>(rest: &mut &'a [u8], limit: usize) -> Result<&'a [u8], KeyMethodError> {
     let length = usize::from(u16::from_be_bytes(take(rest)?));
     if length > limit {
         return Err(KeyMethodError::Text);
@@ -119,8 +133,8 @@ fn text(rest: &mut &[u8], limit: usize) -> Result<String, KeyMethodError> {
     let (bytes, tail) = rest.split_at_checked(length).ok_or(KeyMethodError::Truncated)?;
     *rest = tail;
     match bytes.split_last() {
-        None => Ok(String::new()),
-        Some((0, text)) => Ok(String::from_utf8_lossy(text).into_owned()),
+        None => Ok(&[]),
+        Some((0, text)) => Ok(text),
         Some(_) => Err(KeyMethodError::Text),
     }
 }
@@ -138,12 +152,20 @@ mod tests {
         }
 
         #[test]
-        fn reads_back_what_it_wrote(options in "[ -~]{0,300}", info in "([A-Z_]{1,9}=[ -~]{0,20}\n){0,9}", client: bool) {
+        fn reads_back_what_it_wrote(
+            options in "[ -~]{0,300}",
+            username in "\\PC{0,30}",
+            password in "\\PC{0,30}",
+            info in "([A-Z_]{1,9}=[ -~]{0,20}\n){0,9}",
+            client: bool,
+        ) {
             let mut randoms = Randoms::generate(&mut rand::rng());
             if !client {
                 randoms.pre_master = [0; 48];
             }
-            let message = KeyMethod2 { randoms, options, peer_info: info };
+            let is_given = !(username.is_empty() && password.is_empty());
+            let credentials = is_given.then(|| Credentials::new(username, password));
+            let message = KeyMethod2 { randoms, options, credentials, peer_info: info };
             prop_assert_eq!(KeyMethod2::decode(&message.encode(client), client), Ok(message));
         }
     }

@@ -64,6 +64,12 @@ impl KeyBlock {
         iv
     }
 
+    /// HMAC key field (64 bytes) of a direction.
+    pub(crate) fn hmac(&self, client_to_server: bool) -> &[u8] {
+        let at = if client_to_server { 64 } else { 192 };
+        &self.0[at..at + 64]
+    }
+
     /// All bytes. A secret.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; Self::LEN] {

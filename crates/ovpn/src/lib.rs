@@ -5,16 +5,20 @@
 //! socket or allocates per data packet.
 //!
 //! Spoken: UDP and TCP, control packets wrapped by tls-auth, tls-crypt, tls-crypt-v2 or not at all, key method 2 with
-//! keys from the TLS exporter or the PRF, AES-GCM and ChaCha20-Poly1305, push, ping, exit notices, renewal of keys by
-//! either side, dynamic tls-crypt, float, the epoch format. Not announced, and so not used by peers: CBC, compression.
+//! keys from the TLS exporter or the PRF, AES-GCM and ChaCha20-Poly1305, AES-CBC where it is named, push, ping, exit notices, renewal of keys by
+//! either side, dynamic tls-crypt, float, the epoch format. Framings of compression are
+//! understood, but nothing is ever compressed.
 #![forbid(unsafe_code)]
 
+pub mod auth_token;
 pub mod client;
 pub mod data;
 pub mod drops;
 pub mod endpoint;
 pub mod key_method2;
 pub mod keys;
+pub mod login;
+pub mod mss;
 pub mod negotiation;
 pub mod packet;
 pub mod protection;

@@ -3,21 +3,29 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::data::{Cipher, DataChannel, HEADROOM, KeyExhausted, Payload, TAILROOM};
+use crate::data::{self, Cipher, DataChannel, DataSettings, Framing, HEADROOM, KeyExhausted, Payload, TAILROOM};
 use crate::drops::DropReason;
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerId, RenewalLimits, Traffic};
 use crate::keys::{KeyBlock, KeyDerivation};
+use crate::login::Credentials;
+use crate::mss::{self, Carrier};
 use crate::packet::Header;
+use crate::underlay::Underlay;
 use crate::wrap::Role;
 
 mod renewal;
+#[cfg(test)]
+mod wear_tests;
 
-pub(crate) use renewal::Desk;
 use renewal::Renewal;
+pub(crate) use renewal::{Desk, Heard};
 
 /// How long a new key waits at least before it seals unproven, so that the acknowledgement that tells the peer to take it
 /// into use arrives before the data.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How late a ping may be.
+const PING_DELAY: Duration = Duration::from_secs(1);
 
 /// What is agreed for a whole session and holds for all of its keys.
 pub(crate) struct Terms {
@@ -27,11 +35,17 @@ pub(crate) struct Terms {
     /// What our data packets carry; without it they are of the first format.
     pub(crate) sends_peer_id: Option<u32>,
     pub(crate) cipher: Cipher,
+    /// Around every payload.
+    pub(crate) framing: Framing,
+    pub(crate) data: DataSettings,
+    /// Where the peer is.
+    pub(crate) remote: Underlay,
     /// Whether data packets are in the epoch format.
     pub(crate) epochs: bool,
     pub(crate) derivation: KeyDerivation,
     /// Of our key exchange messages.
     pub(crate) options: String,
+    pub(crate) credentials: Option<Credentials>,
     pub(crate) peer_info: String,
     pub(crate) limits: RenewalLimits,
 }
@@ -40,8 +54,20 @@ impl Terms {
     fn data_channel(&self, key_id: u8, block: &KeyBlock) -> Result<DataChannel, KeyExhausted> {
         match self.sends_peer_id {
             Some(peer_id) if self.epochs => DataChannel::with_epochs(self.role, key_id, peer_id, self.cipher, block),
-            peer_id => DataChannel::new(self.role, key_id, peer_id, self.cipher, block),
+            peer_id => DataChannel::new(self.role, key_id, peer_id, self.cipher, self.data.digest, block),
         }
+    }
+
+    /// The largest segment of TCP connections through the tunnel.
+    fn mss_limit(&self) -> Option<u16> {
+        self.data.mss_fix.limit(&Carrier {
+            remote: self.remote,
+            has_peer_id: self.sends_peer_id.is_some(),
+            epochs: self.epochs,
+            cipher: self.cipher,
+            digest: self.data.digest,
+            framing: self.framing,
+        })
     }
 
     /// How long after the beginning of a new key the old one still seals. Stock peers wait the same.
@@ -88,6 +114,8 @@ impl DataKey {
 /// See the module's documentation.
 pub(crate) struct Live {
     terms: Terms,
+    /// Largest segment of TCP connections through the tunnel, over IPv4.
+    mss_limit: Option<u16>,
     /// Oldest first: at most the one before the current one, the current one, and one in the making. Never empty.
     keys: Vec<DataKey>,
     /// When we begin the next key.
@@ -127,6 +155,7 @@ impl Live {
         };
         Ok(Self {
             renew_at: renewal::due(now, &terms, rng),
+            mss_limit: terms.mss_limit(),
             terms,
             keys: vec![first],
             renewal: None,
@@ -146,8 +175,29 @@ impl Live {
         self.last_heard
     }
 
+    /// When two of the peer's pings are missing, if it sends them as often as we do.
+    pub(crate) fn silent_at(&self) -> Option<Instant> {
+        (!self.keepalive.ping.is_zero()).then(|| self.last_heard + self.keepalive.ping * 2 + PING_DELAY)
+    }
+
     pub(crate) fn traffic(&self) -> Traffic {
         self.traffic
+    }
+
+    /// Who the peer's certificate says it is.
+    pub(crate) fn certificate(&self) -> &Identity {
+        &self.terms.identity
+    }
+
+    /// Shows these in the key exchanges to come.
+    pub(crate) fn use_credentials(&mut self, credentials: Option<Credentials>) {
+        self.terms.credentials = credentials;
+    }
+
+    /// The peer is elsewhere.
+    pub(crate) fn note_remote(&mut self, remote: Underlay) {
+        self.terms.remote = remote;
+        self.mss_limit = self.terms.mss_limit();
     }
 
     /// A control packet of the peer authenticated.
@@ -172,6 +222,7 @@ impl Live {
             self.prove_newest(now);
         }
         self.last_heard = now;
+        let range = self.terms.framing.unwrap(datagram, range)?;
         let plain = datagram.get(range.clone()).unwrap_or_default();
         match Payload::classify(plain) {
             Payload::Ping | Payload::Other => Ok(Opened::Ping),
@@ -179,6 +230,7 @@ impl Live {
             Payload::Packet => {
                 let length = ipv4_length(plain).ok_or(DropReason::NotIp)?;
                 let range = range.start..range.start + length;
+                self.clamp(&mut datagram[range.clone()]);
                 self.traffic.received_packets += 1;
                 self.traffic.received_bytes += length as u64;
                 Ok(Opened::Packet(range))
@@ -188,10 +240,19 @@ impl Live {
 
     /// Seals the packet between [`HEADROOM`] and [`TAILROOM`] of `buf`.
     pub(crate) fn seal(&mut self, now: Instant, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
+        if let Some(packet) = data::plaintext_range(buf).and_then(|range| buf.get_mut(range)) {
+            self.clamp(packet);
+        }
         let range = self.seal_any(now, buf)?;
         self.traffic.sent_packets += 1;
         self.traffic.sent_bytes += inner_length(buf) as u64;
         Ok(range)
+    }
+
+    fn clamp(&self, packet: &mut [u8]) {
+        if let Some(limit) = self.mss_limit {
+            mss::clamp(packet, limit);
+        }
     }
 
     /// A datagram that carries a message of the data channel.
@@ -207,8 +268,11 @@ impl Live {
 
     fn seal_any(&mut self, now: Instant, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
         let mut at = self.sealing_key(now);
+        let body = data::plaintext_range(buf).ok_or(KeyExhausted)?;
+        let length = body.len();
+        let body = self.terms.framing.wrap(buf, body);
         let range = loop {
-            match self.keys[at].channel.seal(buf) {
+            match self.keys[at].channel.seal_body(buf, body.clone()) {
                 Ok(range) => break range,
                 // A newer key that is agreed upon may be early, but it is better than none.
                 Err(KeyExhausted) => {
@@ -217,7 +281,7 @@ impl Live {
                 }
             }
         };
-        self.note_use(now, at, inner_length(buf));
+        self.note_use(now, at, length);
         self.last_sent = now;
         Ok(range)
     }

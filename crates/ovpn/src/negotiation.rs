@@ -3,7 +3,7 @@
 use crate::client::ClientConfig;
 use crate::data::Cipher;
 use crate::keys::KeyDerivation;
-use crate::protection::{KeyDirection, TlsAuth};
+use crate::protection::{AuthDigest, KeyDirection, TlsAuth};
 use crate::underlay::{Transport, Underlay};
 use crate::wrap::Role;
 
@@ -13,6 +13,8 @@ pub(crate) const PROTO_DATA_V2: u32 = 1 << 1;
 pub(crate) const PROTO_REQUEST_PUSH: u32 = 1 << 2;
 /// `IV_PROTO`: the peer can derive data keys with the TLS exporter.
 pub(crate) const PROTO_TLS_KEY_EXPORT: u32 = 1 << 3;
+/// `IV_PROTO`: the peer understands `AUTH_PENDING,timeout N`.
+pub(crate) const PROTO_AUTH_PENDING: u32 = 1 << 4;
 /// `IV_PROTO`: the peer understands EXIT on the control channel, and `protocol-flags`.
 pub(crate) const PROTO_CC_EXIT: u32 = 1 << 7;
 /// `IV_PROTO`: the peer understands temporary refusals.
@@ -34,6 +36,8 @@ pub struct PeerInfo {
     pub protocol: u32,
     /// `IV_CIPHERS`, or what `IV_NCP=2` stands for; `None` when the client told neither.
     pub ciphers: Option<Vec<String>>,
+    /// Whether they are from `IV_CIPHERS`: then they are all it can.
+    lists_ciphers: bool,
     /// `IV_MTU`: largest MTU that may be pushed.
     pub mtu: Option<u16>,
     /// `IV_VER` and `IV_PLAT`, cleaned for the log.
@@ -58,6 +62,7 @@ impl PeerInfo {
                 _ => {}
             }
         }
+        info.lists_ciphers = info.ciphers.is_some();
         if info.ciphers.is_none() && ncp {
             info.ciphers = Some(vec!["AES-256-GCM".to_owned(), "AES-128-GCM".to_owned()]);
         }
@@ -71,13 +76,16 @@ impl PeerInfo {
         self.protocol & bits == bits
     }
 
-    /// The first of our ciphers that the client can, by its list or else by the options string of its key exchange.
+    /// The first of our ciphers that the client can, by its list or, without `IV_CIPHERS`, by its options string;
+    /// where it tells neither, `fallback`.
     #[must_use]
-    pub fn choose_cipher(&self, ours: &[Cipher], options: &str) -> Option<Cipher> {
-        ours.iter().copied().find(|cipher| match &self.ciphers {
-            Some(theirs) => theirs.iter().any(|name| name == cipher.as_str()),
-            None => cipher_of_options(options) == Some(cipher.as_str()),
-        })
+    pub fn choose_cipher(&self, ours: &[Cipher], options: &str, fallback: Option<Cipher>) -> Option<Cipher> {
+        let listed = self.ciphers.as_deref().unwrap_or_default();
+        let configured = cipher_of_options(options).filter(|_| !self.lists_ciphers);
+        let can =
+            |cipher: &Cipher| listed.iter().any(|name| name == cipher.as_str()) || configured == Some(cipher.as_str());
+        let told_nothing = listed.is_empty() && configured.is_none();
+        ours.iter().copied().find(can).or(fallback.filter(|_| told_nothing))
     }
 }
 
@@ -88,15 +96,19 @@ pub(crate) fn cipher_of_options(options: &str) -> Option<&str> {
 
 /// What our client tells: only what is implemented.
 pub(crate) fn client_info(config: &ClientConfig) -> String {
-    let mut protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_CC_EXIT | PROTO_DNS;
+    let mut protocol = PROTO_DATA_V2 | PROTO_REQUEST_PUSH | PROTO_AUTH_PENDING | PROTO_AUTH_FAIL_TEMP | PROTO_DNS;
     if config.key_derivation == KeyDerivation::Ekm {
         protocol |= PROTO_TLS_KEY_EXPORT;
     }
-    if config.dynamic_tls_crypt {
+    if config.control_exit {
+        protocol |= PROTO_CC_EXIT;
+    }
+    // What follows is agreed upon by `protocol-flags`.
+    if config.dynamic_tls_crypt && config.control_exit {
         protocol |= PROTO_DYNAMIC_TLS_CRYPT;
     }
     // The format needs keys from the exporter.
-    if config.epochs && config.key_derivation == KeyDerivation::Ekm {
+    if config.epochs && config.key_derivation == KeyDerivation::Ekm && config.control_exit {
         protocol |= PROTO_EPOCHS;
     }
     let max_mtu = config.max_mtu;
@@ -109,7 +121,13 @@ pub(crate) fn client_info(config: &ClientConfig) -> String {
 }
 
 /// The options string that makes stock peers log no warning when the peer is at `remote`.
-pub(crate) fn options_string(role: Role, tun_mtu: u16, remote: Underlay, tls_auth: Option<&TlsAuth>) -> String {
+pub(crate) fn options_string(
+    role: Role,
+    tun_mtu: u16,
+    remote: Underlay,
+    digest: AuthDigest,
+    tls_auth: Option<&TlsAuth>,
+) -> String {
     let side = match role {
         Role::Client => "tls-client",
         Role::Server => "tls-server",
@@ -121,7 +139,8 @@ pub(crate) fn options_string(role: Role, tun_mtu: u16, remote: Underlay, tls_aut
         (Transport::Tcp, Role::Client) => (23, format!("TCP{family}_CLIENT")),
         (Transport::Tcp, Role::Server) => (23, format!("TCP{family}_SERVER")),
     };
-    let digest = tls_auth.map(|auth| auth.digest).unwrap_or_default();
+    // To stock it is one setting.
+    let digest = tls_auth.map_or(digest, |auth| auth.digest);
     let direction = match tls_auth.and_then(|auth| auth.direction) {
         None => "",
         Some(KeyDirection::Zero) => ",keydir 0",
@@ -146,7 +165,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::data::DataSettings;
+    use crate::endpoint::DEFAULT_MAX_PACKET_SIZE;
     use crate::endpoint::{Keepalive, RenewalLimits};
+    use crate::login::Login;
     use crate::protection::ClientProtection;
     use crate::push::PullRules;
 
@@ -157,17 +179,26 @@ mod tests {
         assert_eq!(info.software, "2.6?[2J");
         assert!(info.has(PROTO_DATA_V2 | PROTO_CC_EXIT));
         let ours = [Cipher::ChaCha20Poly1305, Cipher::Aes256Gcm];
-        assert_eq!(info.choose_cipher(&ours, ""), Some(Cipher::ChaCha20Poly1305));
-        assert_eq!(info.choose_cipher(&[Cipher::Aes128Gcm], "V4,cipher AES-128-GCM"), None);
+        let fallback = Some(Cipher::Aes256Cbc);
+        assert_eq!(info.choose_cipher(&ours, "", fallback), Some(Cipher::ChaCha20Poly1305));
+        assert_eq!(info.choose_cipher(&[Cipher::Aes128Gcm], "V4,cipher AES-128-GCM", fallback), None);
     }
 
     #[test]
     fn old_peers_are_taken_at_their_options() {
         let ncp = PeerInfo::parse("IV_NCP=2\n");
-        assert_eq!(ncp.choose_cipher(Cipher::ALL, ""), Some(Cipher::Aes256Gcm));
+        let fallback = Some(Cipher::Aes256Cbc);
+        assert_eq!(ncp.choose_cipher(Cipher::ALL, "", fallback), Some(Cipher::Aes256Gcm));
+        assert_eq!(ncp.choose_cipher(&[Cipher::Aes128Cbc], "cipher AES-128-CBC", fallback), Some(Cipher::Aes128Cbc));
+        assert_eq!(ncp.choose_cipher(&[Cipher::Aes128Cbc], "V4", fallback), None);
         let older = PeerInfo::parse("");
-        assert_eq!(older.choose_cipher(Cipher::ALL, "V4,cipher AES-128-GCM,auth SHA1"), Some(Cipher::Aes128Gcm));
-        assert_eq!(older.choose_cipher(Cipher::ALL, "V4,cipher BF-CBC"), None);
+        let options = "V4,cipher AES-128-GCM,auth SHA1";
+        assert_eq!(older.choose_cipher(Cipher::ALL, options, fallback), Some(Cipher::Aes128Gcm));
+        assert_eq!(older.choose_cipher(Cipher::ALL, "V4,cipher BF-CBC", fallback), None);
+        assert_eq!(older.choose_cipher(Cipher::ALL, "V4,cipher AES-128-CBC", None), None, "only where it is named");
+        assert_eq!(older.choose_cipher(&[Cipher::Aes128Cbc], "V4,cipher AES-128-CBC", None), Some(Cipher::Aes128Cbc));
+        assert_eq!(older.choose_cipher(Cipher::ALL, "V4", None), None);
+        assert_eq!(older.choose_cipher(Cipher::ALL, "V4", fallback), fallback);
     }
 
     #[test]
@@ -181,7 +212,7 @@ mod tests {
             (Role::Client, Underlay::tcp(v4), "link-mtu 1543,tun-mtu 1500,proto TCPv4_CLIENT,"),
             (Role::Server, Underlay::tcp(v6), "link-mtu 1543,tun-mtu 1500,proto TCPv6_SERVER,"),
         ] {
-            let options = options_string(role, 1500, remote, None);
+            let options = options_string(role, 1500, remote, AuthDigest::Sha1, None);
             assert!(options.contains(expected), "{options}");
         }
     }
@@ -199,13 +230,19 @@ mod tests {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+            control_exit: true,
+            login: Login::default(),
+            data: DataSettings::default(),
+            max_packet_size: DEFAULT_MAX_PACKET_SIZE,
             pull: PullRules::default(),
         };
         let info = PeerInfo::parse(&client_info(&config));
-        assert_eq!(info.protocol, 2 + 4 + 8 + 128 + 512 + 1024 + 2048);
+        assert_eq!(info.protocol, 2 + 4 + 8 + 16 + 128 + 256 + 512 + 1024 + 2048);
         assert_eq!(info.ciphers.unwrap().len(), 4);
         assert_eq!(info.mtu, Some(1600));
         (config.key_derivation, config.dynamic_tls_crypt) = (KeyDerivation::Prf, false);
-        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 128 + 2048);
+        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 16 + 128 + 256 + 2048);
+        config.control_exit = false;
+        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 16 + 256 + 2048);
     }
 }

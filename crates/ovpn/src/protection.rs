@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
+
 use crate::static_key::StaticKey;
 use crate::tls_crypt_v2::{ClientKey, ServerKey};
 
@@ -45,7 +47,7 @@ pub enum KeyDirection {
     One,
 }
 
-/// The digest of `auth`, as far as tls-auth is concerned.
+/// The digest of `auth`: of tls-auth, and of data packets under a CBC cipher.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuthDigest {
     /// What stock peers use when they are told nothing.
@@ -68,6 +70,21 @@ impl AuthDigest {
             Self::Sha256 => "SHA256",
             Self::Sha512 => "SHA512",
         }
+    }
+
+    /// Length of the longest tag, bytes.
+    pub(crate) const MAX_LEN: usize = 64;
+
+    /// The key that begins a field of key material.
+    ///
+    /// `field` has at least [`Self::len`] bytes.
+    pub(crate) fn key(self, field: &[u8]) -> hmac::Key {
+        let algorithm = match self {
+            Self::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            Self::Sha256 => hmac::HMAC_SHA256,
+            Self::Sha512 => hmac::HMAC_SHA512,
+        };
+        hmac::Key::new(algorithm, &field[..self.len()])
     }
 
     /// Length of a tag, bytes.

@@ -140,14 +140,17 @@ pub enum PushError {
     /// There is no usable address, of neither family.
     #[error("the server pushed no usable address")]
     Address,
-    /// The server wants compression or its framing.
-    #[error("the server pushed '{0}': compression is not supported, remove it from the server's configuration")]
+    /// The server wants compression.
+    #[error(
+        "the server pushed '{0}': compression is not supported, because the length of a compressed packet tells about its \
+         contents; remove it from the server's configuration, or have it push 'compress stub-v2'"
+    )]
     Compression(String),
     /// The cipher is not among ours.
     #[error("the server chose the data cipher '{0}', which is not in data-ciphers here")]
     Cipher(String),
     /// The epoch format without what it needs.
-    #[error("the server pushed the epoch format without a peer id and exported keys")]
+    #[error("the server pushed the epoch format without a peer id, exported keys and a cipher that can have it")]
     Epochs,
     /// The peer id is out of range.
     #[error("the server pushed an impossible peer id")]

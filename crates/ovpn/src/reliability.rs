@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 use crate::drops::DropReason;
 use crate::packet::{Acks, ControlBody, Opcode, SessionId};
 
-/// Most TLS bytes in one packet: a 1250-byte IP datagram less IPv6 and UDP headers (48), the largest wrapping, which is
-/// that of tls-auth with SHA-512 (81), and a body with four acks (29).
-pub(crate) const MAX_PAYLOAD: usize = 1250 - 48 - 81 - 29;
+/// Most TLS bytes in one packet that makes an IP datagram of at most `packet` bytes: less IPv6 and UDP headers (48), the
+/// largest wrapping, which is that of tls-auth with SHA-512 (81), and a body with four acks (29). Stock sends 16 bytes
+/// where that leaves less.
+pub(crate) fn max_payload(packet: u16) -> usize {
+    usize::from(packet).saturating_sub(48 + 81 + 29).max(16)
+}
+
 /// Packets in flight. Stock peers and OpenVPN 3 both keep to this.
 const SEND_WINDOW: u32 = 6;
 /// Packets kept out of order; stock peers keep as many.
@@ -148,10 +152,16 @@ impl Reliability {
     }
 
     /// What is to be sent now: the lowest packet that is due, else an ack packet if acks wait. `peer` is the session
-    /// id that acks are addressed to; without one nothing is acknowledged yet.
-    pub(crate) fn poll_send(&mut self, now: Instant, peer: Option<SessionId>) -> Option<Outgoing<'_>> {
+    /// id that acks are addressed to; without one nothing is acknowledged yet. New packets have at most `max_payload`
+    /// bytes of the stream.
+    pub(crate) fn poll_send(
+        &mut self,
+        now: Instant,
+        peer: Option<SessionId>,
+        max_payload: usize,
+    ) -> Option<Outgoing<'_>> {
         while !self.unsent.is_empty() && self.has_room() {
-            let take = self.unsent.len().min(MAX_PAYLOAD);
+            let take = self.unsent.len().min(max_payload);
             let payload = self.unsent.drain(..take).collect();
             self.launch(now, Opcode::Control, payload);
         }
@@ -219,10 +229,11 @@ impl Reliability {
 mod tests {
     use super::*;
 
+    const MAX_PAYLOAD: usize = 1000;
     const PEER: Option<SessionId> = Some(SessionId([1; 8]));
 
     fn sent(layer: &mut Reliability, now: Instant) -> Option<(Opcode, Option<u32>, Vec<u32>)> {
-        let out = layer.poll_send(now, PEER)?;
+        let out = layer.poll_send(now, PEER, MAX_PAYLOAD)?;
         Some((out.opcode, out.body.message_id, out.body.acks.as_slice().to_vec()))
     }
 
@@ -290,8 +301,8 @@ mod tests {
         let now = Instant::now();
         let mut layer = Reliability::with_reset(now, Opcode::HardResetClient);
         layer.handle_message(0, &[]).unwrap();
-        assert!(layer.poll_send(now, None).unwrap().body.acks.as_slice().is_empty());
-        assert!(layer.poll_send(now, None).is_none());
-        assert!(layer.poll_send(now, PEER).is_some());
+        assert!(layer.poll_send(now, None, MAX_PAYLOAD).unwrap().body.acks.as_slice().is_empty());
+        assert!(layer.poll_send(now, None, MAX_PAYLOAD).is_none());
+        assert!(layer.poll_send(now, PEER, MAX_PAYLOAD).is_some());
     }
 }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Control packets find their session by (address, client's session id), data packets by peer id (or address, in the
-//! first format). A reset with a new session id from the address of a live peer only starts another session; it
-//! replaces the old one when it is authenticated, not before.
+//! first format). A reset with a new session id only starts another session. It replaces an older one of the same peer when
+//! it is connected, not before, and what is on its way over the old one is still taken for a moment.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use crate::channel::{ControlChannel, LINGER, Renewable, Waiting};
 use crate::cookie::CookieJar;
-use crate::data::{self, Cipher, Payload};
+use crate::data::{self, Cipher, DataSettings, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, RenewalLimits, SessionKey, TlsInput,
@@ -25,6 +25,7 @@ use crate::endpoint::{
 };
 use crate::keys::KeyDerivation;
 use crate::live::{Desk, Live, Opened};
+use crate::login::{Admission, LoginRequest};
 use crate::packet::{Header, Opcode, SessionId};
 use crate::protection::ServerProtection;
 use crate::push::Ipv4Prefix;
@@ -35,8 +36,12 @@ mod admission;
 mod endpoint;
 mod first;
 mod float;
+mod login;
+mod notice;
 
 use first::Wrapping;
+use login::{Candidate, PeerLogin};
+pub use notice::Notice;
 
 /// A peer with an address of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +71,10 @@ pub struct ServerConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether the epoch format of data packets is used with clients that announce it.
     pub epochs: bool,
+    /// The rest about data packets.
+    pub data: DataSettings,
+    /// Largest IP datagram of the control channel, one of [`crate::endpoint::MAX_PACKET_SIZES`].
+    pub max_packet_size: u16,
     /// The server's own address and network inside of the tunnel.
     pub network: Ipv4Prefix,
     /// Peers with addresses of their own.
@@ -78,6 +87,10 @@ pub struct ServerConfig {
     pub max_peers: usize,
     /// Most handshakes in progress at a time.
     pub max_handshakes: usize,
+    /// How clients show who they are.
+    pub admission: Admission,
+    /// Whether clients that announce it are told to say goodbye by `EXIT` on the control channel.
+    pub control_exit: bool,
 }
 
 struct Session {
@@ -87,17 +100,41 @@ struct Session {
 }
 
 enum Phase {
-    Handshake { deadline: Instant },
-    KeyExchange { deadline: Instant, tls: Box<TlsSession> },
-    Settling { deadline: Instant, peer: Box<Peer>, live: Box<Live>, push: Vec<Vec<u8>>, wanted: bool },
-    Connected { peer: Box<Peer>, live: Box<Live> },
-    Ended { until: Instant },
+    Handshake {
+        deadline: Instant,
+    },
+    KeyExchange {
+        deadline: Instant,
+        tls: Box<TlsSession>,
+    },
+    /// Somebody must decide about the client's login.
+    Deciding(Box<Candidate>),
+    Settling {
+        deadline: Instant,
+        peer: Box<Peer>,
+        live: Box<Live>,
+        push: Vec<Vec<u8>>,
+        wanted: bool,
+    },
+    Connected {
+        peer: Box<Peer>,
+        live: Box<Live>,
+    },
+    Ended {
+        until: Instant,
+    },
 }
 
 struct Peer {
     connected: PeerConnected,
     address: Ipv4Addr,
     cc_exit: bool,
+    login: PeerLogin,
+    /// Until when packets are still taken from the peer over this session, although it has a newer one.
+    replaced: Option<Instant>,
+    /// An older session carries the peer's packets until data comes in over this one, which shows that the peer has its
+    /// keys, or until this time.
+    takes_over: Option<Instant>,
 }
 
 /// See the module's documentation.
@@ -125,6 +162,8 @@ pub struct Server {
     /// Nobody new is answered any more.
     closing: bool,
     tls: VecDeque<(TlsKey, TlsInput)>,
+    /// As many as there are handshakes and peers, at most.
+    logins: VecDeque<LoginRequest>,
     outbox: VecDeque<Waiting>,
     events: VecDeque<Event>,
     counters: Counters,
@@ -153,6 +192,7 @@ impl Server {
             next_timeout: None,
             closing: false,
             tls: VecDeque::new(),
+            logins: VecDeque::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -242,7 +282,7 @@ impl Server {
                 let (deadline, tls) = (*deadline, (**tls).clone());
                 self.admit(now, key, deadline, tls, message);
             }
-            Phase::Settling { .. } | Phase::Connected { .. } => {
+            Phase::Deciding(_) | Phase::Settling { .. } | Phase::Connected { .. } => {
                 let mut commands: Vec<&[u8]> = message.split(|&byte| byte == 0).collect();
                 // What follows the last NUL was not terminated, and is ignored like stock peers do.
                 commands.pop();
@@ -259,8 +299,10 @@ impl Server {
     }
 
     fn want_push(&mut self, now: Instant, key: SessionKey) {
-        if let Some(Session { phase: Phase::Settling { wanted, .. }, .. }) = self.sessions.get_mut(&key) {
-            *wanted = true;
+        match self.sessions.get_mut(&key).map(|session| &mut session.phase) {
+            Some(Phase::Deciding(candidate)) => candidate.wanted = true,
+            Some(Phase::Settling { wanted, .. }) => *wanted = true,
+            _ => {}
         }
         self.advance(now, key);
     }
@@ -285,6 +327,7 @@ impl Server {
                     self.rate.1 = self.rate.1.saturating_sub(1);
                 }
                 session.phase = Phase::Connected { peer, live };
+                self.succeed(now, key);
             }
             other => session.phase = other,
         }
@@ -312,12 +355,15 @@ impl Server {
         let Some(Session { remote, phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get(&key) else {
             return Err(DropReason::UnknownPeer);
         };
-        let address = peer.address;
+        let (address, takes_over) = (peer.address, peer.takes_over.is_some());
         let opened = if *remote == from {
             self.open_data(now, key, datagram)?
         } else {
             self.open_foreign(now, key, from, datagram)?
         };
+        if takes_over {
+            self.take_over(key);
+        }
         let range = match opened {
             Opened::Ping => return Ok(Received::Consumed),
             Opened::Exit => {
@@ -381,7 +427,7 @@ impl Server {
                 self.release(key, &peer);
                 self.fail(remote, reason);
             }
-            Phase::Handshake { .. } | Phase::KeyExchange { .. } => self.fail(remote, reason),
+            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Deciding(_) => self.fail(remote, reason),
         }
         self.next_timeout = Some(now);
     }
@@ -396,7 +442,12 @@ impl Server {
         if let Some(place) = self.by_peer.get_mut(peer.connected.peer as usize) {
             *place = None;
         }
-        self.by_address.remove(&peer.address);
+        if self.by_address.get(&peer.address) == Some(&key) {
+            self.by_address.remove(&peer.address);
+            if let Some(newer) = self.holder_of(peer.address) {
+                self.by_address.insert(peer.address, newer);
+            }
+        }
         if self.by_remote.get(&peer.connected.remote) == Some(&key) {
             self.by_remote.remove(&peer.connected.remote);
         }

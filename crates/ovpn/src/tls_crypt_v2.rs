@@ -212,7 +212,7 @@ pub(crate) const WANT_KEY_AGAIN: [u8; 6] = [0, 1, 0, 2, 0, 1];
 /// First replay ids of clients that can do that, less one.
 pub(crate) const EARLY_NEGOTIATION: u32 = 0x0f00_0000;
 
-fn parse_block(text: &str, label: &'static str) -> Result<Vec<u8>, KeyError> {
+pub(crate) fn parse_block(text: &str, label: &'static str) -> Result<Vec<u8>, KeyError> {
     let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----")).ok_or(KeyError::Markers(label))?;
     let (block, _) = rest.split_once(&format!("-----END {label}-----")).ok_or(KeyError::Markers(label))?;
     let digits: String = block.chars().filter(|c| !c.is_whitespace()).collect();

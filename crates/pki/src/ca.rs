@@ -16,7 +16,7 @@ use crate::directory::{self, File};
 use crate::host::{LoadError, file, read};
 
 /// Clocks of two hosts may differ by so much and a new certificate is still valid at once on both.
-const BACKDATE: Duration = Duration::from_secs(3_600);
+pub(crate) const BACKDATE: Duration = Duration::from_secs(3_600);
 
 /// The times between which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub enum CaError {
     Validity,
 }
 
-fn generate_error(what: &'static str) -> impl FnOnce(rcgen::Error) -> CaError {
+pub(crate) fn generate_error(what: &'static str) -> impl FnOnce(rcgen::Error) -> CaError {
     move |source| CaError::Generate { what, source }
 }
 
@@ -108,6 +108,10 @@ impl Ca {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(generate_error("make the CA's certificate"))?;
         Ok(Self { cert_pem: certificate.pem(), key_pem: key.serialize_pem().into(), issuer: Issuer::new(params, key) })
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
     }
 
     /// The CA's certificate.
@@ -185,7 +189,7 @@ fn params(common_name: &str, validity: Validity) -> Result<CertificateParams, Ca
 }
 
 /// Years beyond 9999 have no place in a certificate.
-fn date(time: SystemTime) -> Result<OffsetDateTime, CaError> {
+pub(crate) fn date(time: SystemTime) -> Result<OffsetDateTime, CaError> {
     let seconds = match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_secs()),
         Err(before) => i64::try_from(before.duration().as_secs()).map(|seconds| -seconds),

@@ -115,13 +115,20 @@ impl CertificateInfo {
 
 /// Checks that `leaf` was signed by `ca` and belongs to the public key `spki` (DER), all of them as given on disk.
 pub(crate) fn check_belongs(leaf_pem: &str, ca_pem: &str, spki: &[u8]) -> Result<(), CertificateError> {
+    check_issued(leaf_pem, ca_pem)?;
+    let leaf_der = first_in_pem(leaf_pem)?;
+    if parse(&leaf_der)?.public_key().raw != spki {
+        return Err(CertificateError::OtherKey);
+    }
+    Ok(())
+}
+
+/// Checks that `leaf` was signed by `ca`.
+pub(crate) fn check_issued(leaf_pem: &str, ca_pem: &str) -> Result<(), CertificateError> {
     let (leaf_der, ca_der) = (first_in_pem(leaf_pem)?, first_in_pem(ca_pem)?);
     let (leaf, ca) = (parse(&leaf_der)?, parse(&ca_der)?);
     if leaf.issuer() != ca.subject() || leaf.verify_signature(Some(ca.public_key())).is_err() {
         return Err(CertificateError::OtherCa);
-    }
-    if leaf.public_key().raw != spki {
-        return Err(CertificateError::OtherKey);
     }
     Ok(())
 }
@@ -130,7 +137,7 @@ pub(crate) fn first_in_pem(pem: &str) -> Result<CertificateDer<'static>, Certifi
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(CertificateError::NotPem)
 }
 
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateError> {
+pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err(CertificateError::NotX509("bytes follow it".to_owned())),

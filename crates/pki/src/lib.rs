@@ -1,4 +1,4 @@
-//! Identities: the private CA, host and device certificates, tls-crypt keys.
+//! Identities: the private CA, host and device certificates and their revocation, tls-crypt keys.
 //!
 //! One CA stands behind everything. A certificate says by a single subject alternative name,
 //! `cloudathome://ROLE/NAME`, what its holder is and who; nothing else in it grants anything.
@@ -17,10 +17,12 @@ mod ca;
 mod certificate;
 mod directory;
 mod host;
+mod revocation;
 mod static_key;
 
 pub use ca::{Ca, CaError, Identity, Subject, Validity};
 pub use certificate::{CertificateError, CertificateInfo, role_of, server_name};
 pub use directory::DirectoryError;
 pub use host::{HostIdentity, LoadError, file};
+pub use revocation::{InvalidSerial, RevocationError, RevocationList, Serial};
 pub use static_key::{StaticKeyError, check_static_key, generate_static_key};

@@ -5,21 +5,31 @@
 //! `peer mode=dial remote=192.0.2.1:1194[/tcp][,MORE] [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
 //! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
-//! `ciphers=A:B`, `tls_min=1.3`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
-//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `dyn=off`, `epochs=off`.
-//! Events are printed one a line; when it is interrupted, the counters follow.
+//! `ciphers=A:B`, `tls_min=1.3`, `tls_max=1.2`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
+//! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
+//! `crl=FILE`, `fingerprint=HEX[,MORE]` instead of `ca=`, `peer_prefix=TEXT` or `peer_subject=TEXT` instead of `peer=`,
+//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
+//! `login=USER:PASSWORD`, `check=FILE` and more about passwords and commands: see `peer/auth.rs`.
+//! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
+
+#[path = "peer/auth.rs"]
+mod auth;
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::fmt;
 use std::process::Command;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Level, Metadata, Subscriber};
 use tunnel::{
     AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation,
-    KeyDirection, Listen, Mode, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth,
-    TlsMaterial, TlsVersion, TunnelConfig,
+    KeyDirection, Listen, Mode, MssFix, NameCheck, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer,
+    TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
 };
 
 type Settings = HashMap<String, String>;
@@ -30,6 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .skip(1)
         .filter_map(|word| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
         .collect();
+    tracing::subscriber::set_global_default(Log)?;
     let config = config(&settings)?;
     let tun = settings.get("tun").map_or("tun0", String::as_str).to_owned();
     let device = Device::open_persistent(&tun)?;
@@ -39,6 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let stop = CancellationToken::new();
     let mut handle = tunnel::start(config, device, stop.clone())?;
+    let mut orders = auth::orders(&settings)?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     loop {
         tokio::select! {
@@ -48,6 +60,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
                     apply(&tun, &configured)?;
                 }
             }
+            Some(request) = handle.logins.recv() => auth::decide(&settings, request, handle.commands.clone()),
+            Some(command) = orders.recv() => handle.commands.send(command).await?,
             _ = interrupt.recv() => stop.cancel(),
             _ = terminate.recv() => stop.cancel(),
             result = &mut handle.task => {
@@ -88,16 +102,18 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
                 peers,
                 pool,
                 routes: Vec::new(),
-                max_peers: 16,
+                max_peers: settings.get("peers").map_or(Ok(16), |count| count.parse())?,
             })
         }
         _ => {
             let remotes = need("remote")?.split(',').map(str::parse).collect::<Result<_, _>>()?;
-            Mode::Dial(Dial { remotes, peer: settings.get("peer").cloned() })
+            Mode::Dial(Dial { remotes, peer: name_check(settings) })
         }
     };
     let read = |key: &str| -> Result<String, Box<dyn Error>> { Ok(std::fs::read_to_string(need(key)?)?) };
-    let tls = TlsMaterial { ca_pem: read("ca")?, cert_pem: read("cert")?, key_pem: read("key")?.into() };
+    let own = |key: &str| if settings.contains_key(key) { read(key) } else { Ok(String::new()) };
+    let ca_pem = if settings.contains_key("fingerprint") { String::new() } else { read("ca")? };
+    let tls = TlsMaterial { ca_pem, cert_pem: own("cert")?, key_pem: own("key")?.into() };
     let mut config = TunnelConfig::new(mode, tls, protection(settings)?);
     if let Some(names) = settings.get("ciphers") {
         config.data_ciphers = names.split(':').map(str::parse).collect::<Result<_, _>>()?;
@@ -105,6 +121,14 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     if settings.get("tls_min").is_some_and(|version| version == "1.3") {
         config.tls_version_min = TlsVersion::V1_3;
     }
+    if settings.get("tls_max").is_some_and(|version| version == "1.2") {
+        config.tls_version_max = Some(TlsVersion::V1_2);
+    }
+    if let Some(fingerprints) = settings.get("fingerprint") {
+        config.peer_fingerprints = fingerprints.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        config.remote_cert_tls = false;
+    }
+    config.crl = settings.get("crl").map(Into::into);
     if settings.get("derive").is_some_and(|way| way == "prf") {
         config.key_derivation = KeyDerivation::Prf;
     }
@@ -114,6 +138,17 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     if let Some((ping, restart)) = settings.get("ping").and_then(|ping| ping.split_once('/')) {
         let seconds = |text: &str| text.parse().map(Duration::from_secs);
         config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
+    }
+    auth::set(&mut config, settings)?;
+    if let Some(name) = settings.get("auth") {
+        config.data.digest = name.parse()?;
+    }
+    if let Some(words) = settings.get("mssfix") {
+        let words: Vec<&str> = words.split('/').collect();
+        config.data.mss_fix = MssFix::parse(&words).ok_or("mssfix=BYTES[/mtu|/fixed]")?;
+    }
+    if let Some(bytes) = settings.get("max_packet_size") {
+        config.max_packet_size = bytes.parse()?;
     }
     config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
     config.epochs = settings.get("epochs").is_none_or(|epochs| epochs != "off");
@@ -127,6 +162,12 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         }
     }
     Ok(config)
+}
+
+fn name_check(settings: &Settings) -> Option<NameCheck> {
+    let name = settings.get("peer").cloned().map(NameCheck::Name);
+    let prefix = settings.get("peer_prefix").cloned().map(NameCheck::Prefix);
+    name.or(prefix).or_else(|| settings.get("peer_subject").cloned().map(NameCheck::Subject))
 }
 
 /// `tls_crypt`, `tls_auth`, `tls_crypt_v2` (a dialer's) or `tls_crypt_v2_server`, the latter perhaps beside `tls_crypt`.
@@ -180,4 +221,34 @@ fn up(tun: &str, mtu: u16) -> Result<(), Box<dyn Error>> {
 fn ip(words: &[&str]) -> Result<(), Box<dyn Error>> {
     let status = Command::new("ip").args(words).status()?;
     if status.success() { Ok(()) } else { Err(format!("ip {} failed", words.join(" ")).into()) }
+}
+
+/// Prints what is logged.
+struct Log;
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Line(String);
+        impl Visit for Line {
+            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                self.0.push_str(&format!(" {field}={value:?}"));
+            }
+        }
+        let mut line = Line(format!("log {}", event.metadata().level()));
+        event.record(&mut line);
+        println!("{}", line.0);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
 }

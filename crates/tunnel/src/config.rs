@@ -3,12 +3,17 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use ovpn::data::Cipher;
+pub use ovpn::auth_token::{TokenKey, Tokens};
+pub use ovpn::data::{Cipher, DataSettings};
+use ovpn::endpoint::DEFAULT_MAX_PACKET_SIZE;
 pub use ovpn::endpoint::{Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
+pub use ovpn::login::{Admission, Advance, CertificateDemand, Credentials, Decision, LoginRequest, Secret};
+pub use ovpn::mss::MssFix;
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
 pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PullFilter, PullRules};
@@ -16,6 +21,8 @@ pub use ovpn::server::StaticPeer;
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
 pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
 use ovpn::underlay::Transport;
+
+use crate::certificates::{Clock, Fingerprint, NameCheck};
 
 /// Everything a tunnel needs to know.
 #[derive(Clone, Debug)]
@@ -26,9 +33,20 @@ pub struct TunnelConfig {
     pub tls: TlsMaterial,
     /// Lowest TLS version that is spoken.
     pub tls_version_min: TlsVersion,
+    /// Highest TLS version that is spoken; `None` for the highest there is.
+    pub tls_version_max: Option<TlsVersion>,
     /// Whether a peer's certificate must be marked for its role (key usage present, and extended key usage of a TLS
     /// server for a dialer, of a TLS client for a listener). Without it such marks must not contradict the role.
     pub remote_cert_tls: bool,
+    /// The only certificates that peers may have; empty for any. With them [`TlsMaterial::ca_pem`] may be empty: then
+    /// certificates need no authority, and are taken by their fingerprint while they are valid.
+    pub peer_fingerprints: Vec<Fingerprint>,
+    /// PEM file of the authorities' lists of revoked certificates. It is looked at every second and when a handshake
+    /// begins. Who is on it is refused, and disconnected where connected; everybody is refused when a list in it has
+    /// ended. A file that cannot be used stops the start; later the lists that were read before go on.
+    pub crl: Option<PathBuf>,
+    /// What time it is for certificates and revocation lists.
+    pub clock: Clock,
     /// How the control channel is protected. Never negotiated: both ends must be told the same.
     pub protection: ControlProtection,
     /// Data ciphers, best first. The listener's order decides.
@@ -46,6 +64,21 @@ pub struct TunnelConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether data packets are in the epoch format, which renews its keys by itself, when the other end can do that too.
     pub epochs: bool,
+    /// Whether `EXIT` on the control channel and `protocol-flags` are announced and used. Without them, goodbyes go over
+    /// the data channel; a dialer then has neither dynamic tls-crypt nor the epoch format. For tests.
+    pub control_exit: bool,
+    /// Dialer: a user name and password to show beside the certificate or instead of it. At most 127 bytes each.
+    pub login: Option<Credentials>,
+    /// Dialer: how long after a final refusal (wrong password, no place for us, told to stop) it tries again. Without, the
+    /// tunnel ends with [`crate::Error::Refused`].
+    pub after_refusal: Option<Duration>,
+    /// Listener: how peers show who they are.
+    pub admission: Admission,
+    /// The digest of old ciphers, the cipher of last resort, and the size of TCP segments.
+    pub data: DataSettings,
+    /// Largest IP datagram of the control channel, [`ovpn::endpoint::MAX_PACKET_SIZES`]. Less than 1250 is for paths on
+    /// which handshakes hang although small packets get through.
+    pub max_packet_size: u16,
     /// What a dialer takes of the push.
     pub pull: PullRules,
 }
@@ -62,7 +95,11 @@ impl TunnelConfig {
             mode,
             tls,
             tls_version_min: TlsVersion::V1_2,
+            tls_version_max: None,
             remote_cert_tls: true,
+            peer_fingerprints: Vec::new(),
+            crl: None,
+            clock: Clock::default(),
             protection: protection.into(),
             data_ciphers: Cipher::ALL.to_vec(),
             key_derivation: KeyDerivation::Ekm,
@@ -71,6 +108,12 @@ impl TunnelConfig {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+            control_exit: true,
+            login: None,
+            after_refusal: None,
+            admission: Admission::default(),
+            data: DataSettings::default(),
+            max_packet_size: DEFAULT_MAX_PACKET_SIZE,
             pull: PullRules::default(),
         }
     }
@@ -157,8 +200,8 @@ pub struct Listen {
 pub struct Dial {
     /// Whom to try in this order, at each attempt from the first; names are resolved anew each time.
     pub remotes: Vec<Remote>,
-    /// SAN URI or common name that the server's certificate must carry; `None` takes any of the authority.
-    pub peer: Option<String>,
+    /// Whose certificate the server must show; `None` takes any that is good.
+    pub peer: Option<NameCheck>,
 }
 
 /// Where a listener can be reached. Written `HOST:PORT` for UDP, `HOST:PORT/udp` or `HOST:PORT/tcp`; an IPv6 address
@@ -219,9 +262,9 @@ impl fmt::Display for Remote {
 /// Certificates and key, PEM.
 #[derive(Clone)]
 pub struct TlsMaterial {
-    /// Authorities that peers' certificates must chain to.
+    /// Authorities that peers' certificates must chain to. May be empty beside [`TunnelConfig::peer_fingerprints`].
     pub ca_pem: String,
-    /// Own certificate, then intermediates.
+    /// Own certificate, then intermediates. Empty, with the key, for a dialer that shows only a password.
     pub cert_pem: String,
     /// Own private key.
     pub key_pem: secrecy::SecretString,

@@ -1,21 +1,24 @@
-//! The dialing end: one session after the other, for ever.
+//! The dialing end: one round of attempts after the other, for ever.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use ovpn::client::{Client, ClientConfig};
-use ovpn::endpoint::Endpoint;
+use ovpn::client::ClientConfig;
+use ovpn::endpoint::{EndReason, Endpoint, Retry};
+use ovpn::login::{Advance, Login};
 use ovpn::underlay::{Transport, Underlay};
 use rand::RngExt;
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Dial, MAX_MTU, Remote, TunnelConfig};
-use crate::driver::{Driver, Error, Outcome, Role};
-use crate::report::{Command, Event};
-use crate::sockets::Sockets;
+use crate::driver::{Driver, Error, Outcome};
+use crate::report::Event;
+use crate::scout::Search;
+use crate::sessions::Sessions;
+use crate::sockets::{Opened, Sockets};
 
 /// Wait before the attempt that follows a success or the first failure.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -26,11 +29,6 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// How long a remote may take to answer, or to accept a connection, when there are others to try. The reset has gone out
 /// three times by then.
 const FIRST_ANSWER_OF_SEVERAL: Duration = Duration::from_secs(4);
-
-/// How long a session over a later remote goes on before the earlier ones are looked at, and how often after that.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
-/// The same where earlier remotes answer, but sessions with them do not come to be.
-const LONGEST_LOOK: Duration = Duration::from_secs(300);
 
 /// What the sessions are told.
 pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
@@ -46,28 +44,39 @@ pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
+        control_exit: config.control_exit,
+        login: Login::new(config.login.clone()),
+        data: config.data,
+        max_packet_size: config.max_packet_size,
         pull: config.pull.clone(),
     })
 }
 
-/// Connects and reconnects until the tunnel is told to stop. `commands` is where it takes commands from.
+/// Connects and reconnects until the tunnel is told to stop, or the server wants nothing of us; then it goes on after the
+/// time of `after_refusal`, if there is one.
 pub(crate) async fn run(
     mut driver: Driver,
-    mut client: ClientConfig,
+    mut config: ClientConfig,
     dial: Dial,
-    commands: mpsc::Sender<Command>,
+    after_refusal: Option<Duration>,
 ) -> Result<(), Error> {
     if dial.remotes.len() > 1 {
-        client.first_answer = FIRST_ANSWER_OF_SEVERAL;
+        config.first_answer = FIRST_ANSWER_OF_SEVERAL;
     }
-    let mut dialer = Dialer { config: client, remotes: dial.remotes, look: FIRST_LOOK, commands };
+    let mut dialer = Dialer { config, remotes: dial.remotes };
     let mut wait = FIRST_WAIT;
     loop {
         match dialer.round(&mut driver).await? {
             Attempt::Stopped => return Ok(()),
+            Attempt::Refused(reason) => {
+                let Some(wait) = after_refusal else { return Err(Error::Refused(reason)) };
+                if pause(&mut driver, wait).await {
+                    return Ok(());
+                }
+            }
             // It worked a moment ago: begin at once.
             Attempt::Over => wait = FIRST_WAIT,
-            Attempt::Failed => {
+            Attempt::Failed | Attempt::Told { .. } => {
                 if pause(&mut driver, wait).await {
                     return Ok(());
                 }
@@ -80,15 +89,27 @@ pub(crate) async fn run(
 struct Dialer {
     config: ClientConfig,
     remotes: Vec<Remote>,
-    /// Time between looks at earlier remotes.
-    look: Duration,
-    commands: mpsc::Sender<Command>,
+}
+
+enum Attempt {
+    Stopped,
+    /// Never connected.
+    Failed,
+    /// Was connected, or was told to connect anew.
+    Over,
+    /// The server said when and where to try again.
+    Told {
+        wait: Duration,
+        advance: Advance,
+    },
+    /// The server would refuse us again.
+    Refused(EndReason),
 }
 
 impl Dialer {
     /// Tries all remotes in their order, each at all of its addresses, until one worked.
     async fn round(&mut self, driver: &mut Driver) -> Result<Attempt, Error> {
-        for (at, remote) in self.remotes.iter().enumerate() {
+        for (place, remote) in self.remotes.clone().iter().enumerate() {
             let resolved = tokio::select! {
                 () = driver.stop.cancelled() => return Ok(Attempt::Stopped),
                 resolved = resolve(remote) => resolved,
@@ -100,84 +121,86 @@ impl Dialer {
                     Vec::new()
                 }
             };
-            for address in addresses {
-                let returning = (at > 0).then(|| AbortOnDropHandle::new(tokio::spawn(self.returning(at))));
-                let attempt = attempt(driver, &self.config, Underlay { transport: remote.transport, address }).await?;
-                drop(returning);
-                match attempt {
-                    Attempt::Failed => {}
-                    Attempt::Stopped => return Ok(Attempt::Stopped),
-                    Attempt::Over => {
-                        self.look = if at == 0 { FIRST_LOOK } else { (self.look * 2).min(LONGEST_LOOK) };
-                        return Ok(Attempt::Over);
+            let mut addresses = addresses.into_iter();
+            let mut next = addresses.next();
+            while let Some(address) = next {
+                let remote = Underlay { transport: remote.transport, address };
+                match self.attempt(driver, place, remote).await? {
+                    Attempt::Failed => next = addresses.next(),
+                    Attempt::Told { wait, advance } => {
+                        if !wait.is_zero() && pause(driver, wait).await {
+                            return Ok(Attempt::Stopped);
+                        }
+                        match advance {
+                            Advance::No => {}
+                            Advance::Address => next = addresses.next(),
+                            Advance::Remote => next = None,
+                        }
                     }
+                    ended => return Ok(ended),
                 }
             }
         }
         Ok(if driver.stop.is_cancelled() { Attempt::Stopped } else { Attempt::Failed })
     }
 
-    /// Has the session over the remote at `at` ended for a new round as soon as an earlier remote answers.
-    fn returning(&self, at: usize) -> impl Future<Output = ()> + use<> {
-        let earlier: Vec<Remote> = self.remotes.iter().take(at).cloned().collect();
-        let (config, look, commands) = (self.config.clone(), self.look, self.commands.clone());
-        async move {
-            crate::probe::until_one_answers(config, earlier, look).await;
-            tracing::debug!("an earlier remote answers again");
-            // If nobody takes commands any more, the tunnel is about to end.
-            let _ = commands.send(Command::Reconnect).await;
+    /// Begins a session with the server at `remote`, and goes on as long as there is one, be it over other remotes.
+    async fn attempt(&mut self, driver: &mut Driver, place: usize, remote: Underlay) -> Result<Attempt, Error> {
+        // A command that came too late for the session before is obeyed by what happens here.
+        while driver.commands.try_recv().is_ok() {}
+        driver.report(Event::Connecting { remote });
+        let opened = tokio::select! {
+            () = driver.stop.cancelled() => return Ok(Attempt::Stopped),
+            opened = open(remote, self.config.first_answer) => opened,
+        };
+        let opened = opened.and_then(|opened| Sockets::dialing(remote, opened).map_err(|error| error.to_string()));
+        let mut sockets = match opened {
+            Ok(sockets) => sockets,
+            Err(why) => {
+                driver.fail(remote, why);
+                return Ok(Attempt::Failed);
+            }
+        };
+        let (search, searches) = watch::channel(Search::default());
+        let (found, ways) = mpsc::channel(1);
+        driver.ways = Some(ways);
+        let scout = crate::scout::run(self.config.clone(), self.remotes.clone(), searches, found);
+        let _scout = AbortOnDropHandle::new(tokio::spawn(scout));
+        let mut sessions = Sessions::new(self.config.clone(), place, remote, Instant::now(), search);
+        let outcome = driver.run(&mut sessions, &mut sockets).await;
+        self.config.login = sessions.login().clone();
+        if let (Ok(Outcome::Ended), Some(reason)) = (&outcome, sessions.end_reason()) {
+            match reason.retry() {
+                Retry::Usual => {}
+                Retry::Told { wait, advance } => return Ok(Attempt::Told { wait, advance }),
+                Retry::Never => return Ok(Attempt::Refused(reason.clone())),
+            }
+        }
+        match outcome {
+            Ok(Outcome::Stopped) => Ok(Attempt::Stopped),
+            Ok(Outcome::Reconnect) => Ok(Attempt::Over),
+            Ok(Outcome::Ended) if sessions.counters().handshakes_completed > 0 => Ok(Attempt::Over),
+            Ok(Outcome::Ended) => Ok(Attempt::Failed),
+            // The next attempt has new sockets.
+            Err(Error::Receive(error)) => {
+                tracing::debug!(%error, "the sockets failed");
+                Ok(Attempt::Failed)
+            }
+            Err(error) => Err(error),
         }
     }
 }
 
-enum Attempt {
-    Stopped,
-    /// Never connected.
-    Failed,
-    /// Was connected, or was told to connect anew.
-    Over,
-}
-
-async fn attempt(driver: &mut Driver, config: &ClientConfig, remote: Underlay) -> Result<Attempt, Error> {
-    // A command that came too late for the session before is obeyed by what happens here.
-    while driver.commands.try_recv().is_ok() {}
-    driver.report(Event::Connecting { remote });
-    let opened = tokio::select! {
-        () = driver.stop.cancelled() => return Ok(Attempt::Stopped),
-        opened = open(remote, config.first_answer) => opened,
-    };
-    let mut sockets = match opened {
-        Ok(sockets) => sockets,
-        Err(why) => {
-            driver.fail(remote, why);
-            return Ok(Attempt::Failed);
-        }
-    };
-    let mut client = Client::new(config.clone(), remote, Instant::now(), crate::unix_time(), crate::rng());
-    match driver.run(&mut client, &mut sockets).await {
-        Ok(Outcome::Stopped) => Ok(Attempt::Stopped),
-        Ok(Outcome::Reconnect) => Ok(Attempt::Over),
-        Ok(Outcome::Ended) if client.counters().handshakes_completed > 0 => Ok(Attempt::Over),
-        Ok(Outcome::Ended) => Ok(Attempt::Failed),
-        // The next attempt has new sockets.
-        Err(Error::Receive(error)) => {
-            tracing::debug!(%error, "the sockets failed");
-            Ok(Attempt::Failed)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Sockets that can send to `remote`, or why there are none.
-async fn open(remote: Underlay, deadline: Duration) -> Result<Sockets, String> {
+/// A socket that can send to `remote`, or why there is none.
+pub(crate) async fn open(remote: Underlay, deadline: Duration) -> Result<Opened, String> {
     let opened = async {
         match remote.transport {
             Transport::Udp => {
                 let socket = bind_towards(remote.address)?;
                 socket.writable().await?;
-                Ok(Sockets::dialing(socket))
+                Ok(Opened::Udp(socket))
             }
-            Transport::Tcp => Sockets::connected(TcpStream::connect(remote.address).await?),
+            Transport::Tcp => Ok(Opened::Tcp(TcpStream::connect(remote.address).await?)),
         }
     };
     match tokio::time::timeout(deadline, opened).await {
@@ -214,19 +237,5 @@ async fn pause(driver: &mut Driver, time: Duration) -> bool {
         () = driver.stop.cancelled() => true,
         Some(_) = driver.commands.recv() => false,
         () = tokio::time::sleep(time) => false,
-    }
-}
-
-impl Role for Client {
-    fn obey(&mut self, _now: Instant, command: Command) -> bool {
-        match command {
-            Command::Reconnect => true,
-            // A dialer's only peer is left by stopping the tunnel.
-            Command::Disconnect { .. } => false,
-        }
-    }
-
-    fn has_ended(&self) -> bool {
-        Self::has_ended(self)
     }
 }

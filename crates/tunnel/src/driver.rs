@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use ovpn::data::{HEADROOM, TAILROOM};
 use ovpn::drops::DropReason;
-use ovpn::endpoint::{Counters, EndReason, Endpoint, Received, TlsInput, TlsKey, TlsOutput};
+use ovpn::endpoint::{Counters, EndReason, Endpoint, PeerStatus, Received, TlsInput, TlsKey, TlsOutput};
+use ovpn::login::{Advance, Decision, LoginRequest};
 use ovpn::underlay::Underlay;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::device::Device;
 use crate::report::{Command, Event, Snapshot};
+use crate::scout::Way;
 use crate::sockets::{Sent, Sockets};
 use crate::streams::Kind;
 use crate::tls::TlsFactory;
@@ -56,6 +58,9 @@ pub enum Error {
     /// The sockets are broken.
     #[error("cannot receive from the tunnel's sockets")]
     Receive(#[source] io::Error),
+    /// The server does not take us, and would not if we tried again.
+    #[error("the tunnel ended: {0}; it is not tried again until that is put right")]
+    Refused(EndReason),
     /// A setting is impossible.
     #[error("{0}")]
     Setting(&'static str),
@@ -78,8 +83,11 @@ pub(crate) struct Driver {
     pub(crate) tls: TlsFactory,
     pub(crate) stop: CancellationToken,
     pub(crate) commands: mpsc::Receiver<Command>,
+    /// A dialer's other ways to its peer.
+    pub(crate) ways: Option<mpsc::Receiver<Way>>,
     events: mpsc::Sender<Event>,
     backlog: VecDeque<Event>,
+    logins: mpsc::Sender<LoginRequest>,
     snapshot: watch::Sender<Snapshot>,
     /// What earlier endpoints counted.
     base: Counters,
@@ -94,8 +102,16 @@ pub(crate) struct Driver {
 pub(crate) trait Role: Endpoint {
     /// Obeys; true when the endpoint is to be given up for a new one.
     fn obey(&mut self, now: Instant, command: Command) -> bool;
+    /// The next login that somebody must decide about.
+    fn poll_login(&mut self) -> Option<LoginRequest> {
+        None
+    }
     /// Whether there is nothing more to do.
     fn has_ended(&self) -> bool;
+    /// Whether packets go to `to`. What waits to be sent to a place where none go any more is dropped.
+    fn carries(&self, to: Underlay) -> bool;
+    /// Takes up another way to the peer.
+    fn take(&mut self, now: Instant, way: Way, sockets: &mut Sockets);
 }
 
 impl Driver {
@@ -105,6 +121,7 @@ impl Driver {
         stop: CancellationToken,
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Event>,
+        logins: mpsc::Sender<LoginRequest>,
         snapshot: watch::Sender<Snapshot>,
     ) -> Self {
         Self {
@@ -112,8 +129,10 @@ impl Driver {
             tls,
             stop,
             commands,
+            ways: None,
             events,
             backlog: VecDeque::new(),
+            logins,
             snapshot,
             base: Counters::default(),
             outbound: Box::new([0; HEADROOM + BUFFER + TAILROOM]),
@@ -140,8 +159,13 @@ impl Driver {
     /// Counts and reports a dialer's attempt that did not even come to a handshake.
     pub(crate) fn fail(&mut self, remote: Underlay, why: String) {
         self.base.handshakes_failed += 1;
-        self.snapshot.send_replace(Snapshot::new(&self.base, &Counters::default(), Vec::new()));
+        self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
         self.report(Event::HandshakeFailed { remote, reason: EndReason::NotReached(why) });
+    }
+
+    /// The tunnel's state, of an endpoint that counted and serves these.
+    fn picture(&self, counters: &Counters, peers: Vec<PeerStatus>) -> Snapshot {
+        Snapshot { crl_next_update: self.tls.crl_next_update(), ..Snapshot::new(&self.base, counters, peers) }
     }
 
     /// Drives `endpoint` over `socket` until it ends or the tunnel is told to stop.
@@ -157,7 +181,7 @@ impl Driver {
         }
         self.settle(endpoint, socket, &mut tls);
         crate::report::add(&mut self.base, &endpoint.counters());
-        self.snapshot.send_replace(Snapshot::new(&self.base, &Counters::default(), Vec::new()));
+        self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
         self.blocked = None;
         result
     }
@@ -177,6 +201,7 @@ impl Driver {
         tokio::pin!(timer);
         loop {
             self.settle(endpoint, socket, tls);
+            let blocked = self.blocked.as_ref().map(|(to, _)| *to);
             if endpoint.has_ended() {
                 return Ok(Outcome::Ended);
             }
@@ -192,6 +217,7 @@ impl Driver {
                         return Ok(Outcome::Reconnect);
                     }
                 }
+                Some(way) = next_way(&mut self.ways) => endpoint.take(Instant::now(), way, socket),
                 Some((key, output)) = tls_results.recv() => {
                     endpoint.handle_tls(Instant::now(), key, output);
                 }
@@ -204,11 +230,11 @@ impl Driver {
                     ready.map_err(Error::Receive)?;
                     self.pump(endpoint, socket)?;
                 }
-                ready = self.device.readable(), if self.blocked.is_none() => {
+                ready = self.device.readable(), if blocked.is_none() => {
                     ready.map_err(Error::Device)?;
                     self.pump(endpoint, socket)?;
                 }
-                ready = socket.writable(), if self.blocked.is_some() => {
+                Some(ready) = when_writable(socket, blocked) => {
                     ready.map_err(Error::Receive)?;
                     self.retry_blocked(endpoint, socket);
                 }
@@ -264,6 +290,18 @@ impl Driver {
         while let Some(at) = socket.poll_closed() {
             endpoint.handle_closed(now, at);
         }
+        while let Some(login) = endpoint.poll_login() {
+            let id = login.id;
+            if self.logins.try_send(login).is_err() {
+                let reason = "too many logins at a time".to_owned();
+                let decision = Decision::Later { reason, backoff: None, advance: Advance::No };
+                endpoint.obey(now, Command::Decide { login: id, decision });
+            }
+        }
+        if self.blocked.as_ref().is_some_and(|(to, _)| !endpoint.carries(*to)) {
+            self.blocked = None;
+            endpoint.count_drop(DropReason::Blocked);
+        }
         while let Some((key, input)) = endpoint.poll_tls() {
             if let Err(why) = tls.pass(&self.tls, key, input) {
                 endpoint.handle_tls(now, key, TlsOutput::Failed(why));
@@ -290,7 +328,7 @@ impl Driver {
     }
 
     fn publish<E: Endpoint>(&mut self, endpoint: &E) {
-        let snapshot = Snapshot::new(&self.base, &endpoint.counters(), endpoint.peers());
+        let snapshot = self.picture(&endpoint.counters(), endpoint.peers());
         self.snapshot.send_if_modified(|old| {
             let differs = *old != snapshot;
             *old = snapshot;
@@ -333,22 +371,25 @@ impl Driver {
         socket: &mut Sockets,
         now: Instant,
     ) -> Result<usize, Error> {
-        let Some(udp) = socket.udp() else { return Ok(0) };
-        for count in 0..BATCH {
-            let (length, from) = match udp.try_recv_from(&mut self.inbound[..]) {
-                Ok(received) => received,
-                Err(error) if is_transient(&error) => return Ok(count),
-                Err(error) => return Err(Error::Receive(error)),
-            };
-            if length == BUFFER {
-                endpoint.count_drop(DropReason::TooLarge);
-                continue;
+        let mut most = 0;
+        for udp in socket.udp().into_iter().flatten() {
+            for count in 1..=BATCH {
+                let (length, from) = match udp.try_recv_from(&mut self.inbound[..]) {
+                    Ok(received) => received,
+                    Err(error) if is_transient(&error) => break,
+                    Err(error) => return Err(Error::Receive(error)),
+                };
+                most = most.max(count);
+                if length == BUFFER {
+                    endpoint.count_drop(DropReason::TooLarge);
+                    continue;
+                }
+                let Some(datagram) = self.inbound.get_mut(..length) else { continue };
+                // A lost datagram is not news to the peer.
+                let _ = deliver(&self.device, endpoint, now, Underlay::udp(from), datagram);
             }
-            let Some(datagram) = self.inbound.get_mut(..length) else { continue };
-            // A lost datagram is not news to the peer.
-            let _ = deliver(&self.device, endpoint, now, Underlay::udp(from), datagram);
         }
-        Ok(BATCH)
+        Ok(most)
     }
 
     /// Device to socket, one batch. Returns how many packets were there.
@@ -386,6 +427,15 @@ impl Driver {
             Sent::No => endpoint.count_drop(DropReason::Blocked),
         }
     }
+}
+
+/// Waits until a blocked datagram can be sent; gives nothing if there is none.
+async fn when_writable(socket: &Sockets, blocked: Option<Underlay>) -> Option<io::Result<()>> {
+    Some(socket.writable(blocked?).await)
+}
+
+async fn next_way(ways: &mut Option<mpsc::Receiver<Way>>) -> Option<Way> {
+    ways.as_mut()?.recv().await
 }
 
 /// Gives a packet from outside to the endpoint, and what is in it to the device.
@@ -441,7 +491,8 @@ impl TlsTasks {
             TlsInput::Start => {
                 let (sender, receiver) = mpsc::channel(TLS_QUEUE);
                 self.inputs.insert(key, sender);
-                factory.spawn(key, receiver, self.output.clone()).map_err(|error| error.to_string())
+                factory.spawn(key, receiver, self.output.clone());
+                Ok(())
             }
             TlsInput::Close => {
                 self.inputs.remove(&key);

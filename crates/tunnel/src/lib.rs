@@ -3,35 +3,40 @@
 //! [`start`] runs a tunnel as a task. It obeys [`Command`]s and a token, and reports by [`Event`]s and a [`Snapshot`],
 //! all of them plain data. It never sets addresses or routes: it says what they should be.
 
+mod certificates;
 mod config;
 mod device;
 mod dial;
 mod driver;
 mod framing;
 mod listen;
-mod probe;
 mod report;
+mod scout;
+mod sessions;
 mod socket;
 mod sockets;
 mod streams;
 mod sys;
 mod tls;
 
+pub use certificates::{Clock, Fingerprint, FingerprintError, NameCheck};
 pub use config::{
-    AuthDigest, Cipher, ClientKey, ControlProtection, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive,
-    KeyDirection, KeyError, Listen, MAX_MTU, Metadata, Mode, PullFilter, PullRules, Remote, RemoteError, RenewalLimits,
-    ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion,
+    Admission, Advance, AuthDigest, CertificateDemand, Cipher, ClientKey, ControlProtection, Credentials, DataSettings,
+    Decision, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive, KeyDirection, KeyError, Listen, LoginRequest,
+    MAX_MTU, Metadata, Mode, MssFix, PullFilter, PullRules, Remote, RemoteError, RenewalLimits, Secret, ServerKey,
+    ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TokenKey, Tokens,
     TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
 pub use report::{
     Command, Configured, Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, DropReason, Drops, EndReason, Event,
-    Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route, PushedRoute,
-    Redirect, RouteGateway, Snapshot, Traffic, Transport, Underlay,
+    Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, Notice, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route,
+    PushedRoute, Redirect, RouteGateway, Snapshot, TlsKey, Traffic, Transport, Underlay,
 };
-pub use tls::TlsError;
+pub use tls::{TlsError, check_crl};
 
+use ovpn::endpoint::MAX_PACKET_SIZES;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +48,9 @@ pub struct Handle {
     pub events: mpsc::Receiver<Event>,
     /// The current state and counters.
     pub snapshot: watch::Receiver<Snapshot>,
+    /// Listener that asks for passwords: each of these waits for a [`Command::Decide`]. Those that find nobody reading are
+    /// put off.
+    pub logins: mpsc::Receiver<LoginRequest>,
     /// Orders.
     pub commands: mpsc::Sender<Command>,
     /// Ends when the token given to [`start`] is cancelled and goodbyes are said, at most a second later, or when the
@@ -59,20 +67,21 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
     let (event_sender, events) = mpsc::channel(64);
     let (snapshot_sender, snapshot) = watch::channel(Snapshot::default());
     let (commands, command_receiver) = mpsc::channel(16);
+    let (login_sender, logins) = mpsc::channel(64);
     let (role, expected) = match &config.mode {
         Mode::Listen(_) => (ovpn::wrap::Role::Server, None),
         Mode::Dial(dial) => (ovpn::wrap::Role::Client, dial.peer.clone()),
     };
     let tls = tls::TlsFactory::new(&config, role, expected)?;
-    let driver = driver::Driver::new(device, tls, stop, command_receiver, event_sender, snapshot_sender);
+    let driver = driver::Driver::new(device, tls, stop, command_receiver, event_sender, login_sender, snapshot_sender);
     let task = match config.mode.clone() {
         Mode::Listen(listen) => {
             let (sockets, addresses) = open(&listen)?;
             tokio::spawn(listen::run(driver, listen::settings(&config, listen)?, sockets, addresses))
         }
-        Mode::Dial(dial) => tokio::spawn(dial::run(driver, dial::settings(&config)?, dial, commands.clone())),
+        Mode::Dial(dial) => tokio::spawn(dial::run(driver, dial::settings(&config)?, dial, config.after_refusal)),
     };
-    Ok(Handle { events, snapshot, commands, task })
+    Ok(Handle { events, snapshot, logins, commands, task })
 }
 
 /// Opens a listener's sockets; tells where they are.
@@ -101,6 +110,21 @@ fn check(config: &TunnelConfig) -> Result<(), Error> {
     }
     if config.data_ciphers.is_empty() {
         return Err(Error::Setting("there must be at least one data cipher"));
+    }
+    let is_long = |known: &Credentials| known.username.len().max(known.password.expose().len()) > Credentials::MAX;
+    if config.login.as_ref().is_some_and(is_long) {
+        return Err(Error::Setting("the user name and the password may be up to 127 bytes long"));
+    }
+    if config.admission.certificate != CertificateDemand::Required && !config.admission.passwords {
+        return Err(Error::Setting("a listener that demands no certificate must ask for passwords"));
+    }
+    if !MAX_PACKET_SIZES.contains(&config.max_packet_size) {
+        return Err(Error::Setting("the largest packet of the control channel must be from 154 to 2048 bytes"));
+    }
+    if let MssFix::Datagram(bytes) | MssFix::Payload(bytes) | MssFix::Inner(bytes) = config.data.mss_fix
+        && bytes < MssFix::LEAST
+    {
+        return Err(Error::Setting("TCP connections cannot be made to fit into less than 256 bytes"));
     }
     match &config.mode {
         Mode::Listen(listen) if listen.prefix_len > 32 => Err(Error::Setting("the prefix length must be from 0 to 32")),

@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
+use ovpn::login::LoginRequest;
 use ovpn::server::{Server, ServerConfig};
-use ovpn::underlay::Underlay;
+use ovpn::underlay::{Transport, Underlay};
 
 use crate::config::{Ipv4Prefix, Listen, TunnelConfig};
 use crate::driver::{Driver, Error, Role};
 use crate::report::{Command, Event};
+use crate::scout::Way;
 use crate::sockets::Sockets;
 
 /// Handshakes in progress at a time.
@@ -25,12 +27,16 @@ pub(crate) fn settings(config: &TunnelConfig, listen: Listen) -> Result<ServerCo
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
+        data: config.data,
+        max_packet_size: config.max_packet_size,
         network: Ipv4Prefix { address: listen.address, prefix_len: listen.prefix_len },
         peers: listen.peers,
         pool: listen.pool,
         routes: listen.routes,
         max_peers: listen.max_peers,
         max_handshakes: MAX_HANDSHAKES,
+        admission: config.admission.clone(),
+        control_exit: config.control_exit,
     })
 }
 
@@ -42,8 +48,10 @@ pub(crate) async fn run(
     addresses: Vec<Underlay>,
 ) -> Result<(), Error> {
     let mut server = Server::new(server, Instant::now(), crate::unix_time(), crate::rng());
-    sockets.writable().await.map_err(Error::Receive)?;
     for address in addresses {
+        if address.transport == Transport::Udp {
+            sockets.writable(address).await.map_err(Error::Receive)?;
+        }
         driver.report(Event::Listening { address });
     }
     driver.run(&mut server, &mut sockets).await.map(drop)
@@ -55,13 +63,28 @@ impl Role for Server {
             Command::Disconnect { peer } => {
                 self.disconnect(now, peer);
             }
+            Command::Notify { peer, notice } => {
+                self.notify(now, peer, &notice);
+            }
+            Command::Decide { login, decision } => self.decide(now, login, decision),
             // Nothing to connect to.
             Command::Reconnect => {}
         }
         false
     }
 
+    fn poll_login(&mut self) -> Option<LoginRequest> {
+        Self::poll_login(self)
+    }
+
     fn has_ended(&self) -> bool {
         false
     }
+
+    fn carries(&self, _to: Underlay) -> bool {
+        // A listener drops what does not fit at once.
+        true
+    }
+
+    fn take(&mut self, _now: Instant, _way: Way, _sockets: &mut Sockets) {}
 }

@@ -1,18 +1,20 @@
 //! What a tunnel reports and obeys. Plain data that could cross a process boundary.
 
 use std::net::Ipv4Addr;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use ovpn::drops::{DropReason, Drops};
-pub use ovpn::endpoint::{Configured, EndReason, Identity, PeerConnected, PeerId, Traffic};
+pub use ovpn::endpoint::{Configured, EndReason, Identity, PeerConnected, PeerId, TlsKey, Traffic};
 pub use ovpn::keys::KeyDerivation;
 pub use ovpn::push::{
     Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, Ifconfig, Ipv6Ifconfig, PushedIpv6Route, PushedRoute, Redirect,
     RouteGateway,
 };
+pub use ovpn::server::Notice;
 pub use ovpn::underlay::{Transport, Underlay};
 
 use ovpn::endpoint::{Counters, PeerStatus};
+use ovpn::login::Decision;
 
 /// News from a tunnel, in the order they happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +36,20 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// Dialer: what to set on the device. Comes right before [`Event::PeerConnected`].
+    /// Dialer: the server waits for something else before it lets us in, such as a second factor.
+    LoginPending {
+        /// How long that may take.
+        timeout: Duration,
+    },
+    /// Dialer: words of the server for the person who uses it, cleaned; perhaps a web address to go to
+    /// (`WEB_AUTH:flags:URL`).
+    Info(String),
+    /// Dialer: what to set on the device. Comes right before a [`Event::PeerConnected`], the first one and each that
+    /// changes it.
     Configured(Configured),
-    /// Data flows.
+    /// Data flows. A dialer whose way to the peer changes, to TCP for instance, reports it once more, without a
+    /// [`Event::PeerDisconnected`] before: there is no gap. A listener reports the newer session of a peer first, and the
+    /// end of the older one after it.
     PeerConnected(PeerConnected),
     /// A connected peer is gone.
     PeerDisconnected {
@@ -74,6 +87,8 @@ impl Event {
                 tracing::warn!(peer, %reason, "the tunnel's keys were not renewed; it goes on with the old ones and tries again");
                 return None;
             }
+            Inner::LoginPending { timeout } => Self::LoginPending { timeout },
+            Inner::Info(text) => Self::Info(text),
             Inner::Configured(configured) => Self::Configured(configured),
             Inner::Connected(peer) => Self::PeerConnected(peer),
             Inner::Disconnected { peer, identity, reason } => Self::PeerDisconnected { peer, identity, reason },
@@ -87,10 +102,24 @@ impl Event {
 pub enum Command {
     /// Dialer: end the session, if there is one, and connect anew at once.
     Reconnect,
-    /// Listener: send a peer away. It may come back.
+    /// Listener: send a peer away with a goodbye. It may come back.
     Disconnect {
         /// Its number.
         peer: PeerId,
+    },
+    /// Listener: tell a peer something, which may end its session.
+    Notify {
+        /// Its number.
+        peer: PeerId,
+        /// What.
+        notice: Notice,
+    },
+    /// Listener: what becomes of a login.
+    Decide {
+        /// That of the [`crate::LoginRequest`].
+        login: TlsKey,
+        /// The decision.
+        decision: Decision,
     },
 }
 
@@ -111,6 +140,8 @@ pub struct Snapshot {
     pub renewals_failed: u64,
     /// Dropped packets by reason.
     pub drops: Drops,
+    /// When the first of the revocation lists ends, and with it every handshake; `None` without such lists.
+    pub crl_next_update: Option<SystemTime>,
 }
 
 /// A connected peer.
@@ -139,6 +170,7 @@ impl Snapshot {
             renewals_completed: sum.renewals_completed,
             renewals_failed: sum.renewals_failed,
             drops: sum.drops,
+            crl_next_update: None,
         }
     }
 

@@ -221,7 +221,8 @@ impl Streams {
         Ok(())
     }
 
-    fn add(&mut self, socket: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    /// Takes over a connection.
+    pub(crate) fn add(&mut self, socket: TcpStream, peer: SocketAddr) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT)?;
@@ -304,6 +305,14 @@ impl Streams {
         // Dropping it takes it from epoll, too.
         self.by_peer.remove(&stream.peer);
         self.closed.push(stream.peer);
+    }
+
+    /// Closes the connection with `peer` without reporting it.
+    pub(crate) fn forget(&mut self, peer: SocketAddr) {
+        if let Some(&token) = self.by_peer.get(&peer) {
+            self.close(token, "its session is over");
+        }
+        self.closed.retain(|closed| *closed != peer);
     }
 
     /// The next connection that ended.

@@ -1,24 +1,34 @@
 //! TLS of the control channel: OpenSSL over an in-memory stream whose other end is the reliability layer.
 
+mod context;
+mod crl;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
 
 use openssl::error::ErrorStack;
-use openssl::nid::Nid;
-use openssl::pkey::PKey;
-use openssl::ssl::{
-    Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVerifyMode, SslVersion,
-};
-use openssl::x509::{X509, X509ExtendedKeyUsage, X509Ref, X509VerifyResult};
+use openssl::ssl::{Ssl, SslContext, SslRef};
+use openssl::x509::X509;
 use ovpn::endpoint::{Identity, TlsInput, TlsKey, TlsOutput, TlsSession};
 use ovpn::keys::{DYNAMIC_TLS_CRYPT_LABEL, EXPORTER_LABEL, KeyBlock};
 use ovpn::static_key::StaticKey;
 use ovpn::wrap::Role;
-use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_openssl::SslStream;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::{TlsVersion, TunnelConfig};
+use crate::certificates::{Clock, NameCheck};
+use crate::config::{CertificateDemand, TunnelConfig};
+use context::Material;
+pub use crl::check_crl;
+use crl::{Lists, Revocation};
+use verify::{PeerCheck, Refusal};
 
 /// Bytes in flight between TLS and the reliability layer.
 const PIPE: usize = 64 * 1024;
@@ -40,6 +50,14 @@ pub enum TlsError {
     /// The own key could not be read, or is not the certificate's.
     #[error("cannot use the own private key (PEM), or it is not the certificate's")]
     Key(#[source] ErrorStack),
+    /// The lists of revoked certificates cannot be used.
+    #[error("cannot use the list of revoked certificates {}: {why}", .path.display())]
+    Revocation {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// OpenSSL refused a setting.
     #[error("cannot set up OpenSSL")]
     Setup(#[source] ErrorStack),
@@ -47,45 +65,54 @@ pub enum TlsError {
 
 /// Makes TLS connections for sessions.
 pub(crate) struct TlsFactory {
-    context: SslContext,
-    role: Role,
-    marked: bool,
-    expected: Option<String>,
+    trust: Trust,
+    check: Arc<PeerCheck>,
+    clock: Clock,
+    /// Looks at the revocation lists while the factory lives.
+    _watching: Option<AbortOnDropHandle<()>>,
+}
+
+/// Where connections come from.
+#[derive(Clone)]
+enum Trust {
+    /// Certificates end by their time only.
+    Fixed(SslContext),
+    /// They may be revoked before.
+    Revocable(Arc<Revocation>),
 }
 
 impl TlsFactory {
-    /// Reads certificates and keys, and sets what both roles share: peers always verified, no tickets, no resumption,
-    /// no renegotiation.
-    pub(crate) fn new(config: &TunnelConfig, role: Role, expected: Option<String>) -> Result<Self, TlsError> {
-        let mut context = SslContextBuilder::new(SslMethod::tls()).map_err(TlsError::Setup)?;
-        let authorities = X509::stack_from_pem(config.tls.ca_pem.as_bytes()).map_err(TlsError::Authority)?;
-        if authorities.is_empty() {
-            return Err(TlsError::Empty("CA"));
-        }
-        for authority in authorities {
-            context.add_client_ca(&authority).map_err(TlsError::Authority)?;
-            context.cert_store_mut().add_cert(authority).map_err(TlsError::Authority)?;
-        }
-        let mut chain =
-            X509::stack_from_pem(config.tls.cert_pem.as_bytes()).map_err(TlsError::Certificate)?.into_iter();
-        let leaf = chain.next().ok_or(TlsError::Empty("own certificate"))?;
-        context.set_certificate(&leaf).map_err(TlsError::Certificate)?;
-        for intermediate in chain {
-            context.add_extra_chain_cert(intermediate).map_err(TlsError::Certificate)?;
-        }
-        let key = PKey::private_key_from_pem(config.tls.key_pem.expose_secret().as_bytes()).map_err(TlsError::Key)?;
-        context.set_private_key(&key).map_err(TlsError::Key)?;
-        context.check_private_key().map_err(TlsError::Key)?;
-        let lowest = match config.tls_version_min {
-            TlsVersion::V1_2 => SslVersion::TLS1_2,
-            TlsVersion::V1_3 => SslVersion::TLS1_3,
+    /// Reads certificates, key and revocation lists. `name` is whose certificate a dialer expects.
+    pub(crate) fn new(config: &TunnelConfig, role: Role, name: Option<NameCheck>) -> Result<Self, TlsError> {
+        let material = Material::read(config, role)?;
+        let check = PeerCheck {
+            role,
+            marked: config.remote_cert_tls,
+            name,
+            fingerprints: config.peer_fingerprints.clone(),
+            has_authority: !material.authorities.is_empty(),
+            demand: match role {
+                Role::Server => config.admission.certificate,
+                Role::Client => CertificateDemand::Required,
+            },
         };
-        context.set_min_proto_version(Some(lowest)).map_err(TlsError::Setup)?;
-        context.set_num_tickets(0).map_err(TlsError::Setup)?;
-        context.set_options(SslOptions::NO_TICKET | SslOptions::NO_RENEGOTIATION | SslOptions::NO_COMPRESSION);
-        context.set_session_cache_mode(SslSessionCacheMode::OFF);
-        context.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
-        Ok(Self { context: context.build(), role, marked: config.remote_cert_tls, expected })
+        let trust = match &config.crl {
+            None => Trust::Fixed(material.context(None)?),
+            Some(path) => Trust::Revocable(Revocation::open(path, material, config.clock.clone())?),
+        };
+        let watching = match &trust {
+            Trust::Fixed(_) => None,
+            Trust::Revocable(revocation) => Some(revocation.watch()),
+        };
+        Ok(Self { trust, check: Arc::new(check), clock: config.clock.clone(), _watching: watching })
+    }
+
+    /// When the revocation lists in force end, if there are any.
+    pub(crate) fn crl_next_update(&self) -> Option<SystemTime> {
+        match &self.trust {
+            Trust::Fixed(_) => None,
+            Trust::Revocable(revocation) => Some(revocation.next_update()),
+        }
     }
 
     /// Runs a TLS connection as a task, which ends when the session closes `input` or TLS fails.
@@ -94,70 +121,59 @@ impl TlsFactory {
         key: TlsKey,
         input: mpsc::Receiver<TlsInput>,
         output: mpsc::Sender<(TlsKey, TlsOutput)>,
-    ) -> Result<(), ErrorStack> {
-        let (near, far) = tokio::io::duplex(PIPE);
-        let stream = SslStream::new(Ssl::new(&self.context)?, near)?;
-        let check = PeerCheck { role: self.role, marked: self.marked, expected: self.expected.clone() };
-        tokio::spawn(run(key, stream, far, check, input, output));
-        Ok(())
-    }
-}
-
-/// What a certificate that chains to the authority must be besides.
-struct PeerCheck {
-    role: Role,
-    marked: bool,
-    expected: Option<String>,
-}
-
-impl PeerCheck {
-    /// The identity of an acceptable certificate, or what is wrong with it.
-    fn identify(&self, certificate: &X509Ref) -> Result<Identity, String> {
-        let common_name = certificate.subject_name().entries_by_nid(Nid::COMMONNAME).next();
-        let common_name = common_name.and_then(|entry| entry.data().to_string().ok());
-        let names = certificate.subject_alt_names();
-        let san_uris = names.iter().flatten().filter_map(|name| name.uri().map(str::to_owned)).collect();
-        let identity = Identity { common_name: common_name.unwrap_or_default(), san_uris };
-        let (usage, role) = match self.role {
-            Role::Client => (X509ExtendedKeyUsage::SSL_SERVER, "server"),
-            Role::Server => (X509ExtendedKeyUsage::SSL_CLIENT, "client"),
-        };
-        let extended = certificate.extended_key_usage();
-        if self.marked && !(certificate.key_usage().is_some() && extended.is_some_and(|marks| marks.contains(usage))) {
-            return Err(format!("the certificate is not marked for use by a TLS {role}"));
-        }
-        if identity.common_name.is_empty() && identity.san_uris.is_empty() {
-            return Err("the certificate names nobody: it has neither a common name nor a URI".to_owned());
-        }
-        match &self.expected {
-            Some(name) if !identity.is_named(name) => Err(format!("the certificate is not that of '{name}'")),
-            _ => Ok(identity),
-        }
+    ) {
+        let (check, trust, clock) = (Arc::clone(&self.check), self.trust.clone(), self.clock.clone());
+        tokio::spawn(run(key, trust, check, clock, input, output));
     }
 }
 
 async fn run(
     key: TlsKey,
-    mut stream: SslStream<DuplexStream>,
-    far: DuplexStream,
-    check: PeerCheck,
+    trust: Trust,
+    check: Arc<PeerCheck>,
+    clock: Clock,
     input: mpsc::Receiver<TlsInput>,
     output: mpsc::Sender<(TlsKey, TlsOutput)>,
 ) {
+    let (context, lists) = match trust {
+        Trust::Fixed(context) => (context, None),
+        Trust::Revocable(revocation) => {
+            revocation.refresh().await;
+            let mut lists = revocation.subscribe();
+            let context = lists.borrow_and_update().context.clone();
+            (context, Some(lists))
+        }
+    };
+    let (near, far) = tokio::io::duplex(PIPE);
+    let now = clock.now();
+    let begin = || {
+        let mut ssl = Ssl::new(&context)?;
+        let refusal = check.install(&mut ssl, now);
+        Ok((SslStream::new(ssl, near)?, refusal))
+    };
+    let (stream, refusal) = match begin() {
+        Ok(begun) => begun,
+        Err(error) => {
+            let error: ErrorStack = error;
+            // If nobody listens any more there is nobody to tell; the same below.
+            let _ = output.send((key, TlsOutput::Failed(error.to_string()))).await;
+            return;
+        }
+    };
+    let connection = Connection { key, check, now, refusal, lists, output: output.clone() };
     let (far_read, far_write) = tokio::io::split(far);
     let (messages, queue) = mpsc::channel(16);
     let deliver = deliver(input, far_write, messages);
     let mut collect = std::pin::pin!(collect(key, far_read, &output));
     let failure = tokio::select! {
-        why = talk(key, &mut stream, &check, queue, &output) => why,
+        // It owns the stream, which is dropped with it: an alert may still stand in the pipe, and the end of the stream
+        // comes after it.
+        why = connection.talk(stream, queue) => why,
         // The session is gone, or the driver.
         () = deliver => return,
         () = &mut collect => return,
     };
-    // An alert may still stand in the pipe; the end of the stream comes after it.
-    drop(stream);
     collect.await;
-    // If nobody listens any more there is nobody to tell.
     let _ = output.send((key, TlsOutput::Failed(failure))).await;
 }
 
@@ -192,66 +208,96 @@ async fn collect(key: TlsKey, mut pipe: ReadHalf<DuplexStream>, output: &mpsc::S
     }
 }
 
-/// Shakes hands, then passes messages both ways, one record each. Returns why it cannot go on.
-async fn talk(
+/// One connection and what judges its peer.
+struct Connection {
     key: TlsKey,
-    stream: &mut SslStream<DuplexStream>,
-    check: &PeerCheck,
-    mut queue: mpsc::Receiver<Vec<u8>>,
-    output: &mpsc::Sender<(TlsKey, TlsOutput)>,
-) -> String {
-    let mut stream = Pin::new(stream);
-    let shaken = match check.role {
-        Role::Client => stream.as_mut().connect().await,
-        Role::Server => stream.as_mut().accept().await,
-    };
-    if let Err(error) = shaken {
-        return match stream.ssl().verify_result() {
-            X509VerifyResult::OK => error.to_string(),
-            refused => format!("the peer's certificate was refused: {}", refused.error_string()),
+    check: Arc<PeerCheck>,
+    /// When it began.
+    now: SystemTime,
+    refusal: Refusal,
+    lists: Option<watch::Receiver<Arc<Lists>>>,
+    output: mpsc::Sender<(TlsKey, TlsOutput)>,
+}
+
+impl Connection {
+    /// Shakes hands, then passes messages both ways, one record each. Returns why it cannot go on.
+    async fn talk(mut self, mut stream: SslStream<DuplexStream>, mut queue: mpsc::Receiver<Vec<u8>>) -> String {
+        let mut stream = Pin::new(&mut stream);
+        let shaken = match self.check.role {
+            Role::Client => stream.as_mut().connect().await,
+            Role::Server => stream.as_mut().accept().await,
         };
-    }
-    let established = match establish(stream.ssl(), check) {
-        Ok(established) => established,
-        Err(why) => return why,
-    };
-    if output.send((key, TlsOutput::Established(Box::new(established)))).await.is_err() {
-        return "the driver is gone".to_owned();
-    }
-    let mut buf = vec![0; RECORD];
-    loop {
-        tokio::select! {
-            read = stream.read(&mut buf) => match read {
-                Ok(0) => return "the peer closed TLS".to_owned(),
-                Ok(length) => {
-                    let message = buf.get(..length).unwrap_or_default().to_vec();
-                    if output.send((key, TlsOutput::Message(message))).await.is_err() {
-                        return "the driver is gone".to_owned();
+        if let Err(error) = shaken {
+            let refused = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return refused.unwrap_or_else(|| error.to_string());
+        }
+        let established = match self.establish(stream.ssl()) {
+            Ok(established) => established,
+            Err(why) => return why,
+        };
+        let chain: Vec<X509> = stream.ssl().verified_chain().into_iter().flatten().map(ToOwned::to_owned).collect();
+        if self.pass(TlsOutput::Established(Box::new(established))).await {
+            return "the driver is gone".to_owned();
+        }
+        let mut buf = vec![0; RECORD];
+        loop {
+            tokio::select! {
+                read = stream.read(&mut buf) => match read {
+                    Ok(0) => return "the peer closed TLS".to_owned(),
+                    Ok(length) => {
+                        let message = buf.get(..length).unwrap_or_default().to_vec();
+                        if self.pass(TlsOutput::Message(message)).await {
+                            return "the driver is gone".to_owned();
+                        }
+                    }
+                    Err(error) => return error.to_string(),
+                },
+                Some(message) = queue.recv() => {
+                    // One write of less than a record's size is one record, as peers demand.
+                    if let Err(error) = stream.write_all(&message).await {
+                        return error.to_string();
                     }
                 }
-                Err(error) => return error.to_string(),
-            },
-            Some(message) = queue.recv() => {
-                // One write of less than a record's size is one record, as peers demand.
-                if let Err(error) = stream.write_all(&message).await {
-                    return error.to_string();
+                lists = changed(&mut self.lists) => {
+                    if lists.revoke(&chain) {
+                        return "the peer's certificate has been revoked".to_owned();
+                    }
                 }
             }
         }
     }
+
+    /// Hands something to the session; true when there is nobody any more.
+    async fn pass(&self, output: TlsOutput) -> bool {
+        self.output.send((self.key, output)).await.is_err()
+    }
+
+    fn establish(&self, ssl: &SslRef) -> Result<TlsSession, String> {
+        let identity = match ssl.peer_certificate() {
+            Some(certificate) => self.check.identify(&certificate, self.now)?,
+            // Known by the user name.
+            None if self.check.demand != CertificateDemand::Required => Identity::default(),
+            None => return Err("the peer sent no certificate".to_owned()),
+        };
+        let export = |label| {
+            let mut material = [0; 256];
+            ssl.export_keying_material(&mut material, label, None).map(|()| material).map_err(|error| error.to_string())
+        };
+        Ok(TlsSession {
+            exporter: KeyBlock::from_exporter(export(EXPORTER_LABEL)?),
+            dynamic_tls_crypt: StaticKey::from_bytes(export(DYNAMIC_TLS_CRYPT_LABEL)?),
+            identity,
+            version: ssl.version_str().to_owned(),
+        })
+    }
 }
 
-fn establish(ssl: &SslRef, check: &PeerCheck) -> Result<TlsSession, String> {
-    let certificate = ssl.peer_certificate().ok_or_else(|| "the peer sent no certificate".to_owned())?;
-    let identity = check.identify(&certificate)?;
-    let export = |label| {
-        let mut material = [0; 256];
-        ssl.export_keying_material(&mut material, label, None).map(|()| material).map_err(|error| error.to_string())
-    };
-    Ok(TlsSession {
-        exporter: KeyBlock::from_exporter(export(EXPORTER_LABEL)?),
-        dynamic_tls_crypt: StaticKey::from_bytes(export(DYNAMIC_TLS_CRYPT_LABEL)?),
-        identity,
-        version: ssl.version_str().to_owned(),
-    })
+/// Waits for other revocation lists; for ever where there are none.
+async fn changed(lists: &mut Option<watch::Receiver<Arc<Lists>>>) -> Arc<Lists> {
+    if let Some(lists) = lists
+        && lists.changed().await.is_ok()
+    {
+        return Arc::clone(&lists.borrow_and_update());
+    }
+    std::future::pending().await
 }

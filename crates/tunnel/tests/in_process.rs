@@ -9,8 +9,8 @@ use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunnel::{
-    Command, Device, Dial, EndReason, Error, Event, Handle, Listen, Mode, Remote, StaticKey, StaticPeer, TlsMaterial,
-    Transport, TunnelConfig, Underlay,
+    Command, Device, Dial, EndReason, Error, Event, Handle, Listen, Mode, NameCheck, Remote, StaticKey, StaticPeer,
+    TlsMaterial, Transport, TunnelConfig, Underlay,
 };
 
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
@@ -56,7 +56,7 @@ impl Authority {
     }
 
     fn dialer_of(&self, remotes: Vec<Remote>) -> TunnelConfig {
-        let mode = Mode::Dial(Dial { remotes, peer: Some("listener".to_owned()) });
+        let mode = Mode::Dial(Dial { remotes, peer: Some(NameCheck::Name("listener".to_owned())) });
         TunnelConfig::new(mode, self.issue("dialer", ExtendedKeyUsagePurpose::ClientAuth), Some(key()))
     }
 }

@@ -12,8 +12,8 @@ use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunnel::{
-    Device, Dial, DropReason, EndReason, Event, Handle, Keepalive, Listen, Mode, Remote, StaticKey, TlsMaterial,
-    Transport, TunnelConfig,
+    Device, Dial, DropReason, EndReason, Event, Handle, Keepalive, Listen, Mode, NameCheck, Remote, StaticKey,
+    TlsMaterial, Transport, TunnelConfig,
 };
 
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
@@ -68,7 +68,7 @@ impl Authority {
     /// A dialer that is connected at first, and its address inside.
     async fn dial(&self, name: &str, remotes: &[String]) -> (Running, Ipv4Addr) {
         let remotes: Vec<Remote> = remotes.iter().map(|remote| remote.parse().unwrap()).collect();
-        let mode = Mode::Dial(Dial { remotes, peer: Some("listener".to_owned()) });
+        let mode = Mode::Dial(Dial { remotes, peer: Some(NameCheck::Name("listener".to_owned())) });
         let mut config = self.config(mode, name, ExtendedKeyUsagePurpose::ClientAuth);
         config.keepalive = Keepalive { ping: Duration::from_secs(1), ping_restart: Duration::from_secs(10) };
         let mut dialer = Running::start(config);

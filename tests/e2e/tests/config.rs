@@ -149,6 +149,10 @@ fn impossible_values_are_named() {
         "data_ciphers = [\"BF-CBC\"]\npeer = ",
         &["tunnel.data_ciphers", "AES-256-GCM", "CHACHA20-POLY1305"],
     );
+    edge("peer = ", "tls_version_min = \"1.1\"\npeer = ", &["tunnel.tls_version_min", "1.2", "1.3"]);
+    edge("peer = ", "crl = \"crl.pem\"\npeer = ", &["tunnel.crl", "absolute"]);
+    edge("peer = ", "crl = \"/nonexistent/crl.pem\"\npeer = ", &["tunnel.crl", "/nonexistent/crl.pem", "No such file"]);
+    edge("peer = ", "crl = \"/etc/passwd\"\npeer = ", &["tunnel.crl", "no PEM list"]);
     edge("peer = ", "remotes = [\"a:1\"]\npeer = ", &["tunnel.remotes", "dial"]);
     edge("owner@example.test", "owner", &["ingress.email", "mail address"]);
     edge("peer = \"attic\"", "peer = \"The Attic\"", &[":8: tunnel.peer", "a-z"]);

@@ -11,6 +11,7 @@ use ovpn::key_method2::KeyMethod2;
 use ovpn::keys::KeyBlock;
 use ovpn::negotiation::PeerInfo;
 use ovpn::packet::{ControlBody, Header};
+use ovpn::protection::AuthDigest;
 use ovpn::push::PushReply;
 use ovpn::static_key::StaticKey;
 use ovpn::tls_crypt_v2::{ClientKey, ServerKey};
@@ -73,8 +74,9 @@ fn wrapped_key(bytes: &[u8]) {
 /// A data packet, under every cipher.
 fn data_packet(bytes: &[u8]) {
     let block = KeyBlock::from_exporter([7; 256]);
-    for cipher in Cipher::ALL {
-        let Ok(mut channel) = DataChannel::new(Role::Server, 0, Some(1), *cipher, &block) else { continue };
+    for cipher in Cipher::ALL.iter().chain(Cipher::CBC) {
+        let digest = AuthDigest::default();
+        let Ok(mut channel) = DataChannel::new(Role::Server, 0, Some(1), *cipher, digest, &block) else { continue };
         assert!(channel.open(&mut bytes.to_vec()).is_err(), "a packet that nobody sealed");
     }
 }
@@ -95,7 +97,7 @@ fn key_method(bytes: &[u8]) {
 fn peer_info(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let info = PeerInfo::parse(&text);
-    let _ = info.choose_cipher(Cipher::ALL, &text);
+    let _ = info.choose_cipher(Cipher::ALL, &text, None);
     assert!(!info.software.contains(char::is_control), "control characters for the log");
 }
 

@@ -7,6 +7,7 @@ use super::{Client, PUSH_REQUEST_INTERVAL, Phase};
 use crate::data::{HEADROOM, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{Counters, EndReason, Endpoint, Event, PeerStatus, Received, TlsInput, TlsKey, TlsOutput};
+use crate::live::Heard;
 use crate::packet::{Header, Opcode};
 use crate::underlay::Underlay;
 
@@ -78,8 +79,8 @@ impl Endpoint for Client {
         } else {
             match self.live() {
                 Some((live, mut desk)) if live.renews_over(key) => match live.handle_renewal(now, output, &mut desk) {
-                    Ok(Some(command)) => self.handle_message(now, &command),
-                    Ok(None) => Ok(()),
+                    Ok(Heard::Command(command)) => self.handle_message(now, &command),
+                    Ok(Heard::Nothing | Heard::Exchanged(_)) => Ok(()),
                     Err(reason) => Err(reason),
                 },
                 _ => Ok(()),

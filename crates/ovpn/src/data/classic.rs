@@ -4,15 +4,13 @@ use std::ops::Range;
 
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 
-use super::{AES_GCM_LIMIT, Cipher, HEADROOM, KeyExhausted, TAG, TAILROOM};
+use super::{AES_GCM_LIMIT, Cipher, KeyExhausted, SendHeader, TAG, WORN_PACKET_ID};
 use crate::drops::DropReason;
 use crate::keys::KeyBlock;
 use crate::packet::{Header, Opcode};
 use crate::replay::ReplayWindow;
 use crate::wrap::Role;
 
-/// Packet id from which on a key should be renewed.
-const WORN_PACKET_ID: u32 = 0xff00_0000;
 /// How many of [`AES_GCM_LIMIT`] should be left when a key is renewed.
 const AES_GCM_RESERVE: u64 = 1 << 33;
 
@@ -33,27 +31,11 @@ struct Direction {
     implicit_iv: [u8; 8],
 }
 
-/// What stands before the packet ids we send.
-enum SendHeader {
-    V1(u8),
-    V2([u8; 4]),
-}
-
 impl Classic {
-    pub(super) fn new(
-        role: Role,
-        key_id: u8,
-        peer_id: Option<u32>,
-        cipher: Cipher,
-        block: &KeyBlock,
-    ) -> Result<Self, KeyExhausted> {
+    pub(super) fn new(role: Role, header: SendHeader, cipher: Cipher, block: &KeyBlock) -> Result<Self, KeyExhausted> {
         let direction = |client_to_server| {
             let key = cipher.key(block.cipher(client_to_server))?;
             Ok(Direction { key, implicit_iv: block.implicit_iv(client_to_server) })
-        };
-        let header = match peer_id {
-            None => SendHeader::V1(Header { opcode: Opcode::DataV1, key_id }.encode()),
-            Some(id) => SendHeader::V2(super::header_v2(key_id, id)),
         };
         Ok(Self {
             seal: direction(role == Role::Client)?,
@@ -67,29 +49,26 @@ impl Classic {
         })
     }
 
-    pub(super) fn seal(&mut self, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
-        let end = buf.len().checked_sub(TAILROOM).filter(|&end| end >= HEADROOM).ok_or(KeyExhausted)?;
+    pub(super) fn seal(&mut self, buf: &mut [u8], body: Range<usize>) -> Result<Range<usize>, KeyExhausted> {
         let number = self.next_id.ok_or(KeyExhausted)?;
-        self.seal_budget = self.seal_budget.checked_sub(self.cipher.cost(end - HEADROOM)).ok_or(KeyExhausted)?;
+        self.seal_budget = self.seal_budget.checked_sub(self.cipher.cost(body.len())).ok_or(KeyExhausted)?;
         self.next_id = number.checked_add(1);
         let id = number.to_be_bytes();
         let nonce = self.seal.nonce(id);
-        let (head, body) = buf[..end].split_at_mut(HEADROOM);
-        let (front, tag_place) = head.split_at_mut(HEADROOM - TAG);
-        front[4..].copy_from_slice(&id);
-        let (start, aad) = match self.header {
-            SendHeader::V1(byte) => {
-                front[3] = byte;
-                (3, &front[4..])
-            }
-            SendHeader::V2(bytes) => {
-                front[..4].copy_from_slice(&bytes);
-                (0, &front[..])
-            }
+        let id_at = body.start - TAG - id.len();
+        let start = self.header.write(buf, id_at);
+        let (head, rest) = buf.split_at_mut(body.start);
+        let (front, tag_place) = head.split_at_mut(body.start - TAG);
+        front[id_at..].copy_from_slice(&id);
+        // The first format's header is not authenticated.
+        let aad = match self.header {
+            SendHeader::V1(_) => &front[id_at..],
+            SendHeader::V2(_) => &front[start..],
         };
-        let tag = self.seal.key.seal_in_place_separate_tag(nonce, Aad::from(aad), body).map_err(|_| KeyExhausted)?;
+        let plain = &mut rest[..body.len()];
+        let tag = self.seal.key.seal_in_place_separate_tag(nonce, Aad::from(aad), plain).map_err(|_| KeyExhausted)?;
         tag_place.copy_from_slice(tag.as_ref());
-        Ok(start..end)
+        Ok(start..body.end)
     }
 
     pub(super) fn open(&mut self, packet: &mut [u8]) -> Result<Range<usize>, DropReason> {
@@ -124,6 +103,11 @@ impl Classic {
         Ok(start..end)
     }
 
+    #[cfg(test)]
+    pub(super) fn preset(&mut self, next_id: u32) {
+        self.next_id = Some(next_id);
+    }
+
     pub(super) fn is_worn(&self) -> bool {
         self.next_id.is_none_or(|id| id >= WORN_PACKET_ID)
             || self.seal_budget < AES_GCM_RESERVE
@@ -143,13 +127,14 @@ impl Direction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{HEADROOM, TAILROOM, send_header};
 
     fn channel(cipher: Cipher) -> Classic {
-        Classic::new(Role::Client, 0, Some(0), cipher, &KeyBlock::from_exporter([7; 256])).unwrap()
+        Classic::new(Role::Client, send_header(0, Some(0)), cipher, &KeyBlock::from_exporter([7; 256])).unwrap()
     }
 
     fn seal(channel: &mut Classic) -> Result<Range<usize>, KeyExhausted> {
-        channel.seal(&mut [0; HEADROOM + 16 + TAILROOM])
+        channel.seal(&mut [0; HEADROOM + 16 + TAILROOM], HEADROOM..HEADROOM + 16)
     }
 
     #[test]

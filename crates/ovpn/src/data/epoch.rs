@@ -7,7 +7,7 @@ use std::ops::Range;
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
 
-use super::{AES_GCM_LIMIT, Cipher, HEADROOM, KeyExhausted, TAG, TAILROOM};
+use super::{AES_GCM_LIMIT, Cipher, KeyExhausted, TAG};
 use crate::drops::DropReason;
 use crate::keys::KeyBlock;
 use crate::packet::{Header, Opcode};
@@ -69,7 +69,7 @@ impl Secret {
     }
 
     fn key(&self, cipher: Cipher) -> Result<EpochKey, KeyExhausted> {
-        let key = match cipher.algorithm().key_len() {
+        let key = match cipher.aead().ok_or(KeyExhausted)?.key_len() {
             16 => cipher.key(&expand_label::<16>(&self.bytes, "data_key")?),
             24 => cipher.key(&expand_label::<24>(&self.bytes, "data_key")?),
             _ => cipher.key(&expand_label::<32>(&self.bytes, "data_key")?),
@@ -120,9 +120,8 @@ impl Epochs {
         Ok(epochs)
     }
 
-    pub(super) fn seal(&mut self, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
-        let end = buf.len().checked_sub(TAILROOM).filter(|&end| end >= HEADROOM).ok_or(KeyExhausted)?;
-        let cost = self.cipher.cost(end - HEADROOM);
+    pub(super) fn seal(&mut self, buf: &mut [u8], body: Range<usize>) -> Result<Range<usize>, KeyExhausted> {
+        let cost = self.cipher.cost(body.len());
         if self.budget < cost || self.next_counter > MAX_COUNTER {
             self.sending.advance()?;
             self.begin_sending()?;
@@ -131,15 +130,15 @@ impl Epochs {
         let number = (u64::from(self.seal.epoch) << 48 | self.next_counter).to_be_bytes();
         self.next_counter += 1;
         let nonce = self.seal.nonce(number);
-        let (front, rest) = buf.split_at_mut(HEADROOM);
-        let (body, tag_place) = rest.split_at_mut(end - HEADROOM);
-        let start = HEADROOM - AD;
+        let (front, rest) = buf.split_at_mut(body.start);
+        let (plain, tag_place) = rest.split_at_mut(body.len());
+        let start = body.start - AD;
         let ad = &mut front[start..];
         ad[..4].copy_from_slice(&self.header);
         ad[4..].copy_from_slice(&number);
-        let tag = self.seal.key.seal_in_place_separate_tag(nonce, Aad::from(&*ad), body).map_err(|_| KeyExhausted)?;
+        let tag = self.seal.key.seal_in_place_separate_tag(nonce, Aad::from(&*ad), plain).map_err(|_| KeyExhausted)?;
         tag_place[..TAG].copy_from_slice(tag.as_ref());
-        Ok(start..end + TAG)
+        Ok(start..body.end + TAG)
     }
 
     pub(super) fn open(&mut self, packet: &mut [u8]) -> Result<Range<usize>, DropReason> {
@@ -233,6 +232,7 @@ impl EpochKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{HEADROOM, TAILROOM};
 
     fn pair(cipher: Cipher) -> (Epochs, Epochs) {
         let block = KeyBlock::from_exporter(std::array::from_fn(|at| at as u8));
@@ -242,7 +242,7 @@ mod tests {
 
     fn sealed(epochs: &mut Epochs) -> Result<Vec<u8>, KeyExhausted> {
         let mut buf = [&[0; HEADROOM][..], b"some packet", &[0; TAILROOM]].concat();
-        epochs.seal(&mut buf).map(|range| buf[range].to_vec())
+        epochs.seal(&mut buf, HEADROOM..HEADROOM + 11).map(|range| buf[range].to_vec())
     }
 
     fn epoch_of(packet: &[u8]) -> (u16, u64) {

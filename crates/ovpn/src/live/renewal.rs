@@ -18,6 +18,7 @@ use crate::channel::{ControlChannel, Handled, Renewable};
 use crate::endpoint::{Counters, EndReason, Event, TlsInput, TlsKey, TlsOutput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
+use crate::login::Credentials;
 use crate::packet::SessionId;
 use crate::wrap::Role;
 
@@ -31,6 +32,15 @@ pub(crate) struct Desk<'a> {
     pub(crate) rng: &'a mut dyn rand::CryptoRng,
     pub(crate) events: &'a mut VecDeque<Event>,
     pub(crate) counters: &'a mut Counters,
+}
+
+/// What a renewal has for its session.
+pub(crate) enum Heard {
+    Nothing,
+    /// A message that is none of the key exchange: a command.
+    Command(Vec<u8>),
+    /// The peer's key exchange message was answered; this is whom it said to be.
+    Exchanged(Option<Credentials>),
 }
 
 /// A new key in the making.
@@ -76,6 +86,12 @@ impl Live {
     /// Whether `tls` is the connection of the key in the making.
     pub(crate) fn renews_over(&self, tls: TlsKey) -> bool {
         self.renewal.as_ref().is_some_and(|renewal| renewal.tls == tls)
+    }
+
+    /// The connection of a key that is made but not settled.
+    pub(crate) fn newest_tls(&self) -> Option<TlsKey> {
+        let renewal = self.renewal.as_ref()?;
+        matches!(renewal.step, Step::Settling | Step::Proven).then_some(renewal.tls)
     }
 
     /// Whether the peer may begin a new key.
@@ -138,8 +154,7 @@ impl Live {
         }
     }
 
-    /// Takes output of the TLS connection of the key in the making. Gives back a message that is none of the key
-    /// exchange: a command.
+    /// Takes output of the TLS connection of the key in the making.
     ///
     /// # Errors
     /// When the session must end.
@@ -148,23 +163,23 @@ impl Live {
         now: Instant,
         output: TlsOutput,
         desk: &mut Desk<'_>,
-    ) -> Result<Option<Vec<u8>>, EndReason> {
-        let Some(renewal) = &mut self.renewal else { return Ok(None) };
+    ) -> Result<Heard, EndReason> {
+        let Some(renewal) = &mut self.renewal else { return Ok(Heard::Nothing) };
         match output {
             TlsOutput::Ciphertext(bytes) => {
                 desk.channel.send_tls(renewal.tls, &bytes);
-                Ok(None)
+                Ok(Heard::Nothing)
             }
             TlsOutput::Failed(why) => {
                 self.fail_renewal(now, EndReason::Tls(why), desk);
-                Ok(None)
+                Ok(Heard::Nothing)
             }
             TlsOutput::Established(tls) => {
                 if tls.identity != self.terms.identity {
                     return Err(EndReason::IdentityChanged);
                 }
                 if !matches!(renewal.step, Step::Handshake) {
-                    return Ok(None);
+                    return Ok(Heard::Nothing);
                 }
                 let mut ours = Randoms::generate(desk.rng);
                 let key = renewal.tls;
@@ -175,40 +190,47 @@ impl Live {
                 if self.terms.role == Role::Client {
                     self.send_key_exchange(key, ours, desk);
                 }
-                Ok(None)
+                Ok(Heard::Nothing)
             }
             TlsOutput::Message(message) => match std::mem::replace(&mut renewal.step, Step::Settling) {
                 Step::KeyExchange { tls, ours } => {
                     match self.exchange(&tls, ours, &message, desk) {
                         // The peer's message may have come with the last acknowledgement.
-                        Ok(()) => self.advance_renewal(now, desk),
-                        Err(reason) => self.fail_renewal(now, reason, desk),
+                        Ok(credentials) => {
+                            self.advance_renewal(now, desk);
+                            Ok(Heard::Exchanged(credentials))
+                        }
+                        Err(reason) => {
+                            self.fail_renewal(now, reason, desk);
+                            Ok(Heard::Nothing)
+                        }
                     }
-                    Ok(None)
                 }
-                Step::Settling => Ok(Some(message)),
+                Step::Settling => Ok(Heard::Command(message)),
                 Step::Proven => {
                     renewal.step = Step::Proven;
-                    Ok(Some(message))
+                    Ok(Heard::Command(message))
                 }
                 before @ (Step::Reset | Step::Handshake) => {
                     renewal.step = before;
-                    Ok(None)
+                    Ok(Heard::Nothing)
                 }
             },
         }
     }
 
-    /// Takes the peer's key exchange message, answers it on the server, and makes the key.
+    /// Takes the peer's key exchange message, answers it on the server, and makes the key. Gives the credentials of a
+    /// client.
     fn exchange(
         &mut self,
         tls: &TlsSession,
         ours: Randoms,
         message: &[u8],
         desk: &mut Desk<'_>,
-    ) -> Result<(), EndReason> {
-        let Some(Renewal { tls: key, key_id, began, .. }) = self.renewal else { return Ok(()) };
-        let theirs = KeyMethod2::decode(message, self.terms.role == Role::Server)?.randoms;
+    ) -> Result<Option<Credentials>, EndReason> {
+        let Some(Renewal { tls: key, key_id, began, .. }) = self.renewal else { return Ok(None) };
+        let KeyMethod2 { randoms: theirs, credentials, .. } =
+            KeyMethod2::decode(message, self.terms.role == Role::Server)?;
         let local = desk.channel.local();
         let remote = desk.channel.remote().unwrap_or(SessionId([0; 8]));
         let block = match (self.terms.derivation, self.terms.role) {
@@ -228,12 +250,13 @@ impl Live {
         if self.terms.role == Role::Server {
             self.send_key_exchange(key, ours, desk);
         }
-        Ok(())
+        Ok(credentials)
     }
 
     fn send_key_exchange(&self, key: TlsKey, randoms: Randoms, desk: &mut Desk<'_>) {
-        let (options, peer_info) = (self.terms.options.clone(), self.terms.peer_info.clone());
-        let message = KeyMethod2 { randoms, options, peer_info }.encode(self.terms.role == Role::Client);
+        let Terms { options, credentials, peer_info, .. } = &self.terms;
+        let (options, credentials, peer_info) = (options.clone(), credentials.clone(), peer_info.clone());
+        let message = KeyMethod2 { randoms, options, credentials, peer_info }.encode(self.terms.role == Role::Client);
         desk.channel.expect_record(key);
         desk.tls.push_back((key, TlsInput::Message(message)));
     }

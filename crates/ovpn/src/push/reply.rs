@@ -3,11 +3,17 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::dns::Collected;
 use super::{
     Configured, Ifconfig, Ipv4Prefix, Ipv6Ifconfig, Ipv6Prefix, PullRules, PushError, PushedIpv6Route, PushedRoute,
     REPLY, Redirect, RouteGateway,
 };
+use crate::data::Framing;
+use crate::login::Secret;
+use crate::mss::MssFix;
 use crate::negotiation::printable;
 use crate::underlay::Underlay;
 
@@ -15,6 +21,8 @@ use crate::underlay::Underlay;
 const MAX_ROUTES: usize = 256;
 /// Ignored options remembered for the log.
 const MAX_IGNORED: usize = 32;
+/// Longest token that is taken, bytes: it must fit into a key exchange message.
+const MAX_TOKEN: usize = 1024;
 /// Smallest MTU taken, bytes: stock's.
 const MIN_MTU: u32 = 100;
 
@@ -62,7 +70,16 @@ pub struct PushReply {
     pub cc_exit: bool,
     /// MTU of the device, bytes, at least 100.
     pub tun_mtu: Option<u32>,
+    /// What TCP connections through the tunnel are to fit into.
+    pub mss_fix: Option<MssFix>,
+    /// Around every payload.
+    pub framing: Framing,
+    /// A compression that is not done.
     compression: Option<String>,
+    /// Stands for the password from now on.
+    pub auth_token: Option<Secret>,
+    /// The user name that goes with the token, if it is another.
+    pub auth_token_user: Option<String>,
     /// Options that were not followed, cleaned for the log.
     pub ignored: Vec<String>,
 }
@@ -102,7 +119,7 @@ impl PushReply {
     /// `max_mtu` bounds what was; both in bytes.
     ///
     /// # Errors
-    /// When nothing usable was pushed, or options that change every packet.
+    /// When nothing usable was pushed, or real compression.
     pub fn configured(&self, remote: Underlay, default_mtu: u16, max_mtu: u16) -> Result<Configured, PushError> {
         if let Some(option) = &self.compression {
             return Err(PushError::Compression(option.clone()));
@@ -156,7 +173,9 @@ impl PushReply {
 
     fn ignore(&mut self, option: &str) {
         if self.ignored.len() < MAX_IGNORED - 1 {
-            self.ignored.push(printable(option, 80));
+            // A token is a secret, also one that a filter keeps away.
+            let shown = if option.starts_with("auth-token") { "auth-token" } else { option };
+            self.ignored.push(printable(shown, 80));
         }
     }
 
@@ -198,11 +217,31 @@ impl PushReply {
             }
             ["key-derivation", "tls-ekm"] => self.tls_ekm = true,
             ["tun-mtu", mtu] => self.tun_mtu = Some(mtu.parse().ok().filter(|&mtu| mtu >= MIN_MTU)?),
-            ["compress" | "comp-lzo", ..] => self.compression = Some(printable(option, 40)),
+            ["auth-token", token @ ..] => {
+                self.auth_token = token.first().filter(|token| token.len() <= MAX_TOKEN).map(|&token| token.into());
+            }
+            ["auth-token-user", name @ ..] => self.auth_token_user = name.first().and_then(|name| decode_user(name)),
+            ["mssfix", rest @ ..] => self.mss_fix = Some(MssFix::parse(rest)?),
+            ["compress" | "comp-lzo", rest @ ..] => {
+                let framing = match (words[0], rest) {
+                    ("compress", ["stub-v2"]) => Some(Framing::StubV2),
+                    ("compress", [] | ["stub"]) => Some(Framing::Stub),
+                    ("comp-lzo", ["no"]) => Some(Framing::LzoStub),
+                    _ => None,
+                };
+                self.framing = framing.unwrap_or_default();
+                // As with other options, the last word counts.
+                self.compression = framing.is_none().then(|| printable(option, 40));
+            }
             _ => return None,
         }
         Some(())
     }
+}
+
+/// A user name in base64.
+fn decode_user(name: &str) -> Option<String> {
+    String::from_utf8(STANDARD.decode(name).ok()?).ok()
 }
 
 fn ifconfig(topology: Topology, (local, second): (Ipv4Addr, Ipv4Addr)) -> Option<Ifconfig> {
@@ -364,9 +403,47 @@ mod tests {
     }
 
     #[test]
-    fn refuses_compression() {
-        let pushed = configured("PUSH_REPLY,compress lz4-v2,ifconfig 10.8.0.6 10.8.0.5");
-        assert!(matches!(pushed, Err(PushError::Compression(_))));
+    fn framings_are_taken_and_compression_is_refused() {
+        for (option, framing) in [
+            ("compress stub-v2", Some(Framing::StubV2)),
+            ("compress stub", Some(Framing::Stub)),
+            ("compress", Some(Framing::Stub)),
+            ("comp-lzo no", Some(Framing::LzoStub)),
+            ("comp-lzo yes,compress stub-v2", Some(Framing::StubV2)),
+            ("compress lz4-v2", None),
+            ("compress lz4", None),
+            ("compress lzo", None),
+            ("compress migrate", None),
+            ("comp-lzo", None),
+            ("comp-lzo yes", None),
+            ("comp-lzo adaptive", None),
+            ("compress stub-v2,comp-lzo adaptive", None),
+        ] {
+            let text = format!("PUSH_REPLY,{option},ifconfig 10.8.0.6 10.8.0.5");
+            match (framing, configured(&text)) {
+                (Some(framing), Ok(_)) => assert_eq!(read(&text).framing, framing, "{option}"),
+                (None, Err(error)) => {
+                    assert!(error.to_string().contains("compression is not supported"), "{option}: {error}");
+                }
+                (_, other) => panic!("{option}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn segment_sizes() {
+        for (option, value) in [
+            ("mssfix 1400", Some(MssFix::Payload(1400))),
+            ("mssfix 1400 mtu", Some(MssFix::Datagram(1400))),
+            ("mssfix 1400 fixed", Some(MssFix::Inner(1400))),
+            ("mssfix 0", Some(MssFix::Off)),
+            ("mssfix", Some(MssFix::default())),
+            ("mssfix 10", None),
+            ("mssfix x", None),
+            ("mssfix 1400 x", None),
+        ] {
+            assert_eq!(read(&format!("PUSH_REPLY,{option}")).mss_fix, value, "{option}");
+        }
     }
 
     #[test]
@@ -397,7 +474,7 @@ mod tests {
         #[test]
         fn arbitrary_text_does_not_panic(
             text in "PUSH_REPLY(,(route|route-ipv6|ifconfig|ifconfig-ipv6|dns server|dhcp-option|redirect-gateway|peer-id\
-                     |ping|cipher|topology|tun-mtu)[ -~]{0,30}){0,20}",
+                     |ping|cipher|topology|tun-mtu|mssfix|compress|comp-lzo)[ -~]{0,30}){0,20}",
             other: String,
         ) {
             let mut push = PushReply::default();

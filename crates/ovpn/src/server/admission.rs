@@ -1,9 +1,11 @@
 //! Admission: what happens when a client's key exchange message has come in over a verified TLS session.
 
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Peer, Phase, Server};
+use super::{Candidate, Peer, PeerLogin, Phase, Server, Session};
+use crate::auth_token::Token;
+use crate::data::{Cipher, Framing};
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
 use crate::key_method2::{KeyMethod2, Randoms};
 use crate::keys::{KeyBlock, KeyDerivation};
@@ -14,6 +16,11 @@ use crate::protection::SharedKey;
 use crate::push;
 use crate::underlay::Underlay;
 use crate::wrap::Role;
+
+/// How long a session that was replaced carries the peer's packets at most.
+const TAKE_OVER: Duration = Duration::from_millis(250);
+/// How long packets are still taken from a session that was replaced.
+const STILL_TAKEN: Duration = Duration::from_secs(1);
 
 impl Server {
     /// Answers the client's message, and either prepares the session for its push or refuses it.
@@ -26,24 +33,17 @@ impl Server {
         let mut ours = Randoms::generate(&mut *self.rng);
         ours.pre_master = [0; 48];
         // Sent in every case: a client reads AUTH_FAILED only after it.
-        let reply =
-            KeyMethod2 { randoms: ours.clone(), options: self.options_string(remote), peer_info: String::new() };
+        let options = self.options_string(remote);
+        let reply = KeyMethod2 { randoms: ours.clone(), options, credentials: None, peer_info: String::new() };
         self.send_message(key, reply.encode(false));
         let info = PeerInfo::parse(&theirs.peer_info);
-        if let Err(reason) = self.prepare(now, key, deadline, tls, &info, &theirs, &ours) {
-            let text = if reason == EndReason::Full && info.has(negotiation::PROTO_AUTH_FAIL_TEMP) {
-                format!("AUTH_FAILED,TEMP:{reason}\0")
-            } else {
-                format!("AUTH_FAILED,{reason}\0")
-            };
-            self.send_message(key, text.into_bytes());
-            self.end(now, key, reason);
-        }
+        let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
+        self.examine(now, key, Candidate { deadline, tls, info, theirs, ours, wanted });
     }
 
     fn options_string(&self, remote: Underlay) -> String {
         let tls_auth = self.config.protection.shared().and_then(SharedKey::tls_auth);
-        negotiation::options_string(Role::Server, self.config.tun_mtu, remote, tls_auth)
+        negotiation::options_string(Role::Server, self.config.tun_mtu, remote, self.config.data.digest, tls_auth)
     }
 
     fn send_message(&mut self, key: SessionKey, message: Vec<u8>) {
@@ -54,32 +54,39 @@ impl Server {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything the key exchange gave, used once")]
-    fn prepare(
+    /// Gives an admitted client its place, address and keys.
+    pub(super) fn prepare(
         &mut self,
         now: Instant,
         key: SessionKey,
-        deadline: Instant,
-        tls: TlsSession,
-        info: &PeerInfo,
-        theirs: &KeyMethod2,
-        ours: &Randoms,
+        candidate: Candidate,
+        token: Option<Token>,
     ) -> Result<(), EndReason> {
-        let cipher = info.choose_cipher(&self.config.ciphers, &theirs.options).ok_or(EndReason::NoSharedCipher)?;
+        let identity = candidate.identity();
+        let Candidate { deadline, tls, info, theirs, ours, wanted } = candidate;
+        let cipher = info.choose_cipher(&self.config.ciphers, &theirs.options, self.config.data.fallback);
+        let cipher = cipher.ok_or(EndReason::NoSharedCipher)?;
         let session = self.sessions.get(&key).ok_or(EndReason::Local)?;
         let (remote, local) = (session.remote, session.channel.local());
         let client = session.channel.remote().unwrap_or(SessionId([0; 8]));
-        // The peer is authenticated: only now may it push out an older session of its own.
-        for older in self.older_sessions(&tls.identity, remote) {
-            self.end(now, older, EndReason::Replaced);
-        }
-        let address = self.assign_address(&tls.identity)?;
-        let peer_id = self.assign_peer_id(key)?;
+        let kept = self.make_way(now, &identity, remote);
+        let address = match kept.as_ref().and_then(|&older| self.address_of(older)) {
+            Some(address) => address,
+            None => self.assign_address(&identity)?,
+        };
+        let peer_id = match (self.assign_peer_id(key), kept) {
+            // The last place is the older session's.
+            (Err(EndReason::Full), Some(older)) => {
+                self.end(now, older, EndReason::Replaced);
+                self.assign_peer_id(key)?
+            }
+            (assigned, _) => assigned?,
+        };
         let (key_derivation, block) =
             if self.config.key_derivation == KeyDerivation::Ekm && info.has(negotiation::PROTO_TLS_KEY_EXPORT) {
                 (KeyDerivation::Ekm, tls.exporter)
             } else {
-                (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, ours, client, local))
+                (KeyDerivation::Prf, KeyBlock::from_prf(&theirs.randoms, &ours, client, local))
             };
         let terms = Terms {
             role: Role::Server,
@@ -87,16 +94,20 @@ impl Server {
             identity: tls.identity.clone(),
             sends_peer_id: info.has(negotiation::PROTO_DATA_V2).then_some(peer_id),
             cipher,
-            epochs: self.uses_epochs(info),
+            framing: Framing::None,
+            data: self.config.data,
+            remote,
+            epochs: self.uses_epochs(&info, cipher),
             derivation: key_derivation,
             options: self.options_string(remote),
+            credentials: None,
             peer_info: String::new(),
             limits: self.config.renewal,
         };
         let keepalive = Keepalive { ping_restart: self.config.keepalive.ping_restart * 2, ..self.config.keepalive };
         let connected = PeerConnected {
             peer: peer_id,
-            identity: tls.identity,
+            identity,
             remote,
             address: Some(address),
             cipher,
@@ -104,21 +115,81 @@ impl Server {
             tls_version: tls.version,
             software: info.software.clone(),
         };
-        let cc_exit = info.has(negotiation::PROTO_CC_EXIT);
-        let dynamic = self.uses_dynamic_tls_crypt(info);
-        let push = push::encode(&self.push_options(address, &connected, info));
+        let cc_exit = self.config.control_exit && info.has(negotiation::PROTO_CC_EXIT);
+        let dynamic = self.uses_dynamic_tls_crypt(&info);
+        let username = theirs.credentials.map(|known| known.username);
+        let mut options = self.push_options(address, &connected, &info);
+        options.extend(self.token_option(token, username.as_deref()));
+        let push = push::encode(&options);
         let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
         let live = Box::new(live);
-        let peer = Box::new(Peer { connected, address, cc_exit });
-        let wanted = info.has(negotiation::PROTO_REQUEST_PUSH);
+        let login = PeerLogin { username, info, token, undecided: None };
+        let peer = Box::new(Peer { connected, address, cc_exit, login, replaced: None, takes_over: None });
         let session = self.sessions.get_mut(&key).ok_or(EndReason::Local)?;
         if dynamic {
             session.channel.use_dynamic_tls_crypt(&tls.dynamic_tls_crypt);
         }
         session.phase = Phase::Settling { deadline, peer, live, push, wanted };
-        self.by_address.insert(address, key);
+        self.by_address.entry(address).or_insert(key);
         self.by_remote.insert(remote, key);
         Ok(())
+    }
+
+    /// Ends older sessions of a peer that has authenticated, but for one that is connected from elsewhere: that goes on
+    /// until the new one is connected, and is returned.
+    fn make_way(&mut self, now: Instant, identity: &Identity, remote: Underlay) -> Option<SessionKey> {
+        let mut kept = None;
+        for older in self.older_sessions(identity, remote) {
+            match self.sessions.get(&older) {
+                Some(Session { phase: Phase::Connected { peer, .. }, remote: elsewhere, .. })
+                    if *elsewhere != remote && peer.replaced.is_none() =>
+                {
+                    kept = Some(older);
+                }
+                _ => self.end(now, older, EndReason::Replaced),
+            }
+        }
+        kept
+    }
+
+    fn address_of(&self, key: SessionKey) -> Option<Ipv4Addr> {
+        match &self.sessions.get(&key)?.phase {
+            Phase::Connected { peer, .. } | Phase::Settling { peer, .. } => Some(peer.address),
+            _ => None,
+        }
+    }
+
+    /// Has a session that was just connected take the place of an older one of the peer. What the peer has sent over that
+    /// one until it learns of this is still taken.
+    pub(super) fn succeed(&mut self, now: Instant, key: SessionKey) {
+        let Some(Session { phase: Phase::Connected { peer, .. }, remote, .. }) = self.sessions.get(&key) else {
+            return;
+        };
+        let (identity, remote) = (peer.connected.identity.clone(), *remote);
+        for older in self.older_sessions(&identity, remote) {
+            if older != key
+                && let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&older)
+            {
+                peer.replaced.get_or_insert(now + STILL_TAKEN);
+            }
+        }
+        let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&key) else { return };
+        if self.by_address.get(&peer.address) != Some(&key) {
+            peer.takes_over = Some(now + TAKE_OVER);
+        }
+    }
+
+    /// Has packets to the peer go over this session.
+    pub(super) fn take_over(&mut self, key: SessionKey) {
+        if let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&key) {
+            peer.takes_over = None;
+            self.by_address.insert(peer.address, key);
+        }
+    }
+
+    /// The newest session with this address.
+    pub(super) fn holder_of(&self, address: Ipv4Addr) -> Option<SessionKey> {
+        self.sessions.keys().rev().copied().find(|&key| self.address_of(key) == Some(address))
     }
 
     /// Sessions that must give way to an authenticated newcomer: of the same identity, from the same address, or with
@@ -126,11 +197,12 @@ impl Server {
     fn older_sessions(&self, identity: &Identity, remote: Underlay) -> Vec<SessionKey> {
         let listed = self.listed_address(identity);
         let same = |peer: &Peer| {
-            peer.connected.identity == *identity || peer.connected.remote == remote || Some(peer.address) == listed
+            let is_same = peer.connected.identity == *identity && !self.config.admission.duplicate_names;
+            is_same || peer.connected.remote == remote || Some(peer.address) == listed
         };
         let found = self.sessions.iter().filter(|(_, session)| match &session.phase {
             Phase::Settling { peer, .. } | Phase::Connected { peer, .. } => same(peer),
-            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Ended { .. } => false,
+            Phase::Handshake { .. } | Phase::KeyExchange { .. } | Phase::Deciding(_) | Phase::Ended { .. } => false,
         });
         found.map(|(&key, _)| key).collect()
     }
@@ -173,12 +245,13 @@ impl Server {
         self.config.dynamic_tls_crypt && info.has(negotiation::PROTO_CC_EXIT | negotiation::PROTO_DYNAMIC_TLS_CRYPT)
     }
 
-    fn uses_epochs(&self, info: &PeerInfo) -> bool {
+    fn uses_epochs(&self, info: &PeerInfo, cipher: Cipher) -> bool {
         let needed = negotiation::PROTO_CC_EXIT
             | negotiation::PROTO_DATA_V2
             | negotiation::PROTO_TLS_KEY_EXPORT
             | negotiation::PROTO_EPOCHS;
-        self.config.epochs && self.config.key_derivation == KeyDerivation::Ekm && info.has(needed)
+        let can = self.config.key_derivation == KeyDerivation::Ekm && cipher.is_aead();
+        self.config.epochs && can && info.has(needed)
     }
 
     /// Everything the client is told; only what it announced to understand.
@@ -199,17 +272,16 @@ impl Server {
         }
         let ekm = peer.key_derivation == KeyDerivation::Ekm;
         if info.has(negotiation::PROTO_CC_EXIT) {
-            let mut flags = "protocol-flags cc-exit".to_owned();
-            if ekm {
-                flags.push_str(" tls-ekm");
+            let flags = [
+                ("cc-exit", self.config.control_exit),
+                ("tls-ekm", ekm),
+                ("dyn-tls-crypt", self.uses_dynamic_tls_crypt(info)),
+                ("aead-epoch", self.uses_epochs(info, peer.cipher)),
+            ];
+            let flags: Vec<&str> = flags.into_iter().filter_map(|(flag, used)| used.then_some(flag)).collect();
+            if !flags.is_empty() {
+                options.push(format!("protocol-flags {}", flags.join(" ")));
             }
-            if self.uses_dynamic_tls_crypt(info) {
-                flags.push_str(" dyn-tls-crypt");
-            }
-            if self.uses_epochs(info) {
-                flags.push_str(" aead-epoch");
-            }
-            options.push(flags);
         } else if ekm {
             options.push("key-derivation tls-ekm".to_owned());
         }

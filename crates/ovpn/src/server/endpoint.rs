@@ -10,6 +10,7 @@ use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsKey, TlsOutput,
 };
+use crate::live::Heard;
 use crate::packet::{Header, Opcode};
 use crate::underlay::Underlay;
 
@@ -69,7 +70,7 @@ impl Endpoint for Server {
     fn needs(&self, at: Underlay) -> bool {
         self.sessions.values().filter(|session| session.remote == at).any(|session| {
             let ended = matches!(session.phase, Phase::Ended { .. });
-            !(ended && session.channel.is_settled())
+            !(ended && session.channel.is_settled() && session.channel.is_next_settled())
         })
     }
 
@@ -93,7 +94,7 @@ impl Endpoint for Server {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        let (mut over, mut gone) = (Vec::new(), Vec::new());
+        let (mut over, mut gone, mut taking_over) = (Vec::new(), Vec::new(), Vec::new());
         let mut next: Option<Instant> = None;
         for (&key, session) in &mut self.sessions {
             let due = match &mut session.phase {
@@ -103,13 +104,20 @@ impl Endpoint for Server {
                     }
                     Some(*deadline)
                 }
+                Phase::Deciding(candidate) => {
+                    if candidate.deadline <= now {
+                        over.push((key, EndReason::LoginUndecided));
+                    }
+                    Some(candidate.deadline)
+                }
                 Phase::Settling { deadline, .. } => {
                     if *deadline <= now {
                         over.push((key, EndReason::HandshakeTimeout));
                     }
                     Some(*deadline)
                 }
-                Phase::Connected { live, .. } => {
+                Phase::Connected { live, peer } => {
+                    let undecided = peer.login.undecided.map(|(_, deadline)| deadline);
                     let mut desk = Desk {
                         channel: &mut session.channel,
                         tls: &mut self.tls,
@@ -119,6 +127,8 @@ impl Endpoint for Server {
                     };
                     if let Some(reason) = live.handle_timeout(now, &mut desk) {
                         over.push((key, reason));
+                    } else if undecided.is_some_and(|deadline| deadline <= now) {
+                        over.push((key, EndReason::LoginUndecided));
                     } else {
                         match live.poll_ping(now) {
                             Some(Ok(datagram)) => self.outbox.push_back((session.remote, datagram)),
@@ -126,7 +136,13 @@ impl Endpoint for Server {
                             None => {}
                         }
                     }
-                    live.poll_timeout()
+                    if peer.replaced.is_some_and(|until| until <= now) {
+                        over.push((key, EndReason::Replaced));
+                    }
+                    if peer.takes_over.is_some_and(|at| at <= now) {
+                        taking_over.push(key);
+                    }
+                    [live.poll_timeout(), undecided, peer.replaced, peer.takes_over].into_iter().flatten().min()
                 }
                 Phase::Ended { until } => {
                     if *until <= now {
@@ -142,9 +158,14 @@ impl Endpoint for Server {
             next = [next, due, resend].into_iter().flatten().min();
         }
         self.next_timeout = next;
+        for key in taking_over {
+            self.take_over(key);
+        }
         for (key, reason) in over {
-            if reason == EndReason::KeyExhausted {
-                self.say_goodbye(now, key);
+            match reason {
+                EndReason::KeyExhausted => self.say_goodbye(now, key),
+                EndReason::LoginUndecided => self.give_up_deciding(now, key),
+                _ => {}
             }
             self.end(now, key, reason);
         }
@@ -216,7 +237,9 @@ impl Endpoint for Server {
     fn peers(&self) -> Vec<PeerStatus> {
         let mut peers = Vec::new();
         for session in self.sessions.values() {
-            if let Phase::Connected { live, peer } = &session.phase {
+            if let Phase::Connected { live, peer } = &session.phase
+                && peer.replaced.is_none()
+            {
                 peers.push(PeerStatus {
                     connected: peer.connected.clone(),
                     since: live.since(),
@@ -233,10 +256,17 @@ impl Server {
     /// Takes output of a TLS connection that is not that of the key in use: it makes the next key, or is done with.
     fn handle_renewal(&mut self, now: Instant, tls: TlsKey, output: TlsOutput) {
         let key: SessionKey = tls.session;
-        let Some((live, mut desk)) = self.live(key).filter(|(live, _)| live.renews_over(tls)) else { return };
+        let Some((live, mut desk)) = self.live(key).filter(|(live, _)| live.renews_over(tls)) else {
+            // Last words may go over it.
+            if let (Some(session), TlsOutput::Ciphertext(bytes)) = (self.sessions.get_mut(&key), output) {
+                session.channel.send_tls(tls, &bytes);
+            }
+            return;
+        };
         match live.handle_renewal(now, output, &mut desk) {
-            Ok(None) => {}
-            Ok(Some(command)) => self.handle_message(now, key, &command),
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Command(command)) => self.handle_message(now, key, &command),
+            Ok(Heard::Exchanged(credentials)) => self.examine_renewal(now, tls, credentials),
             Err(reason) => self.end(now, key, reason),
         }
         self.next_timeout = Some(now);

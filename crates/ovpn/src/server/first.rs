@@ -131,6 +131,7 @@ impl Server {
         } else {
             ControlChannel::server(key, local, sender, keys, self.unix_time)
         };
+        let channel = channel.with_max_packet_size(self.config.max_packet_size);
         self.tls.push_back((channel.current(), TlsInput::Start));
         let phase = Phase::Handshake { deadline: now + self.config.renewal.hand_window };
         self.sessions.insert(key, Session { remote: from, channel, phase });

@@ -25,7 +25,11 @@ impl Server {
         from: Underlay,
         datagram: &mut [u8],
     ) -> Result<Opened, DropReason> {
-        let here = self.sessions.get(&key).map(|session| session.remote.transport);
+        let here = match self.sessions.get(&key) {
+            // One that was replaced stays where it is for the rest of its time.
+            Some(Session { phase: Phase::Connected { peer, .. }, .. }) if peer.replaced.is_some() => None,
+            session => session.map(|session| session.remote.transport),
+        };
         if from.transport != Transport::Udp || here != Some(Transport::Udp) {
             return Err(DropReason::UnknownPeer);
         }
@@ -57,9 +61,10 @@ impl Server {
 
     fn float(&mut self, key: SessionKey, to: Underlay) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        let Session { remote, channel, phase: Phase::Connected { peer, .. } } = session else { return };
+        let Session { remote, channel, phase: Phase::Connected { peer, live } } = session else { return };
         let from = std::mem::replace(remote, to);
         peer.connected.remote = to;
+        live.note_remote(to);
         if let Some(sender) = channel.remote() {
             self.by_source.remove(&(from, sender));
             self.by_source.insert((to, sender), key);

@@ -4,7 +4,7 @@ use aws_lc_rs::hmac;
 
 use super::{PREFIX, Unwrapped, session_id};
 use crate::drops::DropReason;
-use crate::protection::{AuthDigest, KeyDirection, TlsAuth};
+use crate::protection::{KeyDirection, TlsAuth};
 
 /// Replay id and time.
 const REPLAY: usize = 8;
@@ -18,13 +18,8 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new(auth: &TlsAuth) -> Self {
-        let algorithm = match auth.digest {
-            AuthDigest::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
-            AuthDigest::Sha256 => hmac::HMAC_SHA256,
-            AuthDigest::Sha512 => hmac::HMAC_SHA512,
-        };
         let length = auth.digest.len();
-        let key = |index| hmac::Key::new(algorithm, &auth.key.hmac_field(index)[..length]);
+        let key = |index| auth.digest.key(auth.key.hmac_field(index));
         let (send, receive) = match auth.direction {
             None => (0, 0),
             Some(KeyDirection::Zero) => (0, 1),

@@ -2,11 +2,15 @@
 //! byte pipe in place of TLS.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod auth;
+mod data;
 mod float;
 mod histories;
 mod network;
+mod probes;
 mod protection;
 mod renewal;
+mod replacement;
 
 use std::time::Duration;
 
@@ -180,7 +184,7 @@ fn refuses_what_it_has_no_cipher_or_place_for() {
     assert_eq!(net.last_reason(other), Some(EndReason::AuthFailed("no shared data cipher".to_owned())));
     let third = net.add_client("c", client_config());
     net.run(seconds(2));
-    assert!(matches!(net.last_reason(third), Some(EndReason::AuthFailed(_))));
+    assert!(matches!(net.last_reason(third), Some(EndReason::RefusedForNow { .. })));
     assert_carries(&mut net, first);
     net.run(seconds(10));
     assert_eq!(net.server.counters().handshakes_failed, 2);

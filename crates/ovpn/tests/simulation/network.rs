@@ -5,12 +5,13 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use ovpn::client::{Client, ClientConfig};
-use ovpn::data::{Cipher, HEADROOM, TAILROOM};
+use ovpn::data::{Cipher, DataSettings, HEADROOM, TAILROOM};
 use ovpn::endpoint::{
-    Counters, EndReason, Endpoint, Event, Identity, Keepalive, Received, RenewalLimits, TlsInput, TlsKey, TlsOutput,
-    TlsSession,
+    Counters, DEFAULT_MAX_PACKET_SIZE, EndReason, Endpoint, Event, Identity, Keepalive, Received, RenewalLimits,
+    SessionKey, TlsInput, TlsKey, TlsOutput, TlsSession,
 };
 use ovpn::keys::{KeyBlock, KeyDerivation};
+use ovpn::login::{Admission, Login};
 use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
 use ovpn::push::{Ipv4Prefix, PullRules};
 use ovpn::server::{Server, ServerConfig, StaticPeer};
@@ -34,6 +35,10 @@ pub(crate) fn client_config() -> ClientConfig {
         renewal: no_renewal(),
         dynamic_tls_crypt: true,
         epochs: true,
+        control_exit: true,
+        login: Login::default(),
+        data: DataSettings::default(),
+        max_packet_size: DEFAULT_MAX_PACKET_SIZE,
         pull: PullRules::default(),
     }
 }
@@ -48,12 +53,16 @@ pub(crate) fn server_config() -> ServerConfig {
         renewal: no_renewal(),
         dynamic_tls_crypt: true,
         epochs: true,
+        data: DataSettings::default(),
+        max_packet_size: DEFAULT_MAX_PACKET_SIZE,
         network: Ipv4Prefix { address: SERVER, prefix_len: 24 },
         peers: Vec::new(),
         pool: Some(Ipv4Addr::new(10, 8, 0, 10)..=Ipv4Addr::new(10, 8, 0, 200)),
         routes: Vec::new(),
         max_peers: 16,
         max_handshakes: 64,
+        admission: Admission::default(),
+        control_exit: true,
     }
 }
 
@@ -100,7 +109,8 @@ pub(crate) fn is_control(first: u8) -> bool {
     !matches!(first >> 3, 6 | 9)
 }
 
-/// Stands for TLS: flights of realistic size, then records. Whoever is called "bad" is refused, "mute" never finishes.
+/// Stands for TLS: flights of realistic size, then records. Whoever is called "bad" is refused, "mute" never
+/// finishes, and who has no name shows no certificate.
 struct Pipe {
     name: String,
     is_client: bool,
@@ -122,7 +132,7 @@ impl Pipe {
         let session = TlsSession {
             exporter,
             dynamic_tls_crypt: StaticKey::from_bytes([self.secret; 256]),
-            identity: identity(peer),
+            identity: if peer.is_empty() { Identity::default() } else { identity(peer) },
             version: "pipe".to_owned(),
         };
         TlsOutput::Established(Box::new(session))
@@ -218,6 +228,10 @@ pub(crate) struct Network {
     sent: u64,
     /// Every datagram that was sent.
     pub(crate) recorded: Vec<Vec<u8>>,
+    /// Changes what clients say inside of TLS.
+    pub(crate) alter: Option<Box<dyn Fn(&[u8]) -> Vec<u8>>>,
+    /// What the server said inside of TLS to each of its sessions, but for key exchanges.
+    said: HashMap<SessionKey, Vec<String>>,
 }
 
 impl Network {
@@ -238,6 +252,8 @@ impl Network {
             on_the_way: BTreeMap::new(),
             sent: 0,
             recorded: Vec::new(),
+            alter: None,
+            said: HashMap::new(),
         }
     }
 
@@ -327,6 +343,28 @@ impl Network {
         self.clients[at].as_mut().unwrap().name = name.to_owned();
     }
 
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// What a client starts its next session with.
+    pub(crate) fn login(&self, at: usize) -> Login {
+        self.client(at).login().clone()
+    }
+
+    /// Has a client hear a command over its first TLS connection, whatever the server thinks of it.
+    pub(crate) fn say_to_client(&mut self, at: usize, command: &str) {
+        let (key, now) = (TlsKey { session: 0, generation: 0 }, self.now);
+        let host = self.clients[at].as_mut().unwrap();
+        host.client.handle_tls(now, key, TlsOutput::Message(command.as_bytes().to_vec()));
+        self.settle();
+    }
+
+    /// What the server said to the session with this number, the first being 0, but for key exchanges.
+    pub(crate) fn server_said(&self, session: usize) -> &[String] {
+        self.said.get(&(session as u64)).map_or(&[], Vec::as_slice)
+    }
+
     pub(crate) fn client_counters(&self, at: usize) -> Counters {
         self.client(at).counters()
     }
@@ -391,6 +429,11 @@ impl Network {
         let mut out = Vec::new();
         let mut sent = Vec::new();
         while let Some((key, input)) = self.server.poll_tls() {
+            if let TlsInput::Message(message) = &input
+                && !message.starts_with(&[0, 0, 0, 0, 2])
+            {
+                self.said.entry(key.session).or_default().push(String::from_utf8_lossy(message).into_owned());
+            }
             for output in pass(&mut self.server_pipes, key, "server", false, input) {
                 self.server.handle_tls(now, key, output);
             }
@@ -402,7 +445,10 @@ impl Network {
         self.server_events.extend(std::iter::from_fn(|| self.server.poll_event()));
         for (at, host) in self.clients.iter_mut().enumerate() {
             let Some(host) = host else { continue };
-            while let Some((key, input)) = host.client.poll_tls() {
+            while let Some((key, mut input)) = host.client.poll_tls() {
+                if let (TlsInput::Message(message), Some(alter)) = (&mut input, &self.alter) {
+                    *message = alter(message);
+                }
                 for output in pass(&mut host.pipes, key, &host.name, true, input) {
                     host.client.handle_tls(now, key, output);
                 }
@@ -413,7 +459,8 @@ impl Network {
             self.events[at].extend(std::iter::from_fn(|| host.client.poll_event()));
         }
         for (to, from, datagram) in sent {
-            assert!(datagram.len() <= 1250 - 28, "a control packet of {} bytes", datagram.len());
+            let limit = 1250 - 48;
+            assert!(datagram.len() <= limit, "a control packet of {} bytes", datagram.len());
             self.send(to, from, datagram);
         }
     }

@@ -1,8 +1,16 @@
 //! Both roles against the stock `openvpn`, in network namespaces. Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod auth;
+mod certificates;
+mod data;
+mod failover;
 mod float;
+mod flood;
+mod nat;
+mod probes;
 mod protection;
+mod relay;
 mod renewal;
 mod support;
 mod transport;

@@ -42,7 +42,8 @@ pub(crate) fn cannot_run() -> bool {
     true
 }
 
-fn stock() -> String {
+/// The program that is the stock peer.
+pub(crate) fn stock() -> String {
     std::env::var("CLOUDATHOME_OPENVPN").unwrap_or_else(|_| "openvpn".to_owned())
 }
 
@@ -97,6 +98,7 @@ pub(crate) struct Lab {
     /// The program of the stock peer.
     pub(crate) stock: String,
     namespaces: [String; 2],
+    authority: CertifiedIssuer<'static, KeyPair>,
     children: Vec<(String, Child)>,
 }
 
@@ -108,6 +110,7 @@ impl Lab {
             dir: tempfile::tempdir().unwrap(),
             stock: stock(),
             namespaces: [format!("{tag}s"), format!("{tag}c")],
+            authority: authority("Ours"),
             children: Vec::new(),
         };
         let [server, client] = &lab.namespaces;
@@ -131,15 +134,22 @@ impl Lab {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
+    /// Certificates like that of `client` for others.
+    pub(crate) fn issue_clients(&self, names: &[String]) {
+        for name in names {
+            self.issue(&self.authority, name, ExtendedKeyUsagePurpose::ClientAuth, |_| ());
+        }
+    }
+
     /// `ca`, `server`, `client`, `expired` and, of another authority that nobody knows, `stranger`.
     fn issue_certificates(&self) {
-        let (ours, theirs) = (authority("Ours"), authority("Theirs"));
+        let (ours, theirs) = (&self.authority, authority("Theirs"));
         fs::write(self.path("ca.pem"), ours.pem()).unwrap();
         let expired = |params: &mut CertificateParams| params.not_after = date_time_ymd(2021, 1, 1);
-        self.issue(&ours, "server", ExtendedKeyUsagePurpose::ServerAuth, |_| ());
-        self.issue(&ours, "client", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
-        self.issue(&ours, "expired", ExtendedKeyUsagePurpose::ClientAuth, expired);
-        self.issue(&ours, "expired-server", ExtendedKeyUsagePurpose::ServerAuth, expired);
+        self.issue(ours, "server", ExtendedKeyUsagePurpose::ServerAuth, |_| ());
+        self.issue(ours, "client", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
+        self.issue(ours, "expired", ExtendedKeyUsagePurpose::ClientAuth, expired);
+        self.issue(ours, "expired-server", ExtendedKeyUsagePurpose::ServerAuth, expired);
         self.issue(&theirs, "stranger", ExtendedKeyUsagePurpose::ClientAuth, |_| ());
     }
 
@@ -164,11 +174,26 @@ impl Lab {
         fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 
+    /// The name of the namespace of `side`.
+    pub(crate) fn namespace(&self, side: Side) -> &str {
+        &self.namespaces[side as usize]
+    }
+
     /// A command that runs in the namespace of `side`.
     pub(crate) fn command(&self, side: Side, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespaces[side as usize], program]);
         command
+    }
+
+    /// Does something in the namespace of `side`. Sockets stay in the one in which they were made.
+    pub(crate) fn inside<T: Send>(&self, side: Side, what: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(Path::new("/run/netns").join(&self.namespaces[side as usize])).unwrap();
+        let enter_and_do = || {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            what()
+        };
+        std::thread::scope(|scope| scope.spawn(enter_and_do).join().unwrap())
     }
 
     /// Starts a process whose output goes to the file `log`.
@@ -195,8 +220,12 @@ impl Lab {
         all.push(format!("cert={}", self.path(&format!("{name}.pem"))));
         all.push(format!("key={}", self.path(&format!("{name}.key"))));
         all.extend(words.iter().map(|&word| word.to_owned()));
-        let program = example();
-        self.spawn(side, log, program.to_str().unwrap(), &all);
+        self.spawn_example(side, log, &all);
+    }
+
+    /// Starts our end with nothing but these words.
+    pub(crate) fn spawn_example(&mut self, side: Side, log: &str, words: &[String]) {
+        self.spawn(side, log, example().to_str().unwrap(), words);
     }
 
     /// Starts stock openvpn as `name`'s certificate holder.
@@ -249,14 +278,18 @@ impl Lab {
         }
     }
 
-    fn all_logs(&self) -> String {
+    pub(crate) fn all_logs(&self) -> String {
         self.children.iter().map(|(log, _)| format!("== {log}\n{}\n", self.log(log))).collect()
     }
 
-    /// Sends a signal to the process with this log. Namespaces are entered by exec, so it is the process itself.
+    /// Id of the process with this log. Namespaces are entered by exec, so it is the process itself.
+    pub(crate) fn pid(&self, log: &str) -> u32 {
+        self.children.iter().find(|(name, _)| name == log).unwrap().1.id()
+    }
+
+    /// Sends a signal to the process with this log.
     pub(crate) fn signal(&self, log: &str, signal: nix::sys::signal::Signal) {
-        let (_, child) = self.children.iter().find(|(name, _)| name == log).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid(log) as i32), signal).unwrap();
     }
 
     /// Interrupts the process with this log and waits for its end; gives the whole log.
