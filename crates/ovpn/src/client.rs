@@ -87,7 +87,7 @@ enum Phase {
         /// When the key exchange was done.
         since: Instant,
         next_request: Instant,
-        push: PushReply,
+        push: Box<PushReply>,
     },
     Connected {
         live: Box<Live>,
@@ -264,7 +264,7 @@ impl Client {
                     material: Box::new(material),
                     since: now,
                     next_request: now + FIRST_PUSH_REQUEST,
-                    push: PushReply::new(self.config.pull.clone()),
+                    push: Box::new(PushReply::new(self.config.pull.clone())),
                 };
                 Ok(())
             }

@@ -212,6 +212,9 @@ struct Host {
     server: Underlay,
 }
 
+/// What becomes of a message.
+type Alteration = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
 /// One server, clients, and what is on its way between them.
 pub(crate) struct Network {
     now: Instant,
@@ -229,7 +232,7 @@ pub(crate) struct Network {
     /// Every datagram that was sent.
     pub(crate) recorded: Vec<Vec<u8>>,
     /// Changes what clients say inside of TLS.
-    pub(crate) alter: Option<Box<dyn Fn(&[u8]) -> Vec<u8>>>,
+    pub(crate) alter: Option<Alteration>,
     /// What the server said inside of TLS to each of its sessions, but for key exchanges.
     said: HashMap<SessionKey, Vec<String>>,
 }
