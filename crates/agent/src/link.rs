@@ -312,6 +312,7 @@ impl Worker {
             address: Some(address),
             peer_address: self.peer.as_ref().and_then(peer_address),
             remote: self.peer.as_ref().map(|peer| peer.remote.canonical_address()),
+            transport: self.peer.as_ref().map(|peer| peer.remote.transport.to_string()),
             cipher: self.peer.as_ref().map(|peer| peer.cipher.to_string()),
             received_bytes: snapshot.traffic.received_bytes,
             sent_bytes: snapshot.traffic.sent_bytes,
