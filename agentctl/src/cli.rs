@@ -28,6 +28,7 @@ fn overview() -> String {
         ("sudo agentctl status", "is it serving, and if not, why"),
         ("sudo agentctl status --json | jq .local.services", "the same for programs"),
         ("agentctl pki init --dir ./authority", "make the private certificate authority"),
+        ("sudo agentctl connect work.ovpn", "join another OpenVPN server's network"),
     ])
 }
 
@@ -52,6 +53,16 @@ pub(crate) enum Command {
         ("sudo agentctl status --socket /run/cloudathome/home.sock", "where both agents run on one host"),
     ]))]
     Status(StatusArgs),
+    /// Connects this host to any OpenVPN server, from a profile file, until it is interrupted
+    ///
+    /// Addresses, routes and name resolution are set as the server asks, and are undone at the end; after a crash by the
+    /// next connection. What happens is told on standard error.
+    #[command(after_help = examples(&[
+        ("agentctl connect --check work.ovpn", "what of the profile is followed and what is not; needs no rights"),
+        ("sudo agentctl connect work.ovpn", "connect; Ctrl-C ends it"),
+        ("sudo agentctl connect --device work0 --login work.login work.ovpn", "without a terminal"),
+    ]))]
+    Connect(ConnectArgs),
     /// Makes identities by hand
     #[command(
         arg_required_else_help = true,
@@ -91,6 +102,25 @@ pub(crate) struct StatusArgs {
     /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// The profile, as your provider or your administrator gave it to you (.ovpn)
+    #[arg(value_name = "FILE")]
+    pub(crate) profile: PathBuf,
+    /// Read the profile and the files that it names, tell what is followed and what is not, and end
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Name of the network device [default: the profile's, else the first free of tun0, tun1, ...]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
+    /// File with the user name on its first line and the password on its second; readable for you alone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) login: Option<PathBuf>,
+    /// Where it is written down how to undo what was set
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cloudathome/connections")]
+    pub(crate) journals: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,6 +16,8 @@ pub enum Exit {
     Unreachable = 3,
     /// The agent answered, and something is not well.
     Unwell = 4,
+    /// A profile cannot be used.
+    Profile = 64,
 }
 
 impl Exit {
@@ -26,7 +28,8 @@ Exit codes:
   1  could not be done
   2  the command line makes no sense
   3  the agent cannot be reached
-  4  the agent answered, and something is not well: degraded, or not serving";
+  4  the agent answered, and something is not well: degraded, or not serving
+  64  the profile, or a file that it names, cannot be used; nothing was changed";
 }
 
 impl From<Exit> for ExitCode {
@@ -77,7 +80,7 @@ mod tests {
 
     #[test]
     fn the_help_names_every_code() {
-        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable, Exit::Unwell] {
+        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable, Exit::Unwell, Exit::Profile] {
             assert!(Exit::HELP.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
         }
     }

@@ -1,9 +1,10 @@
-//! Asks the agent next to it and prints; makes identities by hand; writes its own completions and manual pages.
+//! Asks the agent next to it and prints; makes identities by hand; connects to other servers; writes its own completions and manual pages.
 //!
 //! Data goes to standard output, everything else to standard error.
 #![forbid(unsafe_code)]
 
 mod cli;
+mod connect;
 mod exit;
 mod pki_command;
 mod profile_command;
@@ -28,6 +29,7 @@ use cli::{Command, PkiCommand};
 pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
     match cli.command {
         Command::Status(args) => status::run(&args, colour, out),
+        Command::Connect(args) => connect::run(args, out),
         Command::Pki { command: PkiCommand::Init(args) } => pki_command::init(&args, out),
         Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),
         Command::Pki { command: PkiCommand::Revoke(args) } => revocation_command::revoke(&args, out),

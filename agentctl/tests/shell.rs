@@ -33,12 +33,16 @@ fn a_page_for_every_command() {
         pages,
         [
             "agentctl-completions.1",
+            "agentctl-connect.1",
             "agentctl-man.1",
+            "agentctl-pki-crl.1",
             "agentctl-pki-init.1",
             "agentctl-pki-issue.1",
+            "agentctl-pki-profile.1",
+            "agentctl-pki-revoke.1",
             "agentctl-pki.1",
             "agentctl-status.1",
-            "agentctl.1"
+            "agentctl.1",
         ]
     );
     let status = fs::read_to_string(man.join("agentctl-status.1")).unwrap();

@@ -3,6 +3,7 @@
 //! [`Netlink::apply`] is given everything that is wanted at once, reads what the kernel has, and changes only what
 //! differs; calling it again changes nothing. [`guard`] keeps neighbours on the other links away from the tunnel
 //! addresses, and [`Netlink::collision`] finds out before set-up whether a subnet is in use already.
+//! [`session`] applies for a time what a server pushes to a client, and undoes it.
 //!
 //! A tunnel address is put on its link as a /32, so that it can be bound as long as the link exists, while packets
 //! to the rest of the subnet have a way only when a route to the link is wanted. Without one they meet the subnet's
@@ -13,6 +14,7 @@ mod collision;
 pub mod guard;
 mod netlink;
 mod plan;
+pub mod session;
 mod state;
 
 pub use collision::Collision;

@@ -53,7 +53,7 @@ pub enum NetlinkError {
 /// A connection to the kernel of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Netlink {
-    handle: Handle,
+    pub(crate) handle: Handle,
     connection: tokio::task::JoinHandle<()>,
 }
 
@@ -165,7 +165,10 @@ impl Netlink {
     }
 }
 
-async fn within(what: String, request: impl Future<Output = Result<(), rtnetlink::Error>>) -> Result<(), NetlinkError> {
+pub(crate) async fn within(
+    what: String,
+    request: impl Future<Output = Result<(), rtnetlink::Error>>,
+) -> Result<(), NetlinkError> {
     match tokio::time::timeout(DEADLINE, request).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(source)) => Err(NetlinkError::Request { what, source }),
@@ -173,7 +176,10 @@ async fn within(what: String, request: impl Future<Output = Result<(), rtnetlink
     }
 }
 
-async fn all<T>(what: &str, answers: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, NetlinkError> {
+pub(crate) async fn all<T>(
+    what: &str,
+    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, NetlinkError> {
     match tokio::time::timeout(DEADLINE, answers.try_collect()).await {
         Ok(Ok(answers)) => Ok(answers),
         Ok(Err(source)) => Err(NetlinkError::Request { what: what.to_owned(), source }),

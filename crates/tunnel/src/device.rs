@@ -44,13 +44,19 @@ impl Device {
     /// # Errors
     /// When the name is impossible, the kernel has no TUN, rights are missing, or another process has the device open.
     pub fn open_persistent(name: &str) -> Result<Self, DeviceError> {
-        let valid = (1..16).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
-        if !valid {
-            return Err(DeviceError::Name(name.to_owned()));
-        }
-        let file = crate::sys::open_persistent_tun(name)
-            .map_err(|source| DeviceError::Open { name: name.to_owned(), source })?;
+        let (file, _) = open(name)?;
+        crate::sys::let_tun_persist(&file).map_err(|source| DeviceError::Open { name: name.to_owned(), source })?;
         Self::watch(file)
+    }
+
+    /// Makes the plain TUN device `name`, in which the kernel puts a free number for `%d`. The link goes, with its
+    /// addresses and the routes to it, when the device is dropped or the process ends. Returns its name too.
+    ///
+    /// # Errors
+    /// As [`Self::open_persistent`].
+    pub fn open_transient(name: &str) -> Result<(Self, String), DeviceError> {
+        let (file, name) = open(name)?;
+        Ok((Self::watch(file)?, name))
     }
 
     /// A device in memory, for tests: what is sent to the other end comes out of the device, one packet a message.
@@ -86,4 +92,12 @@ impl Device {
         // Not by readiness: a TUN device is always writable, and what it does not take is lost either way.
         self.file.get_ref().write(packet).map(drop)
     }
+}
+
+fn open(name: &str) -> Result<(File, String), DeviceError> {
+    let valid = (1..16).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+    if !valid {
+        return Err(DeviceError::Name(name.to_owned()));
+    }
+    crate::sys::open_tun(name).map_err(|source| DeviceError::Open { name: name.to_owned(), source })
 }

@@ -15,14 +15,21 @@ nix::ioctl_write_int! {
     tunsetpersist, b'T', 203
 }
 
-/// Opens, or makes, a plain TUN device without packet information and lets it outlive this process.
-pub(crate) fn open_persistent_tun(name: &str) -> io::Result<File> {
+/// Opens, or makes, a plain TUN device without packet information. One that this call makes goes when the file is closed.
+/// Returns its name too, in which the kernel puts a number for `%d`.
+pub(crate) fn open_tun(name: &str) -> io::Result<(File, String)> {
     let iface = tun_tap::Iface::without_packet_info(name, tun_tap::Mode::Tun)?;
+    let name = iface.name().to_owned();
     // SAFETY: into_raw_fd gives up the only owner of a valid file descriptor, which is owned here from now on.
     let fd = unsafe { OwnedFd::from_raw_fd(iface.into_raw_fd()) };
+    Ok((File::from(fd), name))
+}
+
+/// Lets an open TUN device outlive this process.
+pub(crate) fn let_tun_persist(tun: &File) -> io::Result<()> {
     // SAFETY: the request takes an integer by value and the descriptor is an open TUN device.
-    unsafe { tunsetpersist(fd.as_raw_fd(), 1) }?;
-    Ok(File::from(fd))
+    unsafe { tunsetpersist(tun.as_raw_fd(), 1) }?;
+    Ok(())
 }
 
 /// Watches a non-blocking file for readiness.

@@ -23,6 +23,8 @@ pub struct Configured {
     pub routes: Vec<PushedRoute>,
     /// IPv6 routes, at most 256, in the order of the push.
     pub routes_ipv6: Vec<PushedIpv6Route>,
+    /// Metric of routes that name none (`route-metric`); those above have it already.
+    pub route_metric: Option<u32>,
     /// What of the default route goes through the tunnel; `None` leaves it alone.
     pub redirect: Option<Redirect>,
     /// No IPv6 packet may leave the host past the tunnel (`block-ipv6`).

@@ -156,6 +156,7 @@ impl PushReply {
                 .collect(),
             redirect: self.redirect,
             block_ipv6: self.block_ipv6,
+            route_metric: self.route_metric,
             block_outside_dns: self.block_outside_dns,
             dns: self.dns.settle(),
             mtu,

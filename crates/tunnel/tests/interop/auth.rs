@@ -10,8 +10,11 @@ use nix::sys::signal::Signal;
 use crate::support::{Lab, SERVER, Side, cannot_run, stock};
 
 const POOL: &str = "pool=10.8.0.10-10.8.0.20";
+/// How goodbyes go, and what a stock peer says of them.
+const GOODBYES: [(&str, &str); 2] =
+    [("exit=off", "OCC exit message received"), ("exit=on", "CC-EEN exit message received")];
 
-/// Files: `users` for ours, `check.sh` for a stock server, `right` and `wrong` for a stock client.
+/// Files: `users` for ours, `check.sh` for a stock server, `right.txt` and others for a stock client.
 fn lab_with_users() -> Lab {
     let lab = Lab::new();
     fs::write(lab.path("users"), "alice:secret\nlater:secret:later 7\npending:secret:pending 40 30\n").unwrap();
@@ -19,10 +22,10 @@ fn lab_with_users() -> Lab {
     fs::write(lab.path("check.sh"), script).unwrap();
     fs::set_permissions(lab.path("check.sh"), fs::Permissions::from_mode(0o755)).unwrap();
     for (file, contents) in [
-        ("right", "alice\nsecret\n"),
-        ("wrong", "alice\nguess\n"),
-        ("later", "later\nsecret\n"),
-        ("pending", "pending\nsecret\n"),
+        ("right.txt", "alice\nsecret\n"),
+        ("wrong.txt", "alice\nguess\n"),
+        ("later.txt", "later\nsecret\n"),
+        ("pending.txt", "pending\nsecret\n"),
     ] {
         fs::write(lab.path(file), contents).unwrap();
     }
@@ -44,7 +47,7 @@ fn spawn_our_server(lab: &mut Lab, more: &[&str]) {
 
 /// A stock client with the user name and password of a file.
 fn spawn_stock_client(lab: &mut Lab, log: &str, file: &str, more: &[&str]) {
-    let file = lab.path(file);
+    let file = lab.path(&format!("{file}.txt"));
     lab.spawn_stock(Side::Client, log, "client", &[&["--auth-user-pass", &file], more].concat());
 }
 
@@ -124,7 +127,7 @@ fn stock_client_without_certificate() {
             "--client --dev tun --proto udp --nobind --verb 4 --remote {SERVER} 1194 --remote-cert-tls server --ca {} \
              --auth-user-pass {}",
             lab.path("ca.pem"),
-            lab.path(file)
+            lab.path(&format!("{file}.txt"))
         );
         words.split(' ').map(str::to_owned).collect::<Vec<_>>()
     };
@@ -185,7 +188,7 @@ fn our_dialer_uses_the_token_of_a_stock_server() {
         return;
     }
     let mut lab = lab_with_users();
-    spawn_stock_server(&mut lab, &["--auth-gen-token", "30", "--reneg-sec", "15", "15"]);
+    spawn_stock_server(&mut lab, &["--auth-gen-token", "30", "--reneg-sec", "15", "15", "--hand-window", "7"]);
     let orders = format!("orders={}", lab.path("orders"));
     lab.spawn_ours(Side::Client, "ours", "client", &["login=alice:secret", "reneg=0", &orders]);
     lab.wait_for("ours", "PeerConnected");
@@ -242,7 +245,7 @@ fn a_login_waits_for_a_second_factor() {
     let [stock, ours] = &mut labs;
     spawn_stock_client(stock, "client", "pending", &[]);
     ours.spawn_ours(Side::Client, "client", "client", &["login=pending:secret"]);
-    stock.wait_for("client", "AUTH_PENDING,timeout 40");
+    stock.wait_for("client", "AUTH_PENDING received, extending handshake timeout from 60s to 40s");
     stock.wait_for("client", "WEB_AUTH::https://example.com/second-factor");
     let log = ours.wait_for("client", "Info(\"WEB_AUTH::https://example.com/second-factor\")");
     assert!(log.contains("LoginPending { timeout: 40s }"), "{log}");
@@ -324,20 +327,20 @@ fn goodbyes_over_the_data_channel() {
     }
     let mut lab = lab_with_users();
     spawn_stock_server(&mut lab, &[]);
-    for (form, seen) in [("exit=off", "OCC exit message received"), ("exit=on", "CC-EEN exit message received")] {
+    for (count, (form, seen)) in GOODBYES.into_iter().enumerate() {
         lab.spawn_ours(Side::Client, form, "client", &["login=alice:secret", form]);
         lab.wait_for(form, "PeerConnected");
         lab.ping(Side::Client, "10.8.0.1", 56);
         let left = Instant::now();
         lab.finish(form);
         lab.wait_for("stock", seen);
-        lab.wait_for("stock", "client-instance exiting");
+        lab.wait_for_count("stock", "received, client-instance ", count + 1);
         assert!(left.elapsed() < Duration::from_secs(6));
     }
-    lab.finish("stock");
+    drop(lab);
 
-    for (form, seen) in [("exit=off", "OCC exit message received"), ("exit=on", "CC-EEN exit message received")] {
-        let _ = fs::remove_file(lab.path("orders"));
+    for (form, seen) in GOODBYES {
+        let mut lab = lab_with_users();
         spawn_our_server(&mut lab, &[form]);
         let words = ["--explicit-exit-notify", "1", "--connect-retry", "1"];
         spawn_stock_client(&mut lab, "leaves", "right", &words);
@@ -401,23 +404,21 @@ fn stock_peers_with_other_options() {
     if cannot_run() {
         return;
     }
-    let mut lab = Lab::new();
     for options in [["--tun-mtu", "1400"], ["--auth", "SHA512"]] {
+        let mut lab = Lab::new();
         lab.spawn_ours(Side::Server, "ours", "server", &[POOL]);
         lab.wait_for("ours", "Listening");
         lab.spawn_stock(Side::Client, "stock", "client", &options);
         lab.wait_for("stock", "Initialization Sequence Completed");
         lab.ping(Side::Client, "10.8.0.1", 56);
-        lab.finish("stock");
-        lab.finish("ours");
+        drop(lab);
 
+        let mut lab = Lab::new();
         lab.spawn_stock(Side::Server, "stock", "server", &options);
         lab.wait_for("stock", "Initialization Sequence Completed");
         lab.spawn_ours(Side::Client, "ours", "client", &[]);
         lab.wait_for("ours", "PeerConnected");
         lab.ping(Side::Client, "10.8.0.1", 56);
-        lab.finish("ours");
-        lab.finish("stock");
     }
 }
 

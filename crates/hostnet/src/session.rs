@@ -1,0 +1,272 @@
+//! What a server pushes, applied to the host for as long as a connection lives, and undone.
+//!
+//! [`Session::apply`] plans the steps from what is wanted and what the host has, writes down how to undo them, and takes
+//! them. The device belongs to the process that has it open and goes with it, and with it everything that leads into the
+//! tunnel. What is left is undone by [`Session::undo`], or after a crash by the next [`Session::open`]: routes past the
+//! tunnel, the default route that was taken away, name resolution.
+
+mod dns;
+mod journal;
+mod kernel;
+mod plan;
+mod settings;
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use self::dns::Manager;
+use self::journal::{Journal, Undo};
+use self::plan::{Facts, Plan, Step};
+pub use self::settings::{Address, Dns, DnsServer, DnsTransport, Dnssec, Redirect, Route, Settings, Via};
+use crate::netlink::{Netlink, NetlinkError};
+
+/// Where things are on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Directory of the journals, which must outlive the process and a restart of the machine.
+    pub journals: PathBuf,
+    /// The file by which programs find DNS servers.
+    pub resolv_conf: PathBuf,
+}
+
+impl Default for Places {
+    /// `/var/lib/cloudathome/connections` and `/etc/resolv.conf`.
+    fn default() -> Self {
+        Self { journals: "/var/lib/cloudathome/connections".into(), resolv_conf: "/etc/resolv.conf".into() }
+    }
+}
+
+/// Why a connection's settings could not be applied or undone.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The journal cannot be used, so nothing is changed that could not be undone.
+    #[error("cannot use the journal in {}", .dir.display())]
+    Journal {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process has a connection over the device.
+    #[error("another process has a connection over {0}; end it, or choose another device")]
+    Busy(String),
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// The changes, for people.
+    pub changes: Vec<String>,
+    /// What could not be followed, or need not be.
+    pub notes: Vec<String>,
+}
+
+/// The part of a host's state that one connection owns.
+#[derive(Debug)]
+pub struct Session {
+    netlink: Netlink,
+    places: Places,
+    device: String,
+    journal: Journal,
+    applied: Option<Applied>,
+    undo: Vec<Undo>,
+}
+
+#[derive(Debug)]
+struct Applied {
+    settings: Settings,
+    /// From before anything was changed.
+    facts: Facts,
+}
+
+impl Session {
+    /// Takes charge of the connection over `device`, and undoes what processes that did not come to their end have left
+    /// in this network namespace, whatever their devices were. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When another process has a connection over the device, leftovers cannot be undone, or the journal cannot be used.
+    pub async fn open(places: Places, device: &str) -> Result<(Self, Done), SessionError> {
+        let netlink = Netlink::open()?;
+        let fault = |source| SessionError::Journal { dir: places.journals.clone(), source };
+        let mut done = Done::default();
+        for other in Journal::devices(&places.journals).map_err(fault)? {
+            // One that is locked has an owner who lives.
+            if let Some(journal) = Journal::open(&places.journals, &other).map_err(fault)?
+                && journal.is_of_here()
+            {
+                let undo = journal.read().map_err(fault)?;
+                done.changes.extend(roll_back(&netlink, undo, &mut done.notes).await);
+                journal.remove().map_err(fault)?;
+            }
+        }
+        let journal = Journal::open(&places.journals, device).map_err(fault)?;
+        let journal = journal.ok_or_else(|| SessionError::Busy(device.to_owned()))?;
+        let device = device.to_owned();
+        Ok((Self { netlink, places, device, journal, applied: None, undo: Vec::new() }, done))
+    }
+
+    /// What is applied now.
+    #[must_use]
+    pub fn applied(&self) -> Option<&Settings> {
+        self.applied.as_ref().map(|applied| &applied.settings)
+    }
+
+    /// Gives the host what is wanted. What was applied before is undone first if it differs. Routes and name resolution
+    /// that the host refuses are noted, not fatal.
+    ///
+    /// # Errors
+    /// When the device cannot be set up, the host's state cannot be read, or the journal cannot be written; then nothing
+    /// is left applied.
+    pub async fn apply(&mut self, wanted: &Settings) -> Result<Done, SessionError> {
+        if self.applied().is_some_and(|applied| applied == wanted) {
+            return Ok(Done::default());
+        }
+        let mut done = self.undo().await;
+        let result = self.make(wanted, &mut done).await;
+        if result.is_err() {
+            let undone = self.undo().await;
+            done.changes.extend(undone.changes);
+        }
+        result.map(|()| done)
+    }
+
+    async fn make(&mut self, wanted: &Settings, done: &mut Done) -> Result<(), SessionError> {
+        let mut facts = self.netlink.facts(wanted.server).await?;
+        facts.name_servers = name_servers(&self.places.resolv_conf);
+        let Plan { steps, notes } = plan::plan(wanted, &facts);
+        done.notes.extend(notes);
+        // Written before the first step: to undo what was not done does no harm.
+        self.undo = steps.iter().filter_map(Step::undo).collect();
+        let (dns, foreign) = wanted.dns.checked();
+        done.notes.extend(foreign);
+        let manager = (dns != Dns::default()).then(Manager::find);
+        if let Some(manager) = manager {
+            let undo = manager.undo(&self.device, &self.places.resolv_conf).map_err(|source| self.fault(source))?;
+            self.undo.push(Undo::Dns(undo));
+        }
+        self.applied = Some(Applied { settings: wanted.clone(), facts });
+        self.journal.write(&self.undo).map_err(|source| self.fault(source))?;
+        for step in &steps {
+            match self.netlink.take(&self.device, step).await {
+                Ok(()) => done.changes.push(step.to_string()),
+                Err(error) if matches!(step, Step::Link { .. }) => return Err(error.into()),
+                Err(error) => done.notes.push(told(&error)),
+            }
+        }
+        if let Some(manager) = manager {
+            match manager.set(&self.device, &dns, &self.places.resolv_conf) {
+                Ok(notes) => {
+                    done.changes.push("name resolution".to_owned());
+                    done.notes.extend(notes);
+                }
+                Err(error) => done.notes.push(format!("name resolution cannot be set: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps packets to another address of a server out of the tunnel, if what is applied would lead them into it.
+    ///
+    /// # Errors
+    /// When the kernel refuses the route, or the journal cannot be written.
+    pub async fn keep_out(&mut self, server: IpAddr) -> Result<Done, SessionError> {
+        let mut done = Done::default();
+        let Some(Applied { settings, facts }) = &self.applied else { return Ok(done) };
+        let way = match server {
+            IpAddr::V4(_) => facts.default4.as_ref().map(|default| default.way.clone()),
+            IpAddr::V6(_) => facts.default6.clone(),
+        };
+        let Some(way) = way.filter(|_| plan::swallows(settings, server)) else { return Ok(done) };
+        let route = plan::bypass(server, &way);
+        let undo = Undo::Route(route.clone());
+        if self.undo.contains(&undo) {
+            return Ok(done);
+        }
+        self.undo.push(undo);
+        self.journal.write(&self.undo).map_err(|source| self.fault(source))?;
+        let step = Step::Route(route);
+        self.netlink.take(&self.device, &step).await?;
+        done.changes.push(step.to_string());
+        Ok(done)
+    }
+
+    /// Brings the host back to what it was. What cannot be undone is noted, and the rest is undone all the same.
+    pub async fn undo(&mut self) -> Done {
+        let mut done = Done::default();
+        if let Some(Applied { settings, .. }) = self.applied.take() {
+            for address in settings.addresses.iter().rev() {
+                if let Err(error) = self.netlink.remove_address(&self.device, address).await {
+                    done.notes.push(told(&error));
+                }
+            }
+        }
+        let undo = std::mem::take(&mut self.undo);
+        done.changes = roll_back(&self.netlink, undo, &mut done.notes).await;
+        if let Err(error) = self.journal.remove() {
+            done.notes.push(format!("the journal in {} cannot be removed: {error}", self.places.journals.display()));
+        }
+        done
+    }
+
+    fn fault(&self, source: io::Error) -> SessionError {
+        SessionError::Journal { dir: self.places.journals.clone(), source }
+    }
+}
+
+impl Step {
+    /// How it is undone; none for what is about the device, which goes with its owner.
+    fn undo(&self) -> Option<Undo> {
+        match self {
+            Self::Link { .. } | Self::Address(_) => None,
+            Self::RemoveDefault(message) => Some(Undo::Default(message.clone())),
+            Self::Route(route) => Some(Undo::Route(route.clone())),
+        }
+    }
+}
+
+/// Undoes all, the last first. Returns what was undone.
+async fn roll_back(netlink: &Netlink, undo: Vec<Undo>, notes: &mut Vec<String>) -> Vec<String> {
+    let mut changes = Vec::new();
+    for undo in undo.into_iter().rev() {
+        let (what, result) = match undo {
+            Undo::Route(route) => {
+                (format!("removed {route}"), netlink.remove_route(&route).await.map_err(|error| told(&error)))
+            }
+            Undo::Default(message) => (
+                "brought the default route back".to_owned(),
+                netlink.restore(&message).await.map_err(|error| told(&error)),
+            ),
+            Undo::Dns(dns) => (
+                "brought name resolution back".to_owned(),
+                dns.execute().map_err(|error| format!("name resolution cannot be brought back: {error}")),
+            ),
+        };
+        match result {
+            Ok(()) => changes.push(what),
+            Err(note) => notes.push(note),
+        }
+    }
+    changes
+}
+
+/// An error with its causes on one line.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+/// The DNS servers that programs use now.
+fn name_servers(resolv_conf: &Path) -> Vec<IpAddr> {
+    let text = std::fs::read_to_string(resolv_conf).unwrap_or_default();
+    text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok()).collect()
+}
