@@ -86,7 +86,13 @@ fn what_the_profile_says_itself() {
         return;
     }
     let lines = "route 10.99.0.0 255.255.0.0\nroute-ipv6 fd00:99::/64\nredirect-gateway def1\nroute-metric 7";
-    same_as_stock(&["--topology", "subnet"], &["route 10.77.1.0 255.255.255.0"], lines);
+    let pushes = [ROUTES[0], "route-gateway 10.8.0.7", "dhcp-option DNS 10.8.0.53", "dns server 1 address 10.8.0.54"];
+    let mut lab = same_as_stock(&["--topology", "subnet"], &pushes, lines);
+
+    lab.connect(&lab.path("work.ovpn"), &[]);
+    let names = lab.state().resolv_conf;
+    assert!(names.contains("nameserver 10.8.0.54\n") && !names.contains("10.8.0.53"), "{names}");
+    lab.end("client.log", Signal::SIGTERM);
 }
 
 #[test]

@@ -170,28 +170,37 @@ impl Session {
         Ok(())
     }
 
-    /// Keeps packets to another address of a server out of the tunnel, if what is applied would lead them into it.
+    /// Keeps packets to a server out of the tunnel, if what is applied would lead them into it: to another one than
+    /// before, or to the same after the host's own default route has changed.
     ///
     /// # Errors
-    /// When the kernel refuses the route, or the journal cannot be written.
+    /// When the host's routes cannot be read, or the journal cannot be written.
     pub async fn keep_out(&mut self, server: IpAddr) -> Result<Done, SessionError> {
         let mut done = Done::default();
         let Some(Applied { settings, facts }) = &self.applied else { return Ok(done) };
-        let way = match server {
+        if !plan::swallows(settings, server) {
+            return Ok(done);
+        }
+        let of = |facts: &Facts| match server {
             IpAddr::V4(_) => facts.default4.as_ref().map(|default| default.way.clone()),
             IpAddr::V6(_) => facts.default6.clone(),
         };
-        let Some(way) = way.filter(|_| plan::swallows(settings, server)) else { return Ok(done) };
+        let now = self.netlink.facts(server).await?;
+        // Ours may stand in the place of the default route.
+        let default = of(&now).filter(|way| way.device != self.device).or_else(|| of(facts));
+        let known = facts.server.clone().filter(|_| settings.server == server && default == of(facts));
+        let Some(way) = known.or(default) else { return Ok(done) };
         let route = plan::bypass(server, &way);
         let undo = Undo::Route(route.clone());
-        if self.undo.contains(&undo) {
-            return Ok(done);
+        if !self.undo.contains(&undo) {
+            self.undo.push(undo);
+            self.journal.write(&self.undo).map_err(|source| self.fault(source))?;
         }
-        self.undo.push(undo);
-        self.journal.write(&self.undo).map_err(|source| self.fault(source))?;
-        let step = Step::Route(route);
-        self.netlink.take(&self.device, &step).await?;
-        done.changes.push(step.to_string());
+        match self.netlink.ensure_route(&route).await {
+            Ok(true) => done.changes.push(route.to_string()),
+            Ok(false) => {}
+            Err(error) => done.notes.push(told(&error)),
+        }
         Ok(done)
     }
 

@@ -121,6 +121,13 @@ impl Netlink {
         }
     }
 
+    /// Adds a route; false if it is there already.
+    pub(super) async fn ensure_route(&self, route: &RouteSpec) -> Result<bool, NetlinkError> {
+        let message = self.route_message(route).await?;
+        let added = within(format!("set {route}"), self.handle.route().add(message).execute()).await;
+        if code(&added) == Some(EXISTS) { Ok(false) } else { added.map(|()| true) }
+    }
+
     /// Takes a route away; fine if it is gone already.
     pub(super) async fn remove_route(&self, route: &RouteSpec) -> Result<(), NetlinkError> {
         let message = match self.route_message(route).await {
