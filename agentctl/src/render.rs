@@ -127,7 +127,8 @@ fn tunnel_rows(status: &HostStatus, table: &mut Table) {
         (Some(ours), None) => facts.push(ours.to_string()),
         (None, _) => {}
     }
-    facts.extend(tunnel.remote.map(|remote| format!("peer at {remote}")));
+    let transport = tunnel.transport.as_ref().map(|transport| format!(" over {}", transport.to_uppercase()));
+    facts.extend(tunnel.remote.map(|remote| format!("peer at {remote}{}", transport.unwrap_or_default())));
     facts.extend(tunnel.cipher.clone());
     if tunnel.peers > 1 {
         facts.push(format!("{} peers", tunnel.peers));

@@ -222,6 +222,7 @@ impl From<TunnelStatus> for v1::TunnelStatus {
             address: status.address.map(|address| address.to_string()),
             peer_address: status.peer_address.map(|address| address.to_string()),
             remote: status.remote.map(|remote| remote.to_string()),
+            transport: status.transport,
             cipher: status.cipher,
             received_bytes: status.received_bytes,
             sent_bytes: status.sent_bytes,
@@ -249,6 +250,7 @@ impl TryFrom<v1::TunnelStatus> for TunnelStatus {
             address: parse_optional("TunnelStatus.address", wire.address)?,
             peer_address: parse_optional("TunnelStatus.peer_address", wire.peer_address)?,
             remote: parse_optional("TunnelStatus.remote", wire.remote)?,
+            transport: wire.transport.map(|transport| bounded(&transport)),
             cipher: wire.cipher.map(|cipher| bounded(&cipher)),
             received_bytes: wire.received_bytes,
             sent_bytes: wire.sent_bytes,
@@ -394,6 +396,7 @@ mod tests {
                 state: TunnelState::Connected,
                 address: Some("10.86.0.2".parse().unwrap()),
                 remote: Some("198.51.100.10:1194".parse().unwrap()),
+                transport: Some("tcp".into()),
                 cipher: Some("AES-256-GCM".into()),
                 ..TunnelStatus::default()
             },

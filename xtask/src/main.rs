@@ -4,6 +4,7 @@
 mod cargo;
 mod demo;
 mod progress;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -34,12 +35,25 @@ enum Command {
     /// Installs what is missing from Debian's packages. What cannot run here is listed as skipped with the reason; with
     /// CI=true a skip is a failure.
     Test,
+    /// Run our tunnel against stock peers in network namespaces for as long as you like, and print the counts
+    ///
+    /// Under load, with new keys every few seconds, changing addresses, changes between UDP and TCP, loss, and peers that
+    /// are killed. Fails when a byte was wrong, or memory or descriptors grew. Builds with optimisation. Needs root.
+    Soak {
+        /// How long
+        #[arg(long, default_value_t = 30)]
+        minutes: u32,
+        /// Our role in it: listen, dial, or both side by side
+        #[arg(long, default_value = "both")]
+        role: String,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo { check } => demo::run(check),
         Command::Test => test::run(),
+        Command::Soak { minutes, role } => soak::run(minutes, &role),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{
-    Device, Dial, Event, Handle, Keepalive, Listen, NameCheck, PeerConnected, Snapshot, StaticKey, StaticPeer,
-    TlsMaterial, TunnelConfig,
+    Device, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen, NameCheck, PeerConnected, Snapshot, StaticKey,
+    StaticPeer, TlsMaterial, TunnelConfig,
 };
 
 use crate::config::{Mode, TunnelSettings};
@@ -137,14 +137,15 @@ fn tunnel_config(
     };
     let mode = match &settings.mode {
         Mode::Listen(bind) => tunnel::Mode::Listen(Listen {
-            bind: *bind,
             tcp: Some(*bind),
-            address,
-            prefix_len: settings.subnet.prefix_len(),
-            peers: vec![StaticPeer { name: opposite.to_string(), address: peer_address }],
+            peers: vec![StaticPeer {
+                name: opposite.to_string(),
+                address: Some(peer_address),
+                ..StaticPeer::default()
+            }],
             pool: Some(settings.pool()),
-            routes: vec![],
             max_peers: MAX_PEERS,
+            ..Listen::new(*bind, Some(Ipv4Prefix { address, prefix_len: settings.subnet.prefix_len() }))
         }),
         Mode::Dial(remotes) => {
             tunnel::Mode::Dial(Dial { remotes: remotes.clone(), peer: Some(NameCheck::Name(opposite.to_string())) })
@@ -312,6 +313,7 @@ impl Worker {
             address: Some(address),
             peer_address: self.peer.as_ref().and_then(peer_address),
             remote: self.peer.as_ref().map(|peer| peer.remote.canonical_address()),
+            transport: self.peer.as_ref().map(|peer| peer.remote.transport.to_string()),
             cipher: self.peer.as_ref().map(|peer| peer.cipher.to_string()),
             received_bytes: snapshot.traffic.received_bytes,
             sent_bytes: snapshot.traffic.sent_bytes,

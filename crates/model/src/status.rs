@@ -117,6 +117,8 @@ pub struct TunnelStatus {
     pub peer_address: Option<Ipv4Addr>,
     /// The peer's address on the underlay.
     pub remote: Option<SocketAddr>,
+    /// How the peer is reached on the underlay: `udp` or `tcp`.
+    pub transport: Option<String>,
     /// The data-channel cipher.
     pub cipher: Option<String>,
     /// Bytes of inner packets received since start.

@@ -62,6 +62,9 @@ pub struct ClientConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether the epoch format of data packets is announced.
     pub epochs: bool,
+    /// Whether data packets may carry the number of the peer. Without it nothing that came after it is announced, so that
+    /// the server pushes only when asked and keys come from the PRF.
+    pub peer_ids: bool,
     /// Whether `EXIT` on the control channel and `protocol-flags` are announced. Without them goodbyes go over the data
     /// channel, and there is neither dynamic tls-crypt nor the epoch format.
     pub control_exit: bool,
@@ -87,7 +90,7 @@ enum Phase {
         /// When the key exchange was done.
         since: Instant,
         next_request: Instant,
-        push: PushReply,
+        push: Box<PushReply>,
     },
     Connected {
         live: Box<Live>,
@@ -264,7 +267,7 @@ impl Client {
                     material: Box::new(material),
                     since: now,
                     next_request: now + FIRST_PUSH_REQUEST,
-                    push: PushReply::new(self.config.pull.clone()),
+                    push: Box::new(PushReply::new(self.config.pull.clone())),
                 };
                 Ok(())
             }
@@ -324,6 +327,7 @@ impl Client {
             identity: material.tls.identity.clone(),
             remote: self.remote,
             address: configured.gateway,
+            address_ipv6: configured.gateway_ipv6,
             cipher,
             key_derivation,
             tls_version: material.tls.version.clone(),

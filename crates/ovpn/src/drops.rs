@@ -50,10 +50,15 @@ reasons! {
     Authentication => "authentication",
     /// Compressed, or without the framing that was agreed on. Nothing compressed is ever opened.
     Compressed => "compressed",
-    /// Decrypted, but not an IPv4 packet.
+    /// Decrypted or from the device, but not an IPv4 or IPv6 packet.
     NotIp => "not_ip",
     /// An inner source address that is not the peer's own.
     Source => "source",
+    /// An inner source address that means something on a link only: hosts send from such ones of themselves, and there is
+    /// no link here.
+    LinkLocal => "link_local",
+    /// From one peer to another, where that is not allowed.
+    PeerToPeer => "peer_to_peer",
     /// An inner destination that no connected peer owns.
     NoRoute => "no_route",
     /// Larger than the tunnel carries.

@@ -8,7 +8,7 @@
 //! - [`Endpoint::poll_event`]: news for whoever started the tunnel,
 //! - [`Endpoint::poll_timeout`]: when to call [`Endpoint::handle_timeout`] if nothing else happens.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, Instant};
 
@@ -283,6 +283,8 @@ pub struct PeerConnected {
     pub remote: Underlay,
     /// Its address inside of the tunnel, where known: on the server what it was assigned, on the client the gateway.
     pub address: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub address_ipv6: Option<Ipv6Addr>,
     /// The data cipher.
     pub cipher: Cipher,
     /// How the keys were made.

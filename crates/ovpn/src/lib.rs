@@ -2,7 +2,7 @@
 //!
 //! [`client::Client`] and [`server::Server`] are the two roles; both are driven through [`endpoint::Endpoint`], whose
 //! module tells the order of calls. TLS is a byte pipe that the driver provides. Nothing here reads a clock, opens a
-//! socket or allocates per data packet.
+//! socket or allocates per data packet, but for those from peer to peer.
 //!
 //! Spoken: UDP and TCP, control packets wrapped by tls-auth, tls-crypt, tls-crypt-v2 or not at all, key method 2 with
 //! keys from the TLS exporter or the PRF, AES-GCM and ChaCha20-Poly1305, AES-CBC where it is named, push, ping, exit notices, renewal of keys by
@@ -32,5 +32,6 @@ pub mod wrap;
 
 mod channel;
 mod cookie;
+mod inner;
 mod live;
 mod reliability;

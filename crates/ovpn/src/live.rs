@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::data::{self, Cipher, DataChannel, DataSettings, Framing, HEADROOM, KeyExhausted, Payload, TAILROOM};
 use crate::drops::DropReason;
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerId, RenewalLimits, Traffic};
+use crate::inner;
 use crate::keys::{KeyBlock, KeyDerivation};
 use crate::login::Credentials;
 use crate::mss::{self, Carrier};
@@ -210,8 +211,8 @@ impl Live {
         self.last_sent = now;
     }
 
-    /// Opens a data packet in place and tells what it is. A packet for the device is an IPv4 packet whose header and
-    /// length hold.
+    /// Opens a data packet in place and tells what it is. A packet for the device is an IPv4 or IPv6 packet whose
+    /// header and length hold.
     pub(crate) fn open(&mut self, now: Instant, datagram: &mut [u8]) -> Result<Opened, DropReason> {
         let key_id = datagram.first().copied().and_then(Header::decode).map(|header| header.key_id);
         let at = self.keys.iter().rposition(|key| Some(key.key_id) == key_id);
@@ -228,7 +229,7 @@ impl Live {
             Payload::Ping | Payload::Other => Ok(Opened::Ping),
             Payload::Exit => Ok(Opened::Exit),
             Payload::Packet => {
-                let length = ipv4_length(plain).ok_or(DropReason::NotIp)?;
+                let length = inner::length(plain).ok_or(DropReason::NotIp)?;
                 let range = range.start..range.start + length;
                 self.clamp(&mut datagram[range.clone()]);
                 self.traffic.received_packets += 1;
@@ -249,6 +250,13 @@ impl Live {
         Ok(range)
     }
 
+    /// A datagram that carries a packet which is not in a buffer with room.
+    pub(crate) fn seal_copy(&mut self, now: Instant, packet: &[u8]) -> Result<Vec<u8>, KeyExhausted> {
+        let mut buf = [&[0; HEADROOM][..], packet, &[0; TAILROOM]].concat();
+        let range = self.seal(now, &mut buf)?;
+        Ok(cut(buf, range))
+    }
+
     fn clamp(&self, packet: &mut [u8]) {
         if let Some(limit) = self.mss_limit {
             mss::clamp(packet, limit);
@@ -257,13 +265,9 @@ impl Live {
 
     /// A datagram that carries a message of the data channel.
     pub(crate) fn message(&mut self, now: Instant, message: &[u8]) -> Result<Vec<u8>, KeyExhausted> {
-        let mut buf = vec![0; HEADROOM];
-        buf.extend_from_slice(message);
-        buf.extend_from_slice(&[0; TAILROOM]);
+        let mut buf = [&[0; HEADROOM][..], message, &[0; TAILROOM]].concat();
         let range = self.seal_any(now, &mut buf)?;
-        buf.truncate(range.end);
-        buf.drain(..range.start);
-        Ok(buf)
+        Ok(cut(buf, range))
     }
 
     fn seal_any(&mut self, now: Instant, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
@@ -339,11 +343,8 @@ fn inner_length(buf: &[u8]) -> usize {
     buf.len().saturating_sub(HEADROOM + TAILROOM)
 }
 
-/// The total length of an IPv4 packet, if `packet` holds one.
-fn ipv4_length(packet: &[u8]) -> Option<usize> {
-    if packet.len() < 20 || packet[0] >> 4 != 4 {
-        return None;
-    }
-    let length = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-    (20..=packet.len()).contains(&length).then_some(length)
+fn cut(mut buf: Vec<u8>, range: Range<usize>) -> Vec<u8> {
+    buf.truncate(range.end);
+    buf.drain(..range.start);
+    buf
 }

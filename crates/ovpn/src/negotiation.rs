@@ -111,6 +111,10 @@ pub(crate) fn client_info(config: &ClientConfig) -> String {
     if config.epochs && config.key_derivation == KeyDerivation::Ekm && config.control_exit {
         protocol |= PROTO_EPOCHS;
     }
+    // No other bit may be set without that of the peer id.
+    if !config.peer_ids {
+        protocol = 0;
+    }
     let max_mtu = config.max_mtu;
     let names: Vec<&str> = config.ciphers.iter().map(|cipher| cipher.as_str()).collect();
     format!(
@@ -230,6 +234,7 @@ mod tests {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+            peer_ids: true,
             control_exit: true,
             login: Login::default(),
             data: DataSettings::default(),
@@ -244,5 +249,7 @@ mod tests {
         assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 16 + 128 + 256 + 2048);
         config.control_exit = false;
         assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 2 + 4 + 16 + 256 + 2048);
+        config.peer_ids = false;
+        assert_eq!(PeerInfo::parse(&client_info(&config)).protocol, 0);
     }
 }

@@ -8,11 +8,13 @@ mod configured;
 mod dns;
 mod filter;
 mod reply;
+mod set;
 
 pub use configured::{Configured, Ifconfig, Ipv6Ifconfig, PushedIpv6Route, PushedRoute, Redirect, RouteGateway};
 pub use dns::{Dns, DnsAddress, DnsServer, DnsTransport, Dnssec};
 pub use filter::{FilterAction, PullFilter, PullRules};
 pub use reply::PushReply;
+pub use set::{PushSet, PushSetError};
 
 /// Longest message; stock peers read commands into buffers of 1024 bytes.
 const MAX_MESSAGE: usize = 940;

@@ -11,7 +11,7 @@
 //! it is connected, not before, and what is on its way over the old one is still taken for a moment.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
@@ -23,12 +23,13 @@ use crate::endpoint::{
     Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, RenewalLimits, SessionKey, TlsInput,
     TlsKey, TlsSession,
 };
+use crate::inner;
 use crate::keys::KeyDerivation;
 use crate::live::{Desk, Live, Opened};
 use crate::login::{Admission, LoginRequest};
 use crate::packet::{Header, Opcode, SessionId};
 use crate::protection::ServerProtection;
-use crate::push::Ipv4Prefix;
+use crate::push::{Ipv4Prefix, Ipv6Prefix, PushSet};
 use crate::underlay::{Transport, Underlay};
 use crate::wrap::{Unwrapped, session_id};
 
@@ -38,18 +39,27 @@ mod first;
 mod float;
 mod login;
 mod notice;
+mod pool;
 
 use first::Wrapping;
 use login::{Candidate, PeerLogin};
 pub use notice::Notice;
+use pool::Pool;
 
-/// A peer with an address of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Packets from peer to peer that may wait to be sent. What comes in at once is not more.
+const MAX_WAITING: usize = 1024;
+
+/// A peer with addresses or options of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StaticPeer {
     /// A SAN URI or the common name of its certificate.
     pub name: String,
-    /// Its address inside of the tunnel.
-    pub address: Ipv4Addr,
+    /// Its IPv4 address inside of the tunnel; without one it gets one of the pool.
+    pub address: Option<Ipv4Addr>,
+    /// Its IPv6 address inside of the tunnel; without one it gets one of the pool.
+    pub address_ipv6: Option<Ipv6Addr>,
+    /// What it is told beyond what all are told.
+    pub push: PushSet,
 }
 
 /// What a server needs to know.
@@ -71,18 +81,27 @@ pub struct ServerConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether the epoch format of data packets is used with clients that announce it.
     pub epochs: bool,
+    /// Whether data packets carry the number of the peer, with clients that announce that they can. Without it a client
+    /// is found by its address only, and cannot move.
+    pub peer_ids: bool,
     /// The rest about data packets.
     pub data: DataSettings,
     /// Largest IP datagram of the control channel, one of [`crate::endpoint::MAX_PACKET_SIZES`].
     pub max_packet_size: u16,
-    /// The server's own address and network inside of the tunnel.
-    pub network: Ipv4Prefix,
-    /// Peers with addresses of their own.
+    /// The server's own IPv4 address and network inside of the tunnel; `None` for IPv6 only.
+    pub network: Option<Ipv4Prefix>,
+    /// The server's own IPv6 address and network inside of the tunnel; `None` for IPv4 only.
+    pub network_ipv6: Option<Ipv6Prefix>,
+    /// Peers with addresses or options of their own.
     pub peers: Vec<StaticPeer>,
-    /// Addresses for everyone else with a good certificate; without them nobody else is served.
+    /// IPv4 addresses for everyone else with a good certificate; without a pool nobody else is served.
     pub pool: Option<RangeInclusive<Ipv4Addr>>,
-    /// Networks that clients shall reach through the tunnel.
-    pub routes: Vec<Ipv4Prefix>,
+    /// IPv6 addresses for everyone else.
+    pub pool_ipv6: Option<RangeInclusive<Ipv6Addr>>,
+    /// What all clients are told, besides what the tunnel needs. Must pass [`PushSet::check`], like those of `peers`.
+    pub push: PushSet,
+    /// Whether packets from one peer to the address of another are forwarded; else they are dropped.
+    pub client_to_client: bool,
     /// Most peers at a time.
     pub max_peers: usize,
     /// Most handshakes in progress at a time.
@@ -127,7 +146,6 @@ enum Phase {
 
 struct Peer {
     connected: PeerConnected,
-    address: Ipv4Addr,
     cc_exit: bool,
     login: PeerLogin,
     /// Until when packets are still taken from the peer over this session, although it has a newer one.
@@ -135,6 +153,13 @@ struct Peer {
     /// An older session carries the peer's packets until data comes in over this one, which shows that the peer has its
     /// keys, or until this time.
     takes_over: Option<Instant>,
+}
+
+impl Peer {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let PeerConnected { address, address_ipv6, .. } = self.connected;
+        address.map(IpAddr::V4).into_iter().chain(address_ipv6.map(IpAddr::V6))
+    }
 }
 
 /// See the module's documentation.
@@ -150,9 +175,14 @@ pub struct Server {
     next_session: SessionKey,
     by_source: HashMap<(Underlay, SessionId), SessionKey>,
     by_remote: HashMap<Underlay, SessionKey>,
-    by_address: HashMap<Ipv4Addr, SessionKey>,
+    /// By address inside of the tunnel.
+    by_address: HashMap<IpAddr, SessionKey>,
     /// Index is the peer id.
     by_peer: Vec<Option<SessionKey>>,
+    /// How many sessions have a peer id.
+    admitted: usize,
+    pool: Option<Pool<Ipv4Addr>>,
+    pool_ipv6: Option<Pool<Ipv6Addr>>,
     rate: (Instant, u32),
     /// Packets from unknown addresses that were tried in vain.
     float_rate: (Instant, u32),
@@ -186,6 +216,9 @@ impl Server {
             by_remote: HashMap::new(),
             by_address: HashMap::new(),
             by_peer: Vec::new(),
+            admitted: 0,
+            pool: config.network.and(config.pool.clone()).map(Pool::new),
+            pool_ipv6: config.network_ipv6.and(config.pool_ipv6.clone()).map(Pool::new),
             rate: (now, 0),
             float_rate: (now, 0),
             dirty: BTreeSet::new(),
@@ -355,7 +388,9 @@ impl Server {
         let Some(Session { remote, phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get(&key) else {
             return Err(DropReason::UnknownPeer);
         };
-        let (address, takes_over) = (peer.address, peer.takes_over.is_some());
+        let own: [Option<IpAddr>; 2] =
+            [peer.connected.address.map(IpAddr::V4), peer.connected.address_ipv6.map(IpAddr::V6)];
+        let takes_over = peer.takes_over.is_some();
         let opened = if *remote == from {
             self.open_data(now, key, datagram)?
         } else {
@@ -372,12 +407,38 @@ impl Server {
             }
             Opened::Packet(range) => range,
         };
-        // The source address of an IPv4 header stands at 12.
-        let source = datagram.get(range.start + 12..range.start + 16);
-        if source != Some(address.octets().as_slice()) {
-            return Err(DropReason::Source);
+        let packet = datagram.get(range.clone()).unwrap_or_default();
+        let (source, destination) = inner::addresses(packet).ok_or(DropReason::NotIp)?;
+        if !own.contains(&Some(source)) {
+            return Err(if inner::is_of_the_link(source) { DropReason::LinkLocal } else { DropReason::Source });
         }
-        Ok(Received::Packet(range))
+        match self.by_address.get(&destination) {
+            None => Ok(Received::Packet(range)),
+            Some(_) if !self.config.client_to_client => Err(DropReason::PeerToPeer),
+            Some(&other) => self.forward(now, other, packet),
+        }
+    }
+
+    /// Sends on a packet from one peer to another.
+    fn forward(&mut self, now: Instant, to: SessionKey, packet: &[u8]) -> Result<Received, DropReason> {
+        let Some(Session { phase: Phase::Connected { live, .. }, remote, .. }) = self.sessions.get_mut(&to) else {
+            return Err(DropReason::NoRoute);
+        };
+        if self.outbox.len() >= MAX_WAITING {
+            return Err(DropReason::Blocked);
+        }
+        let sealed = live.seal_copy(now, packet);
+        if live.is_renewal_due(now) {
+            self.next_timeout = Some(now);
+        }
+        match sealed {
+            Ok(datagram) => self.outbox.push_back((*remote, datagram)),
+            Err(_) => {
+                self.end(now, to, EndReason::KeyExhausted);
+                return Err(DropReason::NoRoute);
+            }
+        }
+        Ok(Received::Consumed)
     }
 
     fn open_data(&mut self, now: Instant, key: SessionKey, datagram: &mut [u8]) -> Result<Opened, DropReason> {
@@ -441,11 +502,14 @@ impl Server {
     fn release(&mut self, key: SessionKey, peer: &Peer) {
         if let Some(place) = self.by_peer.get_mut(peer.connected.peer as usize) {
             *place = None;
+            self.admitted = self.admitted.saturating_sub(1);
         }
-        if self.by_address.get(&peer.address) == Some(&key) {
-            self.by_address.remove(&peer.address);
-            if let Some(newer) = self.holder_of(peer.address) {
-                self.by_address.insert(peer.address, newer);
+        for address in peer.addresses() {
+            if self.by_address.get(&address) == Some(&key) {
+                self.by_address.remove(&address);
+                if let Some(newer) = self.holder_of(address) {
+                    self.by_address.insert(address, newer);
+                }
             }
         }
         if self.by_remote.get(&peer.connected.remote) == Some(&key) {

@@ -6,6 +6,8 @@
 //!
 //! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
 //! `ciphers=A:B`, `tls_min=1.3`, `tls_max=1.2`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
+//! `address6=fd00:8::1/64 pool6=A-B push=OPTION;OPTION static_push=OPTION;OPTION client_to_client=on` for a listener (with
+//! an empty `address=` it is IPv6 only), `pull_filter=ACTION:PREFIX;... route_nopull=on` for a dialer, `peer_ids=off`,
 //! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
 //! `crl=FILE`, `fingerprint=HEX[,MORE]` instead of `ca=`, `peer_prefix=TEXT` or `peer_subject=TEXT` instead of `peer=`,
 //! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
@@ -27,9 +29,9 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
 use tunnel::{
-    AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, Ifconfig, Keepalive, KeyDerivation,
-    KeyDirection, Listen, Mode, MssFix, NameCheck, RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer,
-    TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
+    AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, FilterAction, Ifconfig, Keepalive,
+    KeyDerivation, KeyDirection, Listen, Mode, MssFix, NameCheck, PullFilter, PushSet, RouteGateway, ServerKey,
+    ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
 };
 
 type Settings = HashMap<String, String>;
@@ -46,7 +48,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::open_persistent(&tun)?;
     if let Mode::Listen(listen) = &config.mode {
         up(&tun, config.tun_mtu)?;
-        ip(&["address", "replace", &format!("{}/{}", listen.address, listen.prefix_len), "dev", &tun])?;
+        if let Some(prefix) = listen.network {
+            ip(&["address", "replace", &prefix.to_string(), "dev", &tun])?;
+        }
+        if let Some(prefix) = listen.network_ipv6 {
+            ip(&["address", "replace", &prefix.to_string(), "dev", &tun, "nodad"])?;
+        }
     }
     let stop = CancellationToken::new();
     let mut handle = tunnel::start(config, device, stop.clone())?;
@@ -85,24 +92,34 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     let need = |key: &str| settings.get(key).ok_or_else(|| format!("'{key}=' is missing"));
     let mode = match need("mode")?.as_str() {
         "listen" => {
-            let (address, prefix_len) = need("address")?.split_once('/').ok_or("address=A/LENGTH")?;
             let pool = match settings.get("pool").and_then(|pool| pool.split_once('-')) {
                 Some((first, last)) => Some(first.parse()?..=last.parse()?),
                 None => None,
             };
+            let pool_ipv6 = match settings.get("pool6").and_then(|pool| pool.split_once('-')) {
+                Some((first, last)) => Some(first.parse()?..=last.parse()?),
+                None => None,
+            };
             let peers = match settings.get("static").and_then(|peer| peer.rsplit_once('/')) {
-                Some((name, address)) => vec![StaticPeer { name: name.to_owned(), address: address.parse()? }],
+                Some((name, address)) => vec![StaticPeer {
+                    name: name.to_owned(),
+                    address: Some(address.parse()?),
+                    push: push_set(settings.get("static_push")),
+                    ..StaticPeer::default()
+                }],
                 None => Vec::new(),
             };
+            let network = |key: &str| settings.get(key).filter(|text| !text.is_empty());
             Mode::Listen(Listen {
-                bind: need("bind")?.parse()?,
                 tcp: settings.get("tcp").map(|address| address.parse()).transpose()?,
-                address: address.parse()?,
-                prefix_len: prefix_len.parse()?,
+                network_ipv6: network("address6").map(|prefix| prefix.parse()).transpose()?,
                 peers,
                 pool,
-                routes: Vec::new(),
+                pool_ipv6,
+                push: push_set(settings.get("push")),
+                client_to_client: settings.contains_key("client_to_client"),
                 max_peers: settings.get("peers").map_or(Ok(16), |count| count.parse())?,
+                ..Listen::new(need("bind")?.parse()?, network("address").map(|prefix| prefix.parse()).transpose()?)
             })
         }
         _ => {
@@ -139,6 +156,17 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         let seconds = |text: &str| text.parse().map(Duration::from_secs);
         config.keepalive = Keepalive { ping: seconds(ping)?, ping_restart: seconds(restart)? };
     }
+    config.peer_ids = settings.get("peer_ids").is_none_or(|ids| ids != "off");
+    config.pull.route_nopull = settings.contains_key("route_nopull");
+    for filter in settings.get("pull_filter").map_or("", String::as_str).split_terminator(';') {
+        let (action, prefix) = filter.split_once(':').ok_or("pull_filter=ACTION:PREFIX;...")?;
+        let action = match action {
+            "accept" => FilterAction::Accept,
+            "ignore" => FilterAction::Ignore,
+            _ => FilterAction::Reject,
+        };
+        config.pull.filters.push(PullFilter { action, prefix: prefix.to_owned() });
+    }
     auth::set(&mut config, settings)?;
     if let Some(name) = settings.get("auth") {
         config.data.digest = name.parse()?;
@@ -162,6 +190,12 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         }
     }
     Ok(config)
+}
+
+/// Options as they are pushed, with semicolons between them.
+fn push_set(options: Option<&String>) -> PushSet {
+    let options = options.map_or("", String::as_str).split_terminator(';').map(str::to_owned).collect();
+    PushSet { options, ..PushSet::default() }
 }
 
 fn name_check(settings: &Settings) -> Option<NameCheck> {

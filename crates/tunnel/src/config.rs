@@ -16,7 +16,7 @@ pub use ovpn::login::{Admission, Advance, CertificateDemand, Credentials, Decisi
 pub use ovpn::mss::MssFix;
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
-pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PullFilter, PullRules};
+pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PrefixError, PullFilter, PullRules, PushSet, PushSetError};
 pub use ovpn::server::StaticPeer;
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
 pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
@@ -64,6 +64,9 @@ pub struct TunnelConfig {
     pub dynamic_tls_crypt: bool,
     /// Whether data packets are in the epoch format, which renews its keys by itself, when the other end can do that too.
     pub epochs: bool,
+    /// Whether data packets carry the number of the peer when the other end can do that too. Without it a listener finds
+    /// peers by their address only, and a dialer announces nothing of what came after it.
+    pub peer_ids: bool,
     /// Whether `EXIT` on the control channel and `protocol-flags` are announced and used. Without them, goodbyes go over
     /// the data channel; a dialer then has neither dynamic tls-crypt nor the epoch format. For tests.
     pub control_exit: bool,
@@ -108,6 +111,7 @@ impl TunnelConfig {
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
             epochs: true,
+            peer_ids: true,
             control_exit: true,
             login: None,
             after_refusal: None,
@@ -167,6 +171,7 @@ impl ControlProtection {
 
 /// Which end we are.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each tunnel")]
 pub enum Mode {
     /// Wait for peers.
     Listen(Listen),
@@ -181,18 +186,42 @@ pub struct Listen {
     pub bind: SocketAddr,
     /// Where to accept connections, if at all; usually the same address.
     pub tcp: Option<SocketAddr>,
-    /// Own address inside of the tunnel.
-    pub address: Ipv4Addr,
-    /// Length of the tunnel's network, 0..=32.
-    pub prefix_len: u8,
-    /// Peers with addresses of their own.
+    /// Own IPv4 address inside of the tunnel and the tunnel's network; `None` for a tunnel of IPv6 only.
+    pub network: Option<Ipv4Prefix>,
+    /// Own IPv6 address inside of the tunnel and the tunnel's network; `None` for a tunnel of IPv4 only.
+    pub network_ipv6: Option<Ipv6Prefix>,
+    /// Peers with addresses or options of their own.
     pub peers: Vec<StaticPeer>,
-    /// Addresses for everyone else whose certificate is good; `None` serves only `peers`.
+    /// IPv4 addresses for everyone else whose certificate is good; without a pool only `peers` are served. A peer gets the
+    /// address that it had before, as long as nobody else needed it.
     pub pool: Option<RangeInclusive<Ipv4Addr>>,
-    /// Networks that peers are told to reach through the tunnel.
-    pub routes: Vec<Ipv4Prefix>,
+    /// IPv6 addresses for everyone else.
+    pub pool_ipv6: Option<RangeInclusive<Ipv6Addr>>,
+    /// What peers are told to set on their hosts: routes, name resolution and more.
+    pub push: PushSet,
+    /// Whether packets from one peer to the address of another are forwarded; else they are dropped.
+    pub client_to_client: bool,
     /// Most peers at a time.
     pub max_peers: usize,
+}
+
+impl Listen {
+    /// Listens for datagrams on `bind`, in the given network, and as yet for nobody.
+    #[must_use]
+    pub fn new(bind: SocketAddr, network: Option<Ipv4Prefix>) -> Self {
+        Self {
+            bind,
+            tcp: None,
+            network,
+            network_ipv6: None,
+            peers: Vec::new(),
+            pool: None,
+            pool_ipv6: None,
+            push: PushSet::default(),
+            client_to_client: false,
+            max_peers: 250,
+        }
+    }
 }
 
 /// The dialing end.

@@ -44,6 +44,7 @@ pub(crate) fn settings(config: &TunnelConfig) -> Result<ClientConfig, Error> {
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
+        peer_ids: config.peer_ids,
         control_exit: config.control_exit,
         login: Login::new(config.login.clone()),
         data: config.data,

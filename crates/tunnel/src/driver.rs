@@ -58,6 +58,9 @@ pub enum Error {
     /// The sockets are broken.
     #[error("cannot receive from the tunnel's sockets")]
     Receive(#[source] io::Error),
+    /// What is to be pushed is impossible.
+    #[error(transparent)]
+    Push(#[from] crate::config::PushSetError),
     /// The server does not take us, and would not if we tried again.
     #[error("the tunnel ended: {0}; it is not tried again until that is put right")]
     Refused(EndReason),

@@ -23,9 +23,9 @@ pub use certificates::{Clock, Fingerprint, FingerprintError, NameCheck};
 pub use config::{
     Admission, Advance, AuthDigest, CertificateDemand, Cipher, ClientKey, ControlProtection, Credentials, DataSettings,
     Decision, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive, KeyDirection, KeyError, Listen, LoginRequest,
-    MAX_MTU, Metadata, Mode, MssFix, PullFilter, PullRules, Remote, RemoteError, RenewalLimits, Secret, ServerKey,
-    ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TokenKey, Tokens,
-    TunnelConfig, UnknownDigest,
+    MAX_MTU, Metadata, Mode, MssFix, PrefixError, PullFilter, PullRules, PushSet, PushSetError, Remote, RemoteError,
+    RenewalLimits, Secret, ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial,
+    TlsVersion, TokenKey, Tokens, TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
@@ -127,10 +127,27 @@ fn check(config: &TunnelConfig) -> Result<(), Error> {
         return Err(Error::Setting("TCP connections cannot be made to fit into less than 256 bytes"));
     }
     match &config.mode {
-        Mode::Listen(listen) if listen.prefix_len > 32 => Err(Error::Setting("the prefix length must be from 0 to 32")),
+        Mode::Listen(listen) => check_listen(listen),
         Mode::Dial(dial) if dial.remotes.is_empty() => Err(Error::Setting("there must be at least one remote to dial")),
-        Mode::Listen(_) | Mode::Dial(_) => Ok(()),
+        Mode::Dial(_) => Ok(()),
     }
+}
+
+fn check_listen(listen: &Listen) -> Result<(), Error> {
+    if listen.network.is_none() && listen.network_ipv6.is_none() {
+        return Err(Error::Setting("a listener needs an address of at least one family inside of the tunnel"));
+    }
+    if listen.network.is_some_and(|network| network.prefix_len > 32) {
+        return Err(Error::Setting("the prefix length must be from 0 to 32"));
+    }
+    if listen.network_ipv6.is_some_and(|network| network.prefix_len > 128) {
+        return Err(Error::Setting("the prefix length of IPv6 must be from 0 to 128"));
+    }
+    listen.push.check()?;
+    for peer in &listen.peers {
+        peer.push.check()?;
+    }
+    Ok(())
 }
 
 /// Seconds since 1970 as far as the clock knows. Only compared with itself.

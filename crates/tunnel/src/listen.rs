@@ -6,7 +6,7 @@ use ovpn::login::LoginRequest;
 use ovpn::server::{Server, ServerConfig};
 use ovpn::underlay::{Transport, Underlay};
 
-use crate::config::{Ipv4Prefix, Listen, TunnelConfig};
+use crate::config::{Listen, TunnelConfig};
 use crate::driver::{Driver, Error, Role};
 use crate::report::{Command, Event};
 use crate::scout::Way;
@@ -27,12 +27,16 @@ pub(crate) fn settings(config: &TunnelConfig, listen: Listen) -> Result<ServerCo
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,
         epochs: config.epochs,
+        peer_ids: config.peer_ids,
         data: config.data,
         max_packet_size: config.max_packet_size,
-        network: Ipv4Prefix { address: listen.address, prefix_len: listen.prefix_len },
+        network: listen.network,
+        network_ipv6: listen.network_ipv6,
         peers: listen.peers,
         pool: listen.pool,
-        routes: listen.routes,
+        pool_ipv6: listen.pool_ipv6,
+        push: listen.push,
+        client_to_client: listen.client_to_client,
         max_peers: listen.max_peers,
         max_handshakes: MAX_HANDSHAKES,
         admission: config.admission.clone(),

@@ -9,8 +9,8 @@ use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunnel::{
-    Command, Device, Dial, EndReason, Error, Event, Handle, Listen, Mode, NameCheck, Remote, StaticKey, StaticPeer,
-    TlsMaterial, Transport, TunnelConfig, Underlay,
+    Command, Device, Dial, EndReason, Error, Event, Handle, Ipv4Prefix, Listen, Mode, NameCheck, Remote, StaticKey,
+    StaticPeer, TlsMaterial, Transport, TunnelConfig, Underlay,
 };
 
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
@@ -39,14 +39,10 @@ impl Authority {
 
     fn listener(&self, bind: SocketAddr) -> TunnelConfig {
         let mode = Mode::Listen(Listen {
-            bind,
             tcp: Some(bind),
-            address: LISTENER,
-            prefix_len: 24,
-            peers: vec![StaticPeer { name: "dialer".to_owned(), address: DIALER }],
-            pool: None,
-            routes: Vec::new(),
+            peers: vec![StaticPeer { name: "dialer".to_owned(), address: Some(DIALER), ..StaticPeer::default() }],
             max_peers: 4,
+            ..Listen::new(bind, Some(Ipv4Prefix { address: LISTENER, prefix_len: 24 }))
         });
         TunnelConfig::new(mode, self.issue("listener", ExtendedKeyUsagePurpose::ServerAuth), Some(key()))
     }

@@ -12,8 +12,8 @@ use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunnel::{
-    Device, Dial, DropReason, EndReason, Event, Handle, Keepalive, Listen, Mode, NameCheck, Remote, StaticKey,
-    TlsMaterial, Transport, TunnelConfig,
+    Device, Dial, DropReason, EndReason, Event, Handle, Ipv4Prefix, Keepalive, Listen, Mode, NameCheck, Remote,
+    StaticKey, TlsMaterial, Transport, TunnelConfig,
 };
 
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
@@ -47,14 +47,10 @@ impl Authority {
     async fn listen(&self) -> (Running, SocketAddr) {
         let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mode = Mode::Listen(Listen {
-            bind,
             tcp: Some(bind),
-            address: LISTENER,
-            prefix_len: 24,
-            peers: Vec::new(),
             pool: Some(Ipv4Addr::new(10, 8, 0, 10)..=Ipv4Addr::new(10, 8, 0, 20)),
-            routes: Vec::new(),
             max_peers: MAX_PEERS,
+            ..Listen::new(bind, Some(Ipv4Prefix { address: LISTENER, prefix_len: 24 }))
         });
         let mut listener = Running::start(self.config(mode, "listener", ExtendedKeyUsagePurpose::ServerAuth));
         let tcp = |event| match event {

@@ -30,7 +30,7 @@ impl Endpoint for Client {
 
     fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason> {
         let result = match &mut self.phase {
-            Phase::Connected { live, .. } if buf.get(HEADROOM).is_some_and(|byte| byte >> 4 == 4) => {
+            Phase::Connected { live, .. } if buf.get(HEADROOM).is_some_and(|byte| matches!(byte >> 4, 4 | 6)) => {
                 live.seal(now, buf).map_err(|_| EndReason::KeyExhausted)
             }
             Phase::Connected { .. } => {

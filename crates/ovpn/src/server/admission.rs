@@ -1,9 +1,9 @@
 //! Admission: what happens when a client's key exchange message has come in over a verified TLS session.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use super::{Candidate, Peer, PeerLogin, Phase, Server, Session};
+use super::{Candidate, Peer, PeerLogin, Phase, Server, Session, StaticPeer};
 use crate::auth_token::Token;
 use crate::data::{Cipher, Framing};
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerConnected, PeerId, SessionKey, TlsInput, TlsSession};
@@ -21,6 +21,9 @@ use crate::wrap::Role;
 const TAKE_OVER: Duration = Duration::from_millis(250);
 /// How long packets are still taken from a session that was replaced.
 const STILL_TAKEN: Duration = Duration::from_secs(1);
+
+/// A peer's addresses inside of the tunnel.
+type Addresses = (Option<Ipv4Addr>, Option<Ipv6Addr>);
 
 impl Server {
     /// Answers the client's message, and either prepares the session for its push or refuses it.
@@ -70,15 +73,15 @@ impl Server {
         let (remote, local) = (session.remote, session.channel.local());
         let client = session.channel.remote().unwrap_or(SessionId([0; 8]));
         let kept = self.make_way(now, &identity, remote);
-        let address = match kept.as_ref().and_then(|&older| self.address_of(older)) {
-            Some(address) => address,
-            None => self.assign_address(&identity)?,
+        let (address, address_ipv6) = match kept.and_then(|older| self.addresses_of(older)) {
+            Some(addresses) => addresses,
+            None => self.assign_addresses(&identity)?,
         };
-        let peer_id = match (self.assign_peer_id(key), kept) {
+        let peer_id = match (self.free_peer_id(), kept) {
             // The last place is the older session's.
             (Err(EndReason::Full), Some(older)) => {
                 self.end(now, older, EndReason::Replaced);
-                self.assign_peer_id(key)?
+                self.free_peer_id()?
             }
             (assigned, _) => assigned?,
         };
@@ -92,7 +95,7 @@ impl Server {
             role: Role::Server,
             peer: peer_id,
             identity: tls.identity.clone(),
-            sends_peer_id: info.has(negotiation::PROTO_DATA_V2).then_some(peer_id),
+            sends_peer_id: self.uses_peer_ids(&info).then_some(peer_id),
             cipher,
             framing: Framing::None,
             data: self.config.data,
@@ -109,7 +112,8 @@ impl Server {
             peer: peer_id,
             identity,
             remote,
-            address: Some(address),
+            address,
+            address_ipv6,
             cipher,
             key_derivation,
             tls_version: tls.version,
@@ -118,19 +122,24 @@ impl Server {
         let cc_exit = self.config.control_exit && info.has(negotiation::PROTO_CC_EXIT);
         let dynamic = self.uses_dynamic_tls_crypt(&info);
         let username = theirs.credentials.map(|known| known.username);
-        let mut options = self.push_options(address, &connected, &info);
+        let mut options = self.push_options(&connected, &info);
         options.extend(self.token_option(token, username.as_deref()));
         let push = push::encode(&options);
         let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
         let live = Box::new(live);
         let login = PeerLogin { username, info, token, undecided: None };
-        let peer = Box::new(Peer { connected, address, cc_exit, login, replaced: None, takes_over: None });
+        let peer = Box::new(Peer { connected, cc_exit, login, replaced: None, takes_over: None });
+        let addresses = peer.addresses();
         let session = self.sessions.get_mut(&key).ok_or(EndReason::Local)?;
         if dynamic {
             session.channel.use_dynamic_tls_crypt(&tls.dynamic_tls_crypt);
         }
         session.phase = Phase::Settling { deadline, peer, live, push, wanted };
-        self.by_address.entry(address).or_insert(key);
+        for address in addresses {
+            self.by_address.entry(address).or_insert(key);
+        }
+        self.by_peer[peer_id as usize] = Some(key);
+        self.admitted += 1;
         self.by_remote.insert(remote, key);
         Ok(())
     }
@@ -152,11 +161,15 @@ impl Server {
         kept
     }
 
-    fn address_of(&self, key: SessionKey) -> Option<Ipv4Addr> {
+    fn peer_of(&self, key: SessionKey) -> Option<&Peer> {
         match &self.sessions.get(&key)?.phase {
-            Phase::Connected { peer, .. } | Phase::Settling { peer, .. } => Some(peer.address),
+            Phase::Connected { peer, .. } | Phase::Settling { peer, .. } => Some(peer),
             _ => None,
         }
+    }
+
+    fn addresses_of(&self, key: SessionKey) -> Option<Addresses> {
+        self.peer_of(key).map(|peer| (peer.connected.address, peer.connected.address_ipv6))
     }
 
     /// Has a session that was just connected take the place of an older one of the peer. What the peer has sent over that
@@ -174,7 +187,7 @@ impl Server {
             }
         }
         let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&key) else { return };
-        if self.by_address.get(&peer.address) != Some(&key) {
+        if peer.addresses().any(|address| self.by_address.get(&address) != Some(&key)) {
             peer.takes_over = Some(now + TAKE_OVER);
         }
     }
@@ -183,22 +196,25 @@ impl Server {
     pub(super) fn take_over(&mut self, key: SessionKey) {
         if let Some(Session { phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get_mut(&key) {
             peer.takes_over = None;
-            self.by_address.insert(peer.address, key);
+            self.by_address.extend(peer.addresses().map(|address| (address, key)));
         }
     }
 
     /// The newest session with this address.
-    pub(super) fn holder_of(&self, address: Ipv4Addr) -> Option<SessionKey> {
-        self.sessions.keys().rev().copied().find(|&key| self.address_of(key) == Some(address))
+    pub(super) fn holder_of(&self, address: IpAddr) -> Option<SessionKey> {
+        let holds = |key| self.peer_of(key).is_some_and(|peer| peer.addresses().any(|own| own == address));
+        self.sessions.keys().rev().copied().find(|&key| holds(key))
     }
 
     /// Sessions that must give way to an authenticated newcomer: of the same identity, from the same address, or with
     /// the address that is listed for it.
     fn older_sessions(&self, identity: &Identity, remote: Underlay) -> Vec<SessionKey> {
-        let listed = self.listed_address(identity);
+        let listed = self.listed(identity);
+        let listed: Vec<IpAddr> = listed.into_iter().flat_map(StaticPeer::addresses).collect();
         let same = |peer: &Peer| {
-            let is_same = peer.connected.identity == *identity && !self.config.admission.duplicate_names;
-            is_same || peer.connected.remote == remote || Some(peer.address) == listed
+            let connected = &peer.connected;
+            let is_same = connected.identity == *identity && !self.config.admission.duplicate_names;
+            is_same || connected.remote == remote || peer.addresses().any(|address| listed.contains(&address))
         };
         let found = self.sessions.iter().filter(|(_, session)| match &session.phase {
             Phase::Settling { peer, .. } | Phase::Connected { peer, .. } => same(peer),
@@ -207,27 +223,41 @@ impl Server {
         found.map(|(&key, _)| key).collect()
     }
 
-    /// The address of a listed peer, else the lowest free one of the pool.
-    fn assign_address(&self, identity: &Identity) -> Result<Ipv4Addr, EndReason> {
-        if let Some(listed) = self.listed_address(identity) {
-            return Ok(listed);
+    /// The addresses of a listed peer, and for the rest some of the pools.
+    fn assign_addresses(&mut self, identity: &Identity) -> Result<Addresses, EndReason> {
+        let listed = self.config.peers.iter().find(|peer| identity.is_named(&peer.name));
+        let (mut ipv4, mut ipv6) = (None, None);
+        if let Some(listed) = listed {
+            ipv4 = listed.address.filter(|_| self.config.network.is_some());
+            ipv6 = listed.address_ipv6.filter(|_| self.config.network_ipv6.is_some());
         }
-        let pool = self.config.pool.clone().ok_or(EndReason::NotListed)?;
-        let reserved = |address: &Ipv4Addr| {
-            *address == self.config.network.address || self.config.peers.iter().any(|peer| peer.address == *address)
+        let name = match identity.common_name.as_str() {
+            "" => identity.san_uris.first().map_or("", String::as_str),
+            name => name,
         };
-        (u32::from(*pool.start())..=u32::from(*pool.end()))
-            .map(Ipv4Addr::from)
-            .find(|address| !self.by_address.contains_key(address) && !reserved(address))
-            .ok_or(EndReason::Full)
+        let own = [
+            self.config.network.map(|network| IpAddr::V4(network.address)),
+            self.config.network_ipv6.map(|network| IpAddr::V6(network.address)),
+        ];
+        let is_taken = |address: IpAddr| {
+            let is_listed = || self.config.peers.iter().any(|peer| peer.addresses().any(|own| own == address));
+            self.by_address.contains_key(&address) || own.contains(&Some(address)) || is_listed()
+        };
+        if let (None, Some(pool)) = (ipv4, &mut self.pool) {
+            ipv4 = Some(pool.assign(name, |address| is_taken(address.into())).ok_or(EndReason::Full)?);
+        }
+        if let (None, Some(pool)) = (ipv6, &mut self.pool_ipv6) {
+            ipv6 = Some(pool.assign(name, |address| is_taken(address.into())).ok_or(EndReason::Full)?);
+        }
+        if ipv4.is_none() && ipv6.is_none() { Err(EndReason::NotListed) } else { Ok((ipv4, ipv6)) }
     }
 
-    pub(super) fn listed_address(&self, identity: &Identity) -> Option<Ipv4Addr> {
-        self.config.peers.iter().find(|peer| identity.is_named(&peer.name)).map(|peer| peer.address)
+    pub(super) fn listed(&self, identity: &Identity) -> Option<&StaticPeer> {
+        self.config.peers.iter().find(|peer| identity.is_named(&peer.name))
     }
 
-    /// Takes the lowest free number.
-    fn assign_peer_id(&mut self, key: SessionKey) -> Result<PeerId, EndReason> {
+    /// The lowest free number.
+    fn free_peer_id(&mut self) -> Result<PeerId, EndReason> {
         let id = match self.by_peer.iter().position(Option::is_none) {
             Some(free) => free,
             None if self.by_peer.len() < self.config.max_peers => {
@@ -236,8 +266,11 @@ impl Server {
             }
             None => return Err(EndReason::Full),
         };
-        self.by_peer[id] = Some(key);
         PeerId::try_from(id).map_err(|_| EndReason::Full)
+    }
+
+    fn uses_peer_ids(&self, info: &PeerInfo) -> bool {
+        self.config.peer_ids && info.has(negotiation::PROTO_DATA_V2)
     }
 
     /// Only a client that understands the flag can be told of it.
@@ -246,25 +279,26 @@ impl Server {
     }
 
     fn uses_epochs(&self, info: &PeerInfo, cipher: Cipher) -> bool {
-        let needed = negotiation::PROTO_CC_EXIT
-            | negotiation::PROTO_DATA_V2
-            | negotiation::PROTO_TLS_KEY_EXPORT
-            | negotiation::PROTO_EPOCHS;
+        let needed = negotiation::PROTO_CC_EXIT | negotiation::PROTO_TLS_KEY_EXPORT | negotiation::PROTO_EPOCHS;
         let can = self.config.key_derivation == KeyDerivation::Ekm && cipher.is_aead();
-        self.config.epochs && can && info.has(needed)
+        self.config.epochs && can && self.uses_peer_ids(info) && info.has(needed)
     }
 
     /// Everything the client is told; only what it announced to understand.
-    fn push_options(&self, address: Ipv4Addr, peer: &PeerConnected, info: &PeerInfo) -> Vec<String> {
-        let network = self.config.network;
+    fn push_options(&self, peer: &PeerConnected, info: &PeerInfo) -> Vec<String> {
         let mut options = vec![
-            format!("route-gateway {}", network.address),
             "topology subnet".to_owned(),
             format!("ping {}", self.config.keepalive.ping.as_secs()),
             format!("ping-restart {}", self.config.keepalive.ping_restart.as_secs()),
-            format!("ifconfig {address} {}", network.netmask()),
         ];
-        if info.has(negotiation::PROTO_DATA_V2) {
+        if let Some((network, address)) = self.config.network.zip(peer.address) {
+            options.push(format!("route-gateway {}", network.address));
+            options.push(format!("ifconfig {address} {}", network.netmask()));
+        }
+        if let Some((network, address)) = self.config.network_ipv6.zip(peer.address_ipv6) {
+            options.push(format!("ifconfig-ipv6 {address}/{} {}", network.prefix_len, network.address));
+        }
+        if self.uses_peer_ids(info) {
             options.push(format!("peer-id {}", peer.peer));
         }
         if info.ciphers.is_some() {
@@ -288,9 +322,15 @@ impl Server {
         if info.mtu.is_some_and(|largest| largest >= self.config.tun_mtu) {
             options.push(format!("tun-mtu {}", self.config.tun_mtu));
         }
-        for route in &self.config.routes {
-            options.push(format!("route {} {}", route.address, route.netmask()));
-        }
+        let knows_dns = info.has(negotiation::PROTO_DNS);
+        options.extend(self.config.push.render(knows_dns));
+        options.extend(self.listed(&peer.identity).map(|listed| listed.push.render(knows_dns)).unwrap_or_default());
         options
+    }
+}
+
+impl StaticPeer {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.address.map(IpAddr::V4).into_iter().chain(self.address_ipv6.map(IpAddr::V6))
     }
 }

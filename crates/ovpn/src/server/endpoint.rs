@@ -1,6 +1,5 @@
 //! The calls of a driver.
 
-use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -10,6 +9,7 @@ use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsKey, TlsOutput,
 };
+use crate::inner;
 use crate::live::Heard;
 use crate::packet::{Header, Opcode};
 use crate::underlay::Underlay;
@@ -33,13 +33,10 @@ impl Endpoint for Server {
     }
 
     fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason> {
-        let inner = buf.get(HEADROOM..buf.len().saturating_sub(TAILROOM));
-        let result = match inner.and_then(|packet| packet.first_chunk::<20>()) {
-            Some(header) if header[0] >> 4 == 4 => {
-                let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
-                self.by_address.get(&destination).copied().ok_or(DropReason::NoRoute)
-            }
-            _ => Err(DropReason::NotIp),
+        let packet = buf.get(HEADROOM..buf.len().saturating_sub(TAILROOM)).unwrap_or_default();
+        let result = match inner::addresses(packet) {
+            Some((_, destination)) => self.by_address.get(&destination).copied().ok_or(DropReason::NoRoute),
+            None => Err(DropReason::NotIp),
         };
         let result = result.and_then(|key| {
             let Some(Session { phase: Phase::Connected { live, .. }, remote, .. }) = self.sessions.get_mut(&key) else {

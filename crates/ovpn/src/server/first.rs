@@ -120,7 +120,7 @@ impl Server {
         if !self.wrapping.is_young(first.metadata.as_ref(), unix_time) {
             return Err(DropReason::KeyAge);
         }
-        if self.sessions.len().saturating_sub(self.by_address.len()) >= self.config.max_handshakes {
+        if self.sessions.len().saturating_sub(self.admitted) >= self.config.max_handshakes {
             return Err(DropReason::HandshakeLimit);
         }
         let key = self.next_session;

@@ -64,7 +64,7 @@ fn control_packets_keep_to_the_size_that_is_set() {
         let (mut server, mut client) = (server_config(), client_config());
         (server.max_packet_size, client.max_packet_size) = (size, size);
         let route = |at| Ipv4Prefix { address: [10, 77, at, 0].into(), prefix_len: 24 };
-        server.routes = (0..100).map(route).collect();
+        server.push.routes = (0..100).map(route).collect();
         let mut net = Network::new(1, server);
         connected(&mut net, client);
         let control = net.recorded.iter().filter(|datagram| is_control(datagram[0]));

@@ -9,6 +9,7 @@ mod histories;
 mod network;
 mod probes;
 mod protection;
+mod push;
 mod renewal;
 mod replacement;
 

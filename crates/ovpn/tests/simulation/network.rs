@@ -13,7 +13,7 @@ use ovpn::endpoint::{
 use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::login::{Admission, Login};
 use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
-use ovpn::push::{Ipv4Prefix, PullRules};
+use ovpn::push::{Ipv4Prefix, PullRules, PushSet};
 use ovpn::server::{Server, ServerConfig, StaticPeer};
 use ovpn::static_key::StaticKey;
 use ovpn::underlay::Underlay;
@@ -35,6 +35,7 @@ pub(crate) fn client_config() -> ClientConfig {
         renewal: no_renewal(),
         dynamic_tls_crypt: true,
         epochs: true,
+        peer_ids: true,
         control_exit: true,
         login: Login::default(),
         data: DataSettings::default(),
@@ -53,12 +54,16 @@ pub(crate) fn server_config() -> ServerConfig {
         renewal: no_renewal(),
         dynamic_tls_crypt: true,
         epochs: true,
+        peer_ids: true,
         data: DataSettings::default(),
         max_packet_size: DEFAULT_MAX_PACKET_SIZE,
-        network: Ipv4Prefix { address: SERVER, prefix_len: 24 },
+        network: Some(Ipv4Prefix { address: SERVER, prefix_len: 24 }),
+        network_ipv6: None,
         peers: Vec::new(),
         pool: Some(Ipv4Addr::new(10, 8, 0, 10)..=Ipv4Addr::new(10, 8, 0, 200)),
-        routes: Vec::new(),
+        pool_ipv6: None,
+        push: PushSet::default(),
+        client_to_client: false,
         max_peers: 16,
         max_handshakes: 64,
         admission: Admission::default(),
@@ -77,7 +82,7 @@ fn no_renewal() -> RenewalLimits {
 }
 
 pub(crate) fn listed(name: &str, address: &str) -> StaticPeer {
-    StaticPeer { name: name.to_owned(), address: address.parse().unwrap() }
+    StaticPeer { name: name.to_owned(), address: Some(address.parse().unwrap()), ..StaticPeer::default() }
 }
 
 pub(crate) fn identity(name: &str) -> Identity {
@@ -203,6 +208,16 @@ fn pass(
     pipes.get_mut(&key).map(|pipe| pipe.handle(input)).unwrap_or_default()
 }
 
+/// Puts other messages in the place of one that goes into TLS.
+pub(crate) type Edit = Box<dyn FnMut(Vec<u8>) -> Vec<Vec<u8>>>;
+
+fn edited(edit: &mut Option<Edit>, input: TlsInput) -> Vec<TlsInput> {
+    match (input, edit) {
+        (TlsInput::Message(message), Some(edit)) => edit(message).into_iter().map(TlsInput::Message).collect(),
+        (input, _) => vec![input],
+    }
+}
+
 struct Host {
     client: Client,
     name: String,
@@ -211,6 +226,9 @@ struct Host {
     /// Where the client thinks that the server is.
     server: Underlay,
 }
+
+/// What becomes of a message.
+type Alteration = Box<dyn Fn(&[u8]) -> Vec<u8>>;
 
 /// One server, clients, and what is on its way between them.
 pub(crate) struct Network {
@@ -228,8 +246,12 @@ pub(crate) struct Network {
     sent: u64,
     /// Every datagram that was sent.
     pub(crate) recorded: Vec<Vec<u8>>,
+    /// Between the server and its TLS.
+    pub(crate) edit_server: Option<Edit>,
+    /// Between all clients and their TLS.
+    pub(crate) edit_client: Option<Edit>,
     /// Changes what clients say inside of TLS.
-    pub(crate) alter: Option<Box<dyn Fn(&[u8]) -> Vec<u8>>>,
+    pub(crate) alter: Option<Alteration>,
     /// What the server said inside of TLS to each of its sessions, but for key exchanges.
     said: HashMap<SessionKey, Vec<String>>,
 }
@@ -252,6 +274,8 @@ impl Network {
             on_the_way: BTreeMap::new(),
             sent: 0,
             recorded: Vec::new(),
+            edit_server: None,
+            edit_client: None,
             alter: None,
             said: HashMap::new(),
         }
@@ -299,6 +323,24 @@ impl Network {
 
     pub(crate) fn forget_clients(&mut self) {
         self.clients.iter_mut().for_each(|client| *client = None);
+    }
+
+    /// A client dies without a word.
+    pub(crate) fn forget_client(&mut self, at: usize) {
+        self.clients[at] = None;
+    }
+
+    /// The inner packets that a client gets from what the server sends now.
+    pub(crate) fn received_by(&mut self, at: usize) -> Vec<Vec<u8>> {
+        let place = self.client_place(at);
+        let mut out = Vec::new();
+        let mut received = Vec::new();
+        while let Some(to) = self.server.poll_transmit(self.now, &mut out) {
+            if to == place {
+                received.extend(self.deliver_to_client(at, &out));
+            }
+        }
+        received
     }
 
     fn client(&self, at: usize) -> &Client {
@@ -434,8 +476,10 @@ impl Network {
             {
                 self.said.entry(key.session).or_default().push(String::from_utf8_lossy(message).into_owned());
             }
-            for output in pass(&mut self.server_pipes, key, "server", false, input) {
-                self.server.handle_tls(now, key, output);
+            for input in edited(&mut self.edit_server, input) {
+                for output in pass(&mut self.server_pipes, key, "server", false, input) {
+                    self.server.handle_tls(now, key, output);
+                }
             }
         }
         while let Some(to) = self.server.poll_transmit(now, &mut out) {
@@ -449,8 +493,10 @@ impl Network {
                 if let (TlsInput::Message(message), Some(alter)) = (&mut input, &self.alter) {
                     *message = alter(message);
                 }
-                for output in pass(&mut host.pipes, key, &host.name, true, input) {
-                    host.client.handle_tls(now, key, output);
+                for input in edited(&mut self.edit_client, input) {
+                    for output in pass(&mut host.pipes, key, &host.name, true, input) {
+                        host.client.handle_tls(now, key, output);
+                    }
                 }
             }
             while let Some(to) = host.client.poll_transmit(now, &mut out) {

@@ -10,6 +10,7 @@ mod flood;
 mod nat;
 mod probes;
 mod protection;
+mod push;
 mod relay;
 mod renewal;
 mod support;
