@@ -50,7 +50,7 @@ fn every_client_takes_the_profile_that_we_write() -> Result<()> {
         // UDP, and TCP where that is all there is.
         for remote in ["vps.example.test", "vps.example.test/tcp"] {
             let label = format!("{name}-{}", if remote.ends_with("tcp") { "tcp" } else { "udp" });
-            let profile = path(dir.join(&label).with_extension("ovpn"));
+            let profile = path(dir.join(format!("{label}.ovpn")));
             let device = label.replace('.', "-");
             let words = ["--name", &device, "--server", "vps", "--remote", remote, "--out", &profile];
             agentctl(&binaries, &[&["pki", "profile", "--ca", &authority][..], &words].concat())?;

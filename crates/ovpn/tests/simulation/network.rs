@@ -227,6 +227,9 @@ struct Host {
     server: Underlay,
 }
 
+/// What becomes of a message.
+type Alteration = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
 /// One server, clients, and what is on its way between them.
 pub(crate) struct Network {
     now: Instant,
@@ -248,7 +251,7 @@ pub(crate) struct Network {
     /// Between all clients and their TLS.
     pub(crate) edit_client: Option<Edit>,
     /// Changes what clients say inside of TLS.
-    pub(crate) alter: Option<Box<dyn Fn(&[u8]) -> Vec<u8>>>,
+    pub(crate) alter: Option<Alteration>,
     /// What the server said inside of TLS to each of its sessions, but for key exchanges.
     said: HashMap<SessionKey, Vec<String>>,
 }
