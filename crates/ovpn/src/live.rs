@@ -71,7 +71,8 @@ impl Terms {
         })
     }
 
-    /// How long after the beginning of a new key the old one still seals. Stock peers wait the same.
+    /// How long after the beginning of a new key the old one still seals, unless the peer uses the new one earlier. Stock
+    /// peers wait the same.
     fn late_switch(&self) -> Duration {
         let half = self.limits.after / 2;
         if half.is_zero() { self.limits.hand_window } else { half.min(self.limits.hand_window) }
@@ -82,11 +83,10 @@ impl Terms {
 struct DataKey {
     key_id: u8,
     channel: DataChannel,
-    /// From when on the peer surely takes it: since it has used it itself, or after a time in which it must have come to
-    /// an end with the renewal. `None` while the key is still being negotiated; it opens packets already then.
+    /// From when on the peer surely takes it, and it seals instead of the one before: since the peer has used it itself
+    /// or begun the next one, or after a time in which it must have come to an end with the renewal. `None` while the key
+    /// is still being negotiated; it opens packets already then.
     usable_at: Option<Instant>,
-    /// From when on it seals even though there is an older one.
-    primary_at: Instant,
     /// Set when its successor is begun.
     dies_at: Option<Instant>,
     packets: u64,
@@ -149,7 +149,6 @@ impl Live {
             key_id: 0,
             channel: terms.data_channel(0, block)?,
             usable_at: Some(now),
-            primary_at: now + terms.late_switch(),
             dies_at: None,
             packets: 0,
             bytes: 0,
@@ -290,10 +289,10 @@ impl Live {
         Ok(range)
     }
 
-    /// The newest key whose time has come; else, when none is that old, the newest that the peer surely has.
+    /// The newest that the peer surely has. An older one may be gone there: stock forgets the key before the last when a
+    /// renewal begins.
     fn sealing_key(&self, now: Instant) -> usize {
-        let primary = self.keys.iter().rposition(|key| key.is_usable(now) && key.primary_at <= now);
-        primary.or_else(|| self.keys.iter().rposition(|key| key.is_usable(now))).unwrap_or(0)
+        self.keys.iter().rposition(|key| key.is_usable(now)).unwrap_or(0)
     }
 
     fn note_use(&mut self, now: Instant, at: usize, bytes: usize) {

@@ -228,7 +228,7 @@ impl Live {
         message: &[u8],
         desk: &mut Desk<'_>,
     ) -> Result<Option<Credentials>, EndReason> {
-        let Some(Renewal { tls: key, key_id, began, .. }) = self.renewal else { return Ok(None) };
+        let Some(Renewal { tls: key, key_id, .. }) = self.renewal else { return Ok(None) };
         let KeyMethod2 { randoms: theirs, credentials, .. } =
             KeyMethod2::decode(message, self.terms.role == Role::Server)?;
         let local = desk.channel.local();
@@ -242,7 +242,6 @@ impl Live {
             key_id,
             channel: self.terms.data_channel(key_id, &block).map_err(|_| EndReason::KeyExhausted)?,
             usable_at: None,
-            primary_at: began + self.terms.late_switch(),
             dies_at: None,
             packets: 0,
             bytes: 0,
@@ -271,7 +270,7 @@ impl Live {
         let Some(renewal) = self.renewal.take() else { return };
         if let Some(new) = self.keys.last_mut() {
             // Unless it is proven, the peer may still miss acknowledgements of its own, and refuse the key until then.
-            new.usable_at.get_or_insert(new.primary_at.max(now + GRACE));
+            new.usable_at.get_or_insert((renewal.began + self.terms.late_switch()).max(now + GRACE));
         }
         if self.keys.len() > 2 {
             self.keys.remove(0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ovpn::drops::DropReason;
-use ovpn::endpoint::{EndReason, Endpoint, Event, RenewalLimits};
+use ovpn::endpoint::{EndReason, Endpoint, Event, Keepalive, RenewalLimits};
 use ovpn::keys::KeyDerivation;
 use ovpn::protection::{ClientProtection, ServerProtection};
 use ovpn::wrap::{Role, WrapKeys};
@@ -25,6 +25,19 @@ fn connected(server_after: u64, client_after: u64) -> (Network, usize) {
 fn with_limits(server_limits: RenewalLimits, client_limits: RenewalLimits) -> (Network, usize) {
     let (mut server, mut client) = (server_config(), client_config());
     (server.renewal, client.renewal) = (server_limits, client_limits);
+    let mut net = Network::new(20, server);
+    let at = net.add_client("a", client);
+    net.run(seconds(2));
+    assert!(net.is_connected(at));
+    (net, at)
+}
+
+/// The same, and nothing but control packets goes by itself.
+fn connected_without_pings(server_after: u64, client_after: u64) -> (Network, usize) {
+    let (mut server, mut client) = (server_config(), client_config());
+    (server.renewal.after, client.renewal.after) = (seconds(server_after), seconds(client_after));
+    let silent = Keepalive { ping: Duration::ZERO, ping_restart: Duration::ZERO };
+    (server.keepalive, client.keepalive) = (silent, silent);
     let mut net = Network::new(20, server);
     let at = net.add_client("a", client);
     net.run(seconds(2));
@@ -278,11 +291,11 @@ fn the_epoch_format_is_used_where_both_can_and_renewed_like_the_other() {
     }
 }
 
-/// Stock peers take a new key into use only when it is settled on their side, and so the old one seals on for a while.
+/// Stock peers take a new key into use only when it is settled on their side, and so the old one seals on for a while
+/// where nothing comes under the new one.
 #[test]
 fn the_old_key_seals_until_half_of_the_time_has_passed() {
-    let limits = RenewalLimits { after: seconds(100), ..RenewalLimits::default() };
-    let (mut net, at) = with_limits(RenewalLimits { after: Duration::ZERO, ..limits }, limits);
+    let (mut net, at) = connected_without_pings(0, 100);
     let address = net.address(at).unwrap();
     let (there, back) = (packet(address, SERVER, 60), packet(SERVER, address, 60));
     let key_ids = |net: &mut Network| (net.client_seals(at, &there)[0] & 7, net.server_seals(&back)[0] & 7);
@@ -296,8 +309,28 @@ fn the_old_key_seals_until_half_of_the_time_has_passed() {
     assert_eq!(key_ids(&mut net), (1, 1));
 }
 
+/// Where nothing was sent that would have shown it earlier, the beginning shows that the peer has the key before.
 #[test]
-fn a_young_key_gives_way_at_once_when_the_peer_uses_the_new_one() {
+fn a_key_that_seals_on_gives_way_when_the_next_renewal_begins() {
+    for (server, client) in [(27, 9), (9, 27)] {
+        let (mut net, at) = connected_without_pings(server, client);
+        let address = net.address(at).unwrap();
+        let (there, back) = (packet(address, SERVER, 60), packet(SERVER, address, 60));
+        // One side completes a renewal long before the other.
+        net.fault.delay = Duration::from_millis(300);
+        for next in 1..=5 {
+            net.run_until(seconds(12), |net| soft_resets(net).last() == Some(&next));
+            net.run(Duration::from_millis(400));
+            let key_ids = (net.client_seals(at, &there)[0] & 7, net.server_seals(&back)[0] & 7);
+            assert_eq!(key_ids, (next - 1, next - 1), "server {server} client {client}");
+            run_under_load(&mut net, at, seconds(3));
+            assert_eq!(both_completed(&net, at), (next.into(), next.into()), "server {server} client {client}");
+        }
+    }
+}
+
+#[test]
+fn a_key_gives_way_at_once_when_the_peer_uses_the_new_one() {
     let limits = RenewalLimits { after: seconds(100), packets: Some(4), ..RenewalLimits::default() };
     let (mut net, at) = with_limits(limits, RenewalLimits { after: seconds(4), ..limits });
     let address = net.address(at).unwrap();

@@ -120,6 +120,17 @@ fn both_renew_at_the_same_time() {
     with_stock_server(true, &["reneg=3"], &["--reneg-sec", "3", "3"]);
 }
 
+/// Stock begins a renewal every three seconds, and ours would seal on with the key before for four and a half.
+#[test]
+fn our_listener_seals_with_no_key_that_a_stock_client_forgot() {
+    with_stock_client(true, &["reneg=9"], &["--reneg-sec", "3"]);
+}
+
+#[test]
+fn our_dialer_seals_with_no_key_that_a_stock_server_forgot() {
+    with_stock_server(true, &["reneg=9"], &["--reneg-sec", "3", "3"]);
+}
+
 /// A renewal that does not get through costs nothing, and the next one works. What is lost are the packets of key ids
 /// other than 0 from `side`.
 fn survives_a_failed_renewal(lab: &mut Lab, side: Side) {
