@@ -213,7 +213,7 @@ mod tests {
     /// A packet that opens a connection, with options that fill whole words, and data behind.
     fn syn(v6: bool, options: &[u8], data: &[u8]) -> Vec<u8> {
         let mut tcp = vec![7; 20];
-        tcp[12] = ((20 + options.len()) / 4 << 4) as u8;
+        tcp[12] = (((20 + options.len()) / 4) << 4) as u8;
         tcp[13] = 2;
         tcp[16..18].fill(0);
         tcp.extend_from_slice(options);

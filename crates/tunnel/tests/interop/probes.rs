@@ -142,8 +142,10 @@ fn our_dialer_repeats_itself_to_a_silent_server() {
     let key = lab.path("ta.key");
     let silent = socket(&lab, Side::Server, &format!("{SERVER}:1194"));
     lab.spawn_ours(Side::Client, "ours", "client", &[&format!("tls_crypt={key}")]);
-    // By session id, in the order of their times: when, and the replay id.
-    let mut sessions: BTreeMap<(Duration, [u8; 8]), Vec<(Duration, u32)>> = BTreeMap::new();
+    /// When a reset came, and its replay id.
+    type Reset = (Duration, u32);
+    // By session id, in the order of their times.
+    let mut sessions: BTreeMap<(Duration, [u8; 8]), Vec<Reset>> = BTreeMap::new();
     let (start, mut buf) = (Instant::now(), [0; 2048]);
     while start.elapsed() < Duration::from_secs(70) {
         let Ok(length) = silent.recv(&mut buf) else { continue };
