@@ -137,10 +137,10 @@ fn temporary_refusals_say_when_and_where_to_try_again() {
 
     // A client that does not announce that it understands.
     let mut net = Network::new(33, asking());
-    net.alter = Some(Box::new(|message| {
-        let text = String::from_utf8_lossy(message);
+    net.edit_client = Some(Box::new(|message| {
+        let text = String::from_utf8_lossy(&message);
         assert!(text.contains("IV_PROTO=3998"), "{text}");
-        replace(message, b"IV_PROTO=3998", b"IV_PROTO=3742")
+        vec![replace(&message, b"IV_PROTO=3998", b"IV_PROTO=3742")]
     }));
     let at = net.add_client("a", knowing("alice", "secret"));
     net.run(seconds(1));
@@ -428,18 +428,16 @@ fn odd_key_exchange_messages() {
     ] {
         let mut net = Network::new(38, server_config());
         let sent = odd.clone();
-        net.alter = Some(Box::new(
-            move |message| {
-                if message.starts_with(&[0, 0, 0, 0, 2]) { sent.clone() } else { message.to_vec() }
-            },
-        ));
+        net.edit_client = Some(Box::new(move |message| {
+            vec![if message.starts_with(&[0, 0, 0, 0, 2]) { sent.clone() } else { message }]
+        }));
         net.add_client("a", client_config());
         net.run(seconds(4));
         assert_eq!(net.server.counters().handshakes_completed, u64::from(taken), "{odd:?}");
         let failed = |event: &Event| matches!(event, Event::HandshakeFailed { reason: EndReason::KeyExchange(_), .. });
         assert_eq!(net.server_events.iter().any(failed), !taken, "{odd:?}");
         // Whatever came, the next client is served.
-        net.alter = None;
+        net.edit_client = None;
         let next = net.add_client("b", client_config());
         net.run(seconds(7));
         assert_carries(&mut net, next);

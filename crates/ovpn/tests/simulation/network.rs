@@ -227,9 +227,6 @@ struct Host {
     server: Underlay,
 }
 
-/// What becomes of a message.
-type Alteration = Box<dyn Fn(&[u8]) -> Vec<u8>>;
-
 /// One server, clients, and what is on its way between them.
 pub(crate) struct Network {
     now: Instant,
@@ -250,8 +247,6 @@ pub(crate) struct Network {
     pub(crate) edit_server: Option<Edit>,
     /// Between all clients and their TLS.
     pub(crate) edit_client: Option<Edit>,
-    /// Changes what clients say inside of TLS.
-    pub(crate) alter: Option<Alteration>,
     /// What the server said inside of TLS to each of its sessions, but for key exchanges.
     said: HashMap<SessionKey, Vec<String>>,
 }
@@ -276,7 +271,6 @@ impl Network {
             recorded: Vec::new(),
             edit_server: None,
             edit_client: None,
-            alter: None,
             said: HashMap::new(),
         }
     }
@@ -489,10 +483,7 @@ impl Network {
         self.server_events.extend(std::iter::from_fn(|| self.server.poll_event()));
         for (at, host) in self.clients.iter_mut().enumerate() {
             let Some(host) = host else { continue };
-            while let Some((key, mut input)) = host.client.poll_tls() {
-                if let (TlsInput::Message(message), Some(alter)) = (&mut input, &self.alter) {
-                    *message = alter(message);
-                }
+            while let Some((key, input)) = host.client.poll_tls() {
                 for input in edited(&mut self.edit_client, input) {
                     for output in pass(&mut host.pipes, key, &host.name, true, input) {
                         host.client.handle_tls(now, key, output);
