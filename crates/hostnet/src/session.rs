@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use self::dns::Manager;
 use self::journal::{Journal, Undo};
-use self::plan::{Facts, Plan, Step};
+use self::plan::{Facts, Plan, RouteSpec, Step};
 pub use self::settings::{Address, Dns, DnsServer, DnsTransport, Dnssec, Redirect, Route, Settings, Via};
 use crate::netlink::{Netlink, NetlinkError};
 
@@ -100,14 +100,16 @@ impl Session {
                 && journal.is_of_here()
             {
                 let undo = journal.read().map_err(fault)?;
-                done.changes.extend(roll_back(&netlink, undo, &mut done.notes).await);
-                journal.remove().map_err(fault)?;
+                let left = roll_back(&netlink, undo, &mut done).await;
+                journal.keep(&left).map_err(fault)?;
             }
         }
         let journal = Journal::open(&places.journals, device).map_err(fault)?;
         let journal = journal.ok_or_else(|| SessionError::Busy(device.to_owned()))?;
+        // What could not be undone just now.
+        let undo = journal.read().map_err(fault)?;
         let device = device.to_owned();
-        Ok((Self { netlink, places, device, journal, applied: None, undo: Vec::new() }, done))
+        Ok((Self { netlink, places, device, journal, applied: None, undo }, done))
     }
 
     /// What is applied now.
@@ -140,8 +142,8 @@ impl Session {
         facts.name_servers = name_servers(&self.places.resolv_conf);
         let Plan { steps, notes } = plan::plan(wanted, &facts);
         done.notes.extend(notes);
-        // Written before the first step: to undo what was not done does no harm.
-        self.undo = steps.iter().filter_map(Step::undo).collect();
+        // Written before the first step, behind what could not be undone before.
+        self.undo.extend(steps.iter().filter_map(Step::undo));
         let (dns, foreign) = wanted.dns.checked();
         done.notes.extend(foreign);
         let manager = (dns != Dns::default()).then(Manager::find);
@@ -155,11 +157,21 @@ impl Session {
             match self.netlink.take(&self.device, step).await {
                 Ok(()) => done.changes.push(step.to_string()),
                 Err(error) if matches!(step, Step::Link { .. }) => return Err(error.into()),
-                Err(error) => done.notes.push(told(&error)),
+                Err(error) => {
+                    if !matches!(error, NetlinkError::Timeout { .. }) {
+                        // Not done, so not ours to undo: what is there may be somebody else's.
+                        self.forget(step);
+                    }
+                    done.notes.push(match step {
+                        Step::Route(route) if kernel::is_there(&error) => already_there(route),
+                        _ => told(&error),
+                    });
+                }
             }
         }
+        self.journal.write(&self.undo).map_err(|source| self.fault(source))?;
         if let Some(manager) = manager {
-            match manager.set(&self.device, &dns, &self.places.resolv_conf) {
+            match manager.set(&self.device, &dns, &self.places.resolv_conf).await {
                 Ok(notes) => {
                     done.changes.push("name resolution".to_owned());
                     done.notes.extend(notes);
@@ -168,6 +180,16 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// A step that was not done needs no undoing.
+    fn forget(&mut self, step: &Step) {
+        // The last: before it may be the same, from before, that is still to be undone.
+        if let Some(undo) = step.undo()
+            && let Some(at) = self.undo.iter().rposition(|other| *other == undo)
+        {
+            self.undo.remove(at);
+        }
     }
 
     /// Keeps packets to a server out of the tunnel, if what is applied would lead them into it: to another one than
@@ -191,10 +213,26 @@ impl Session {
         let known = facts.server.clone().filter(|_| settings.server == server && default == of(facts));
         let Some(way) = known.or(default) else { return Ok(done) };
         let route = plan::bypass(server, &way);
-        let undo = Undo::Route(route.clone());
-        if !self.undo.contains(&undo) {
-            self.undo.push(undo);
+        let in_its_place = |undo: &Undo| match undo {
+            Undo::Route(ours) if ours.destination == route.destination && ours.metric() == route.metric() => {
+                Some(ours.clone())
+            }
+            _ => None,
+        };
+        let ours: Vec<RouteSpec> = self.undo.iter().filter_map(in_its_place).collect();
+        if ours.is_empty() && now.routes.contains(&(route.destination, route.metric())) {
+            // Somebody else's stays as it is.
+            return Ok(done);
+        }
+        if !ours.contains(&route) {
+            self.undo.push(Undo::Route(route.clone()));
             self.journal.write(&self.undo).map_err(|source| self.fault(source))?;
+        }
+        for old in ours.into_iter().filter(|old| *old != route) {
+            match self.netlink.remove_route(&old).await {
+                Ok(()) => self.undo.retain(|undo| *undo != Undo::Route(old.clone())),
+                Err(error) => done.notes.push(told(&error)),
+            }
         }
         match self.netlink.ensure_route(&route).await {
             Ok(true) => done.changes.push(route.to_string()),
@@ -204,7 +242,8 @@ impl Session {
         Ok(done)
     }
 
-    /// Brings the host back to what it was. What cannot be undone is noted, and the rest is undone all the same.
+    /// Brings the host back to what it was. What cannot be undone is noted, and the rest is undone all the same; it is
+    /// tried again the next time, also by the next [`Session::open`].
     pub async fn undo(&mut self) -> Done {
         let mut done = Done::default();
         if let Some(Applied { settings, .. }) = self.applied.take() {
@@ -215,9 +254,9 @@ impl Session {
             }
         }
         let undo = std::mem::take(&mut self.undo);
-        done.changes = roll_back(&self.netlink, undo, &mut done.notes).await;
-        if let Err(error) = self.journal.remove() {
-            done.notes.push(format!("the journal in {} cannot be removed: {error}", self.places.journals.display()));
+        self.undo = roll_back(&self.netlink, undo, &mut done).await;
+        if let Err(error) = self.journal.keep(&self.undo) {
+            done.notes.push(format!("the journal in {} cannot be changed: {error}", self.places.journals.display()));
         }
         done
     }
@@ -238,29 +277,44 @@ impl Step {
     }
 }
 
-/// Undoes all, the last first. Returns what was undone.
-async fn roll_back(netlink: &Netlink, undo: Vec<Undo>, notes: &mut Vec<String>) -> Vec<String> {
-    let mut changes = Vec::new();
+/// Undoes all, the last first. Returns what has to be tried again, in the order in which it was done.
+async fn roll_back(netlink: &Netlink, undo: Vec<Undo>, done: &mut Done) -> Vec<Undo> {
+    let mut left = Vec::new();
     for undo in undo.into_iter().rev() {
-        let (what, result) = match undo {
+        let (what, error, lost) = match &undo {
             Undo::Route(route) => {
-                (format!("removed {route}"), netlink.remove_route(&route).await.map_err(|error| told(&error)))
+                let error = netlink.remove_route(route).await.err();
+                (format!("removed {route}"), error.map(|error| told(&error)), false)
             }
-            Undo::Default(message) => (
-                "brought the default route back".to_owned(),
-                netlink.restore(&message).await.map_err(|error| told(&error)),
-            ),
-            Undo::Dns(dns) => (
-                "brought name resolution back".to_owned(),
-                dns.execute().map_err(|error| format!("name resolution cannot be brought back: {error}")),
-            ),
+            Undo::Default(message) => {
+                let error = netlink.restore(message).await.err();
+                let lost = error.as_ref().is_some_and(kernel::link_is_gone);
+                ("brought the default route back".to_owned(), error.map(|error| told(&error)), lost)
+            }
+            Undo::Dns(dns) => {
+                let error = dns.execute().await.err();
+                // The program that was to do it is not installed any more.
+                let lost = error.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
+                let told = error.map(|error| format!("name resolution cannot be brought back: {error}"));
+                ("brought name resolution back".to_owned(), told, lost)
+            }
         };
-        match result {
-            Ok(()) => changes.push(what),
-            Err(note) => notes.push(note),
+        match error {
+            None => done.changes.push(what),
+            Some(note) => {
+                done.notes.push(note);
+                if !lost {
+                    left.push(undo);
+                }
+            }
         }
     }
-    changes
+    left.reverse();
+    left
+}
+
+fn already_there(route: &RouteSpec) -> String {
+    format!("{} is there already and stays as it is", route.destination)
 }
 
 /// An error with its causes on one line.

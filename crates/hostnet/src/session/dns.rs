@@ -5,9 +5,12 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 use super::settings::{Dns, DnsServer, DnsTransport, Dnssec};
 
@@ -17,6 +20,9 @@ const MARK: &str = "# Written for the tunnel";
 const MAX_SERVERS: usize = 3;
 /// There while systemd-resolved runs.
 const RESOLVED: &str = "/run/systemd/resolve/io.systemd.Resolve";
+
+/// resolvconf tells the programs that resolve names, which may restart for it; what takes longer hangs.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How the former state comes back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,18 +79,18 @@ impl Manager {
     }
 
     /// Sets name resolution. Returns what could not be followed.
-    pub(super) fn set(self, device: &str, dns: &Dns, file: &Path) -> io::Result<Vec<String>> {
+    pub(super) async fn set(self, device: &str, dns: &Dns, file: &Path) -> io::Result<Vec<String>> {
         match self {
             Self::Resolved => {
                 let (commands, notes) = resolvectl(device, dns);
                 for words in commands {
-                    run("resolvectl", &words, "")?;
+                    run("resolvectl", &words, "").await?;
                 }
                 Ok(notes)
             }
             Self::Resolvconf => {
                 let (text, notes) = resolv_conf(device, dns, "");
-                run("resolvconf", &["-a".to_owned(), format!("{device}.openvpn")], &text).map(|()| notes)
+                run("resolvconf", &["-a".to_owned(), format!("{device}.openvpn")], &text).await.map(|()| notes)
             }
             Self::File => {
                 let old = fs::read_to_string(file).unwrap_or_default();
@@ -120,12 +126,12 @@ impl Dns {
 
 impl DnsUndo {
     /// Brings the former state back.
-    pub(super) fn execute(&self) -> io::Result<()> {
+    pub(super) async fn execute(&self) -> io::Result<()> {
         match self {
             // The settings went with the link if that is gone.
             Self::Resolved { device } if !Path::new("/sys/class/net").join(device).exists() => Ok(()),
-            Self::Resolved { device } => run("resolvectl", &["revert".to_owned(), device.clone()], ""),
-            Self::Resolvconf { record } => run("resolvconf", &["-d".to_owned(), record.clone()], ""),
+            Self::Resolved { device } => run("resolvectl", &["revert".to_owned(), device.clone()], "").await,
+            Self::Resolvconf { record } => run("resolvconf", &["-d".to_owned(), record.clone()], "").await,
             Self::File(saved) => saved.restore(),
         }
     }
@@ -280,17 +286,30 @@ fn usable<'a>(dns: &'a Dns, notes: &mut Vec<String>, possible: impl Fn(&DnsServe
     found
 }
 
-fn run(program: &str, words: &[String], input: &str) -> io::Result<()> {
-    let mut child =
-        Command::new(program).args(words).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+async fn run(program: &str, words: &[String], input: &str) -> io::Result<()> {
+    run_within(DEADLINE, program, words, input).await
+}
+
+async fn run_within(deadline: Duration, program: &str, words: &[String], input: &str) -> io::Result<()> {
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn()?;
+    let ended = tokio::time::timeout(deadline, async {
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    });
+    let reason = match ended.await {
+        Ok(output) => {
+            let output = output?;
+            if output.status.success() {
+                return Ok(());
+            }
+            String::from_utf8_lossy(&output.stderr).trim().to_owned()
+        }
+        Err(_) => format!("ended by force: it was not done within {} s", deadline.as_secs()),
+    };
     Err(io::Error::other(format!("{program} {}: {reason}", words.join(" "))))
 }
 

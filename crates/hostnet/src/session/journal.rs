@@ -123,8 +123,12 @@ impl Journal {
         fs::rename(&new, &self.path)
     }
 
-    /// Nothing has to be undone any more.
-    pub(super) fn remove(&self) -> io::Result<()> {
+    /// Writes what is left to undo; without any the journal goes.
+    pub(super) fn keep(&self, left: &[Undo]) -> io::Result<()> {
+        if left.is_empty() { self.remove() } else { self.write(left) }
+    }
+
+    fn remove(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net};
 use rtnetlink::packet_core::{Emitable, Parseable};
 use rtnetlink::packet_route::AddressFamily;
@@ -21,6 +20,8 @@ use crate::netlink::{Netlink, NetlinkError, all, ipv4_address, link_name, within
 const GONE: [i32; 4] = [3, 19, 99, 2];
 /// "It is there already."
 const EXISTS: i32 = 17;
+/// "There is no such link", and "it is down": the kernel would have dropped its routes itself.
+const NO_LINK: [i32; 2] = [19, 100];
 
 impl Netlink {
     /// What a plan for a connection to `server` starts from, but for the DNS servers.
@@ -31,10 +32,16 @@ impl Netlink {
         for message in self.routes().await?.into_iter().chain(self.routes6().await?) {
             let Some(route) = View::of(&message) else { continue };
             facts.routes.insert((route.destination, route.metric));
+            let Some(way) = route.way(&names) else { continue };
+            if let Some(server) = &mut facts.server
+                && way.onlink
+                && (&way.gateway, &way.device) == (&server.gateway, &server.device)
+            {
+                server.onlink = true;
+            }
             if route.destination.prefix_len() > 0 {
                 continue;
             }
-            let Some(way) = route.way(&names) else { continue };
             match route.destination {
                 IpNet::V4(_) if best.0.is_none_or(|metric| route.metric < metric) => {
                     best.0 = Some(route.metric);
@@ -84,10 +91,11 @@ impl Netlink {
     async fn way_to(&self, address: IpAddr, names: &BTreeMap<u32, String>) -> Option<Way> {
         let length = if address.is_ipv4() { 32 } else { 128 };
         let query = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, length).ok()?.build();
-        let answers: Result<Vec<RouteMessage>, Error> = self.handle.route().get(query).execute().try_collect().await;
+        let answers = all("ask for a route", self.handle.route().get(query).execute()).await;
         let way = |message: &RouteMessage| {
             let (gateway, output) = hop(message);
-            Some(Way { gateway, device: names.get(&output?)?.clone() })
+            // The answer does not tell whether the gateway is only said to be on the link.
+            Some(Way { gateway, device: names.get(&output?)?.clone(), onlink: false })
         };
         answers.ok()?.first().and_then(way)
     }
@@ -169,6 +177,9 @@ impl Netlink {
         if route.unreachable {
             message.header.kind = RouteType::Unreachable;
         }
+        if route.onlink {
+            message.header.flags = RouteFlags::Onlink;
+        }
         if let Some(gateway) = route.gateway {
             message.attributes.push(RouteAttribute::Gateway(gateway.into()));
         }
@@ -188,6 +199,7 @@ struct View {
     metric: u32,
     gateway: Option<IpAddr>,
     output: Option<u32>,
+    onlink: bool,
 }
 
 impl View {
@@ -211,11 +223,12 @@ impl View {
         };
         let destination = IpNet::new(address.unwrap_or(unspecified), header.destination_prefix_length).ok()?;
         let (gateway, output) = hop(message);
-        Some(Self { destination, metric, gateway, output })
+        let onlink = header.flags.contains(RouteFlags::Onlink);
+        Some(Self { destination, metric, gateway, output, onlink })
     }
 
     fn way(&self, names: &BTreeMap<u32, String>) -> Option<Way> {
-        Some(Way { gateway: self.gateway, device: names.get(&self.output?)?.clone() })
+        Some(Way { gateway: self.gateway, device: names.get(&self.output?)?.clone(), onlink: self.onlink })
     }
 }
 
@@ -257,7 +270,7 @@ fn address_message(address: &Address, index: u32) -> AddressMessage {
 /// A route as it can be added again: without what the kernel only tells.
 fn stored(message: &RouteMessage) -> Vec<u8> {
     let mut message = message.clone();
-    message.header.flags = RouteFlags::empty();
+    message.header.flags &= RouteFlags::Onlink;
     message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)));
     let mut bytes = vec![0; message.buffer_len()];
     message.emit(&mut bytes);
@@ -269,10 +282,24 @@ fn parsed(bytes: &[u8]) -> Option<RouteMessage> {
 }
 
 fn code(result: &Result<(), NetlinkError>) -> Option<i32> {
-    match result {
-        Err(NetlinkError::Request { source: Error::NetlinkError(message), .. }) => Some(-message.raw_code()),
+    result.as_ref().err().and_then(number)
+}
+
+fn number(error: &NetlinkError) -> Option<i32> {
+    match error {
+        NetlinkError::Request { source: Error::NetlinkError(message), .. } => Some(-message.raw_code()),
         _ => None,
     }
+}
+
+/// Whether the kernel refused because there is such a route already.
+pub(super) fn is_there(error: &NetlinkError) -> bool {
+    number(error) == Some(EXISTS)
+}
+
+/// Whether the link went, and with it what was to be brought back.
+pub(super) fn link_is_gone(error: &NetlinkError) -> bool {
+    number(error).is_some_and(|number| NO_LINK.contains(&number))
 }
 
 fn gone(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {

@@ -46,6 +46,8 @@ pub(super) struct Way {
     pub(super) gateway: Option<IpAddr>,
     /// The link.
     pub(super) device: String,
+    /// The router is on the link although no network there has its address.
+    pub(super) onlink: bool,
 }
 
 /// A default route, with all it takes to bring it back.
@@ -86,6 +88,18 @@ pub(super) struct RouteSpec {
     pub(super) metric: Option<u32>,
     /// Senders get an error at once.
     pub(super) unreachable: bool,
+    /// The gateway is on the link although no network there has its address.
+    #[serde(default)]
+    pub(super) onlink: bool,
+}
+
+impl RouteSpec {
+    /// The metric that it has in the kernel.
+    pub(super) fn metric(&self) -> u32 {
+        let usual = if self.destination.addr().is_ipv6() { USUAL_METRIC6 } else { 0 };
+        // The kernel takes 0 for "the usual" with IPv6 too.
+        self.metric.filter(|&metric| metric != 0).unwrap_or(usual)
+    }
 }
 
 impl fmt::Display for RouteSpec {
@@ -97,6 +111,9 @@ impl fmt::Display for RouteSpec {
         }
         if let Some(device) = &self.device {
             write!(f, " dev {device}")?;
+        }
+        if self.onlink {
+            write!(f, " onlink")?;
         }
         match self.metric {
             Some(metric) => write!(f, " metric {metric}"),
@@ -145,6 +162,7 @@ pub(super) fn bypass(server: IpAddr, way: &Way) -> RouteSpec {
         device: Some(way.device.clone()),
         metric: None,
         unreachable: false,
+        onlink: way.onlink,
     }
 }
 
@@ -271,7 +289,14 @@ impl Planner<'_> {
                 None => self.note(format!("no route to {destination}: there is no IPv6 default route to follow")),
             },
             (Via::Router(router @ IpAddr::V4(_)), IpNet::V4(_)) => {
-                self.add(RouteSpec { destination, gateway: Some(router), device: None, metric, unreachable: false });
+                self.add(RouteSpec {
+                    destination,
+                    gateway: Some(router),
+                    device: None,
+                    metric,
+                    unreachable: false,
+                    onlink: false,
+                });
             }
             (Via::Tunnel | Via::Router(_), _) => self.through_tunnel(destination, metric),
         }
@@ -283,7 +308,14 @@ impl Planner<'_> {
         let v6 = matches!(destination, IpNet::V6(_));
         if v6 && settings.block_ipv6 {
             let gateway = None;
-            return self.add(RouteSpec { destination, gateway, device: None, metric, unreachable: true });
+            return self.add(RouteSpec {
+                destination,
+                gateway,
+                device: None,
+                metric,
+                unreachable: true,
+                onlink: false,
+            });
         }
         if !has(v6) {
             let family = if v6 { "IPv6" } else { "IPv4" };
@@ -293,14 +325,11 @@ impl Planner<'_> {
         let peer = settings.addresses.iter().find_map(|address| address.peer);
         let gateway = settings.gateway4.or(peer).filter(|_| !v6).map(IpAddr::from);
         let device = Some(settings.device.clone());
-        self.add(RouteSpec { destination, gateway, device, metric, unreachable: false });
+        self.add(RouteSpec { destination, gateway, device, metric, unreachable: false, onlink: false });
     }
 
     fn add(&mut self, route: RouteSpec) {
-        let usual = if route.destination.addr().is_ipv6() { USUAL_METRIC6 } else { 0 };
-        // The kernel takes 0 for "the usual" with IPv6 too.
-        let metric = route.metric.filter(|&metric| metric != 0).unwrap_or(usual);
-        if self.taken.insert((route.destination, metric)) {
+        if self.taken.insert((route.destination, route.metric())) {
             self.plan.steps.push(Step::Route(route));
         } else {
             self.note(format!("{} is there already and stays as it is", route.destination));

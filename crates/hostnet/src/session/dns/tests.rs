@@ -76,13 +76,13 @@ fn names_of_the_server_cannot_carry_lines_or_flags() {
     assert_eq!(notes.len(), 3);
 }
 
-#[test]
-fn a_file_comes_back_as_it_was() {
+#[tokio::test]
+async fn a_file_comes_back_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let wanted = dns(vec![server(&["10.8.0.53"])], &[]);
-    let set = |path: &Path| {
+    let set = async |path: &Path| {
         let undo = Manager::File.undo("tun7", path).unwrap();
-        Manager::File.set("tun7", &wanted, path).unwrap();
+        Manager::File.set("tun7", &wanted, path).await.unwrap();
         assert!(fs::read_to_string(path).unwrap().contains("nameserver 10.8.0.53"));
         undo
     };
@@ -90,22 +90,35 @@ fn a_file_comes_back_as_it_was() {
     let file = dir.path().join("file");
     fs::write(&file, "nameserver 192.0.2.53\n").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
-    set(&file).execute().unwrap();
+    set(&file).await.execute().await.unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), "nameserver 192.0.2.53\n");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
 
     let link = dir.path().join("link");
     symlink("file", &link).unwrap();
-    set(&link).execute().unwrap();
+    set(&link).await.execute().await.unwrap();
     assert_eq!(fs::read_link(&link).unwrap(), Path::new("file"));
     assert_eq!(fs::read_to_string(&file).unwrap(), "nameserver 192.0.2.53\n", "what it leads to was not touched");
 
     let missing = dir.path().join("missing");
-    set(&missing).execute().unwrap();
+    set(&missing).await.execute().await.unwrap();
     assert!(!missing.exists());
 
-    let undo = set(&file);
+    let undo = set(&file).await;
     fs::write(&file, "nameserver 198.51.100.53\n").unwrap();
-    undo.execute().unwrap();
+    undo.execute().await.unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), "nameserver 198.51.100.53\n", "somebody else's stays");
+}
+
+#[tokio::test]
+async fn a_program_that_fails_or_hangs_is_told() {
+    let run = async |words: &[&str]| {
+        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        run_within(Duration::from_secs(1), "sh", &words, "text").await
+    };
+    run(&["-c", "test $(cat) = text"]).await.unwrap();
+    let failed = run(&["-c", "cat; echo no such link >&2; exit 3"]).await.unwrap_err();
+    assert!(failed.to_string().ends_with("exit 3: no such link"), "{failed}");
+    let hung = run(&["-c", "exec sleep 60"]).await.unwrap_err();
+    assert!(hung.to_string().ends_with("it was not done within 1 s"), "{hung}");
 }

@@ -31,7 +31,7 @@ fn settings() -> Settings {
 }
 
 fn facts() -> Facts {
-    let way = |gateway: &str| Way { gateway: Some(ip(gateway)), device: "wire".to_owned() };
+    let way = |gateway: &str| Way { gateway: Some(ip(gateway)), device: "wire".to_owned(), onlink: false };
     Facts {
         default4: Some(DefaultRoute { way: way("192.0.2.1"), message: vec![1, 2, 3] }),
         default6: Some(way("2001:db8::1")),
@@ -139,7 +139,7 @@ fn a_private_redirect_keeps_the_way_to_the_server_only() {
 #[test]
 fn a_server_nearby_needs_no_route_of_its_own() {
     let mut near = facts();
-    near.server = Some(Way { gateway: None, device: "wire".to_owned() });
+    near.server = Some(Way { gateway: None, device: "wire".to_owned(), onlink: false });
     let auto = Redirect { autolocal: true, ..DEF1 };
     assert_eq!(routes(&redirected(auto), &near).len(), 2);
     assert_eq!(routes(&redirected(auto), &facts()).len(), 3, "it is not nearby");
