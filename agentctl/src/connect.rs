@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::Error;
 use client::{Options, Plan, PlanError, RunError};
-use hostnet::session::Places;
+use hostnet::session::{Places, SessionError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -36,23 +36,37 @@ pub(crate) fn run(args: ConnectArgs, out: &mut dyn Write) -> Result<Exit, Failur
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
         let stopping = stop.clone();
         tokio::spawn(async move {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                Some(_) = async { hangup.as_mut()?.recv().await } => {}
             }
             stopping.cancel();
         });
-        client::run(plan, options, stop, &mut |line| eprintln!("{line}")).await.map_err(failure)
+        // Nobody may be left to read it, and the host must be brought back all the same.
+        let mut say = |line: &str| drop(writeln!(std::io::stderr(), "{line}"));
+        client::run(plan, options, stop, &mut say).await.map_err(failure)
     });
     // A question on the terminal that nobody has answered must not hold the end up.
     runtime.shutdown_background();
     ended.map(|()| Exit::Ok)
 }
 
+/// Whether whoever started us wants us to outlive the terminal, as nohup does.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    // Signal 1 is the lowest bit.
+    ignored.is_some_and(|ignored| ignored & 1 != 0)
+}
+
 fn failure(error: RunError) -> Failure {
     let hint = match &error {
+        // It says itself what to do.
+        RunError::Session(SessionError::Busy(_)) => None,
         RunError::Device(_) | RunError::Session(_) => Some("run it with sudo"),
         RunError::Tunnel(_) => Some("check the profile's certificates, keys and password, or ask the server's owner"),
         RunError::Login(_) | RunError::Broken | RunError::GaveUp(_) => None,

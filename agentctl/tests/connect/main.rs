@@ -210,3 +210,18 @@ fn a_lost_server_is_found_again_with_everything_in_place() {
     lab.end("client.log", Signal::SIGTERM);
     lab.must_become(&before);
 }
+
+#[test]
+fn a_closed_terminal_ends_it_as_anything_else_does() {
+    if cannot_run() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.serve(&["--topology", "subnet"], &["redirect-gateway", "dhcp-option DNS 10.8.0.53"]);
+    let profile = lab.profile("work.ovpn", "");
+    let before = lab.state();
+    lab.connect(&profile, &[]);
+    assert_ne!(lab.state(), before);
+    assert_eq!(lab.end("client.log", Signal::SIGHUP), Some(0));
+    lab.must_become(&before);
+}
