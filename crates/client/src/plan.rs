@@ -128,7 +128,8 @@ impl Mapper<'_> {
         let crl = self.crl();
         let ciphers = self.ciphers();
         self.connections_agree();
-        let digest = if ciphers.iter().all(|cipher| cipher.is_aead()) { None } else { self.digest() };
+        let digest = if ciphers.iter().all(|cipher| cipher.is_aead()) { self.spoken_digest() } else { self.digest() };
+        let fallback = self.fallback().filter(|cipher| cipher.is_aead() || digest.is_some());
         let mode = Mode::Dial(Dial { remotes: self.remotes(), peer: self.peer() });
         let mut config = TunnelConfig::new(mode, tls?, protection?);
         config.crl = crl;
@@ -152,11 +153,7 @@ impl Mapper<'_> {
         config.renewal.hand_window = rekey.hand_window.max(Duration::from_secs(1));
         config.renewal.overlap = rekey.transition_window.max(Duration::from_secs(1));
         config.pull = self.pull();
-        config.data = DataSettings {
-            digest: digest.unwrap_or_default(),
-            fallback: self.fallback(),
-            mss_fix: self.mss_fix(first),
-        };
+        config.data = DataSettings { digest: digest.unwrap_or_default(), fallback, mss_fix: self.mss_fix(first) };
         config.max_packet_size = first.max_packet_size;
         // With the same password, as the person wants it.
         config.after_refusal = (self.profile.auth_retry == AuthRetry::NoInteract).then_some(AFTER_REFUSAL);
@@ -250,15 +247,20 @@ impl Mapper<'_> {
     }
 
     fn digest(&mut self) -> Option<AuthDigest> {
+        let digest = self.spoken_digest();
+        if digest.is_none() {
+            let reason = "packets are signed with SHA1, SHA256 or SHA512 only; choose one of them on the server";
+            self.problem(ProblemKind::Unsupported, "auth", reason);
+        }
+        digest
+    }
+
+    fn spoken_digest(&self) -> Option<AuthDigest> {
         match self.profile.data.auth {
             profile::Digest::Sha1 => Some(AuthDigest::Sha1),
             profile::Digest::Sha256 => Some(AuthDigest::Sha256),
             profile::Digest::Sha512 => Some(AuthDigest::Sha512),
-            profile::Digest::None | profile::Digest::Sha224 | profile::Digest::Sha384 => {
-                let reason = "packets are signed with SHA1, SHA256 or SHA512 only; choose one of them on the server";
-                self.problem(ProblemKind::Unsupported, "auth", reason);
-                None
-            }
+            profile::Digest::None | profile::Digest::Sha224 | profile::Digest::Sha384 => None,
         }
     }
 
