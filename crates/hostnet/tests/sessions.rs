@@ -1,5 +1,5 @@
 //! What a session leaves of a host's own settings, each test in a network namespace of its own. Needs root.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 
 use std::fs;
 use std::net::IpAddr;
