@@ -147,9 +147,11 @@ fn tunnel_config(
             max_peers: MAX_PEERS,
             ..Listen::new(*bind, Some(Ipv4Prefix { address, prefix_len: settings.subnet.prefix_len() }))
         }),
-        Mode::Dial(remotes) => {
-            tunnel::Mode::Dial(Dial { remotes: remotes.clone(), peer: Some(NameCheck::Name(opposite.to_string())) })
-        }
+        Mode::Dial(remotes) => tunnel::Mode::Dial(Dial {
+            remotes: remotes.clone(),
+            peer: Some(NameCheck::Name(opposite.to_string())),
+            beside: true,
+        }),
     };
     let tls_crypt = StaticKey::parse(identity.tls_crypt.expose_secret()).context("the identity's tls-crypt key")?;
     let mut config = TunnelConfig::new(mode, tls, Some(tls_crypt));
@@ -260,6 +262,10 @@ impl Worker {
         );
         if let Some(reason) = self.refused.clone() {
             warn!(reason, "the listener's configuration is refused");
+            // The session before, if there was one, gave way to this one.
+            if self.peer.take().is_some() {
+                self.settle().await;
+            }
             self.reason = Some(reason);
             return;
         }

@@ -130,7 +130,8 @@ impl Mapper<'_> {
         self.connections_agree();
         let digest = if ciphers.iter().all(|cipher| cipher.is_aead()) { self.spoken_digest() } else { self.digest() };
         let fallback = self.fallback().filter(|cipher| cipher.is_aead() || digest.is_some());
-        let mode = Mode::Dial(Dial { remotes: self.remotes(), peer: self.peer() });
+        // A server may ask for routes that lead everything into the tunnel, packets to its other remotes too.
+        let mode = Mode::Dial(Dial { remotes: self.remotes(), peer: self.peer(), beside: false });
         let mut config = TunnelConfig::new(mode, tls?, protection?);
         config.crl = crl;
         config.tls_version_min = version(profile.tls.version_min);

@@ -259,7 +259,7 @@ impl EndReason {
     pub fn retry(&self) -> Retry {
         match self {
             Self::AuthFailed(_) | Self::ServerHalt(_) => Retry::Never,
-            Self::TokenRefused(_) => Retry::Told { wait: Duration::ZERO, advance: Advance::No },
+            Self::TokenRefused(_) => Retry::Told { wait: *BACKOFF.start(), advance: Advance::No },
             Self::RefusedForNow { backoff, advance, .. } => Retry::Told {
                 wait: backoff.unwrap_or_default().clamp(*BACKOFF.start(), *BACKOFF.end()),
                 advance: *advance,

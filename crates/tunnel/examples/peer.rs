@@ -124,7 +124,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         }
         _ => {
             let remotes = need("remote")?.split(',').map(str::parse).collect::<Result<_, _>>()?;
-            Mode::Dial(Dial { remotes, peer: name_check(settings) })
+            Mode::Dial(Dial { remotes, peer: name_check(settings), beside: true })
         }
     };
     let read = |key: &str| -> Result<String, Box<dyn Error>> { Ok(std::fs::read_to_string(need(key)?)?) };

@@ -42,8 +42,8 @@ pub struct TunnelConfig {
     /// certificates need no authority, and are taken by their fingerprint while they are valid.
     pub peer_fingerprints: Vec<Fingerprint>,
     /// PEM file of the authorities' lists of revoked certificates. It is looked at every second and when a handshake
-    /// begins. Who is on it is refused, and disconnected where connected; everybody is refused when a list in it has
-    /// ended. A file that cannot be used stops the start; later the lists that were read before go on.
+    /// begins. Who is on it is refused, and disconnected where connected; who would have to be on a list that has ended is
+    /// refused. A file that cannot be used stops the start; later the lists that were read before go on.
     pub crl: Option<PathBuf>,
     /// What time it is for certificates and revocation lists.
     pub clock: Clock,
@@ -231,6 +231,9 @@ pub struct Dial {
     pub remotes: Vec<Remote>,
     /// Whose certificate the server must show; `None` takes any that is good.
     pub peer: Option<NameCheck>,
+    /// Whether other remotes are tried beside a session, when it falls silent or an earlier remote is to be preferred. Not
+    /// where packets to remotes may be led into the tunnel: what is found there ends with the session that leads to it.
+    pub beside: bool,
 }
 
 /// Where a listener can be reached. Written `HOST:PORT` for UDP, `HOST:PORT/udp` or `HOST:PORT/tcp`; an IPv6 address

@@ -64,7 +64,7 @@ pub(crate) async fn run(
     if dial.remotes.len() > 1 {
         config.first_answer = FIRST_ANSWER_OF_SEVERAL;
     }
-    let mut dialer = Dialer { config, remotes: dial.remotes };
+    let mut dialer = Dialer { config, remotes: dial.remotes, beside: dial.beside };
     let mut wait = FIRST_WAIT;
     loop {
         match dialer.round(&mut driver).await? {
@@ -90,6 +90,8 @@ pub(crate) async fn run(
 struct Dialer {
     config: ClientConfig,
     remotes: Vec<Remote>,
+    /// Whether others are tried while a session goes on.
+    beside: bool,
 }
 
 enum Attempt {
@@ -164,11 +166,15 @@ impl Dialer {
         };
         let (search, searches) = watch::channel(Search::default());
         let (found, ways) = mpsc::channel(1);
-        driver.ways = Some(ways);
-        let scout = crate::scout::run(self.config.clone(), self.remotes.clone(), searches, found);
-        let _scout = AbortOnDropHandle::new(tokio::spawn(scout));
+        driver.ways = self.beside.then_some(ways);
+        let _scout = self.beside.then(|| {
+            let scout = crate::scout::run(self.config.clone(), self.remotes.clone(), searches, found);
+            AbortOnDropHandle::new(tokio::spawn(scout))
+        });
         let mut sessions = Sessions::new(self.config.clone(), place, remote, Instant::now(), search);
         let outcome = driver.run(&mut sessions, &mut sockets).await;
+        // What was found and not taken up is closed.
+        driver.ways = None;
         self.config.login = sessions.login().clone();
         if let (Ok(Outcome::Ended), Some(reason)) = (&outcome, sessions.end_reason()) {
             match reason.retry() {

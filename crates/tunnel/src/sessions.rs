@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use ovpn::client::{Client, ClientConfig};
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{
-    Configured, Counters, EndReason, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsKey, TlsOutput,
+    Configured, Counters, EndReason, Endpoint, Event, PeerStatus, Received, Retry, SessionKey, TlsInput, TlsKey,
+    TlsOutput,
 };
 use ovpn::login::Login;
 use ovpn::underlay::{Transport, Underlay};
@@ -203,6 +204,12 @@ impl Sessions {
                 }
             }
             (Stage::Carrying, Event::Disconnected { peer, identity, reason }) => {
+                if reason.retry() == Retry::Never {
+                    // It holds for every way to the server.
+                    for other in self.sessions.iter_mut().filter(|other| matches!(other.stage, Stage::Rising(_))) {
+                        other.leave(now);
+                    }
+                }
                 let event = Event::Disconnected { peer, identity, reason };
                 if self.is_rising() {
                     self.held = Some(event);
@@ -222,8 +229,11 @@ impl Sessions {
             let over = match session.stage {
                 Stage::Leaving { until } => until <= now || session.client.is_flushed(),
                 _ if session.client.has_ended() => {
-                    self.config.login.clone_from(session.client.login());
-                    self.ended = session.client.end_reason().cloned();
+                    // One that gave way to another has nothing to say about the end.
+                    if !matches!(session.stage, Stage::Draining { .. }) {
+                        self.config.login.clone_from(session.client.login());
+                        self.ended = session.client.end_reason().cloned();
+                    }
                     session.leave(now);
                     session.client.is_flushed()
                 }
@@ -242,6 +252,12 @@ impl Sessions {
         crate::report::add(&mut self.base, &session.client.counters());
         let tls = |generation| TlsKey { session: session.key, generation };
         self.closing.extend((0..session.generations).map(tls));
+    }
+
+    /// Announces what is looked for, also where it is what has just led to nothing.
+    fn look_again(&mut self) {
+        let search = self.wanted();
+        self.search.send_replace(search);
     }
 
     fn wanted(&mut self) -> Search {
@@ -301,13 +317,15 @@ impl Role for Sessions {
         if self.sessions.iter().any(|session| session.remote == remote) {
             // Two remotes are one.
             self.pause = PAUSE;
-            return self.advance(now);
+            self.advance(now);
+            return self.look_again();
         }
         sockets.forget(remote);
         let in_use = is_datagrams && self.sessions.iter().any(shared);
         if !in_use && let Err(error) = sockets.add(remote, opened) {
             tracing::debug!(%remote, %error, "a socket cannot be used");
-            return;
+            self.pause = PAUSE;
+            return self.look_again();
         }
         tracing::debug!(%remote, "trying another way to the tunnel's peer");
         self.begin(place, remote, now, search);

@@ -52,7 +52,7 @@ impl Authority {
     }
 
     fn dialer_of(&self, remotes: Vec<Remote>) -> TunnelConfig {
-        let mode = Mode::Dial(Dial { remotes, peer: Some(NameCheck::Name("listener".to_owned())) });
+        let mode = Mode::Dial(Dial { remotes, peer: Some(NameCheck::Name("listener".to_owned())), beside: true });
         TunnelConfig::new(mode, self.issue("dialer", ExtendedKeyUsagePurpose::ClientAuth), Some(key()))
     }
 }
@@ -266,7 +266,7 @@ async fn refuses_what_cannot_work() {
     config.tun_mtu = 100;
     assert!(matches!(start(config), Err(Error::Setting(_))));
     let mut config = authority.dialer(nowhere);
-    config.mode = Mode::Dial(Dial { remotes: Vec::new(), peer: None });
+    config.mode = Mode::Dial(Dial { remotes: Vec::new(), peer: None, beside: false });
     assert!(matches!(start(config), Err(Error::Setting(_))));
     let taken = std::net::UdpSocket::bind(any).unwrap();
     let config = authority.listener(taken.local_addr().unwrap());

@@ -64,7 +64,7 @@ impl Authority {
     /// A dialer that is connected at first, and its address inside.
     async fn dial(&self, name: &str, remotes: &[String]) -> (Running, Ipv4Addr) {
         let remotes: Vec<Remote> = remotes.iter().map(|remote| remote.parse().unwrap()).collect();
-        let mode = Mode::Dial(Dial { remotes, peer: Some(NameCheck::Name("listener".to_owned())) });
+        let mode = Mode::Dial(Dial { remotes, peer: Some(NameCheck::Name("listener".to_owned())), beside: true });
         let mut config = self.config(mode, name, ExtendedKeyUsagePurpose::ClientAuth);
         config.keepalive = Keepalive { ping: Duration::from_secs(1), ping_restart: Duration::from_secs(10) };
         let mut dialer = Running::start(config);
@@ -263,7 +263,8 @@ async fn a_connection_cut_in_the_middle_leaves_nothing_behind() {
         let relay = relay(address, Arc::clone(&budget), |near| {
             let _ = near.shutdown(Shutdown::Both);
         });
-        let mode = Mode::Dial(Dial { remotes: vec![format!("{relay}/tcp").parse().unwrap()], peer: None });
+        let mode =
+            Mode::Dial(Dial { remotes: vec![format!("{relay}/tcp").parse().unwrap()], peer: None, beside: false });
         let mut dialer = Running::start(authority.config(mode, "cut", ExtendedKeyUsagePurpose::ClientAuth));
         let failed = |event| match event {
             Event::HandshakeFailed { reason, .. } => Some(reason),

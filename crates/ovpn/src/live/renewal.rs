@@ -170,6 +170,8 @@ impl Live {
                 desk.channel.send_tls(renewal.tls, &bytes);
                 Ok(Heard::Nothing)
             }
+            // The key is in use, and this is the session's connection from now on.
+            TlsOutput::Failed(why) if matches!(renewal.step, Step::Proven) => Err(EndReason::Tls(why)),
             TlsOutput::Failed(why) => {
                 self.fail_renewal(now, EndReason::Tls(why), desk);
                 Ok(Heard::Nothing)

@@ -46,15 +46,14 @@ const ROUTES_AND_NAMES: [&str; 9] = [
 ];
 
 impl PullRules {
-    /// Whether `option` is taken.
+    /// Whether `option`, its words without quotes and with single blanks between, is taken.
     ///
     /// # Errors
     /// When a filter rejects it.
     pub fn takes(&self, option: &str) -> Result<bool, PushError> {
-        let option = option.trim_start();
         let filter = self.filters.iter().find(|filter| option.starts_with(&filter.prefix));
         match filter.map(|filter| filter.action) {
-            Some(FilterAction::Reject) => Err(PushError::Rejected(printable(option, 80))),
+            Some(FilterAction::Reject) => Err(PushError::Rejected(shown(option))),
             Some(FilterAction::Ignore) => Ok(false),
             Some(FilterAction::Accept) | None => {
                 let name = option.split_ascii_whitespace().next().unwrap_or_default();
@@ -62,6 +61,11 @@ impl PullRules {
             }
         }
     }
+}
+
+/// An option as it may be shown: a token is a secret, also one that a filter keeps away.
+pub(super) fn shown(option: &str) -> String {
+    printable(if option.starts_with("auth-token") { "auth-token" } else { option }, 80)
 }
 
 #[cfg(test)]
@@ -81,7 +85,7 @@ mod tests {
         ];
         let rules = PullRules { filters, route_nopull: false };
         assert_eq!(rules.takes("route 192.168.1.0 255.255.255.0"), Ok(true));
-        assert_eq!(rules.takes(" route 10.0.0.0 255.0.0.0"), Ok(false));
+        assert_eq!(rules.takes("route 10.0.0.0 255.0.0.0"), Ok(false));
         assert_eq!(rules.takes("route-gateway 10.8.0.1"), Ok(true));
         assert_eq!(
             rules.takes("dhcp-option DNS 10.8.0.1"),

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::dns::Collected;
+use super::filter::shown;
 use super::{
     Configured, Ifconfig, Ipv4Prefix, Ipv6Ifconfig, Ipv6Prefix, PullRules, PushError, PushedIpv6Route, PushedRoute,
     REPLY, Redirect, RouteGateway,
@@ -105,10 +106,11 @@ impl PushReply {
             if option == "push-continuation 2" {
                 last = false;
             } else if option != "push-continuation 1" {
-                if self.rules.takes(option)? {
-                    self.apply(option);
-                } else {
-                    self.ignore(option);
+                // Rules see what would be obeyed, however it was quoted and spaced.
+                let words: Vec<&str> = option.split_ascii_whitespace().map(|word| word.trim_matches('"')).collect();
+                let option = words.join(" ");
+                if !self.rules.takes(&option)? || self.try_apply(&option, &words).is_none() {
+                    self.ignore(&option);
                 }
             }
         }
@@ -165,18 +167,9 @@ impl PushReply {
         })
     }
 
-    fn apply(&mut self, option: &str) {
-        let words: Vec<&str> = option.split_ascii_whitespace().map(|word| word.trim_matches('"')).collect();
-        if self.try_apply(option, &words).is_none() {
-            self.ignore(option);
-        }
-    }
-
     fn ignore(&mut self, option: &str) {
         if self.ignored.len() < MAX_IGNORED - 1 {
-            // A token is a secret, also one that a filter keeps away.
-            let shown = if option.starts_with("auth-token") { "auth-token" } else { option };
-            self.ignored.push(printable(shown, 80));
+            self.ignored.push(shown(option));
         }
     }
 
@@ -465,7 +458,8 @@ mod tests {
     #[test]
     fn what_the_rules_pass_over_is_told() {
         let mut push = PushReply::new(PullRules { filters: Vec::new(), route_nopull: true });
-        push.handle_message("PUSH_REPLY,ifconfig 10.8.0.6 10.8.0.5,route 10.0.0.0,dhcp-option DNS 10.8.0.1").unwrap();
+        push.handle_message("PUSH_REPLY,ifconfig 10.8.0.6 10.8.0.5,\"route\"\t10.0.0.0,dhcp-option DNS 10.8.0.1")
+            .unwrap();
         let configured = push.configured(remote(), 1420, 1600).unwrap();
         assert!(configured.routes.is_empty() && configured.dns.is_empty());
         assert_eq!(configured.ignored, ["route 10.0.0.0", "dhcp-option DNS 10.8.0.1"]);

@@ -67,20 +67,26 @@ impl PushSet {
     /// Names the option that cannot.
     pub fn check(&self) -> Result<(), PushSetError> {
         for option in &self.options {
-            let name = option.split(' ').next().unwrap_or_default();
+            let name = option.split_ascii_whitespace().next().unwrap_or_default().trim_matches('"');
             if OWN.contains(&name) {
                 return Err(PushSetError::Own(option.clone()));
             }
         }
-        let mut all = 0;
-        for option in self.render(true).into_iter().chain(self.render(false)) {
-            let printable = option.bytes().all(|byte| (byte.is_ascii_graphic() && byte != b',') || byte == b' ');
-            if option.trim().is_empty() || option.len() > MAX_OPTION || !printable {
-                return Err(PushSetError::Text(option));
+        // A peer is told one of them.
+        for dialect in [self.render(true), self.render(false)] {
+            let mut all = 0;
+            for option in dialect {
+                let printable = option.bytes().all(|byte| (byte.is_ascii_graphic() && byte != b',') || byte == b' ');
+                if option.trim().is_empty() || option.len() > MAX_OPTION || !printable {
+                    return Err(PushSetError::Text(option));
+                }
+                all += option.len() + 1;
             }
-            all += option.len() + 1;
+            if all > MAX_SET {
+                return Err(PushSetError::TooLarge);
+            }
         }
-        if all > MAX_SET { Err(PushSetError::TooLarge) } else { Ok(()) }
+        Ok(())
     }
 
     /// The options for a peer that understands `dns`, or does not.
@@ -247,11 +253,18 @@ mod tests {
         for bad in ["", " ", "a,b", "a\0b", "a\nb", "é", &"a".repeat(257)] {
             assert_eq!(with(bad), Err(PushSetError::Text(bad.to_owned())));
         }
-        for own in ["peer-id 3", "cipher AES-256-GCM", "protocol-flags x", "push-continuation 2", "ifconfig 1 2"] {
+        for own in [
+            "peer-id 3",
+            "cipher AES-256-GCM",
+            "protocol-flags x",
+            "push-continuation 2",
+            "ifconfig 1 2",
+            " \"cipher\" x",
+        ] {
             assert_eq!(with(own), Err(PushSetError::Own(own.to_owned())));
         }
         assert_eq!(with("route 10.0.0.0 255.0.0.0 net_gateway"), Ok(()));
-        let many = PushSet { routes: vec!["10.0.0.0/8".parse().unwrap(); 600], ..PushSet::default() };
+        let many = PushSet { routes: vec!["10.0.0.0/8".parse().unwrap(); 700], ..PushSet::default() };
         assert_eq!(many.check(), Err(PushSetError::TooLarge));
     }
 }

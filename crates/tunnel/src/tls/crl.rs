@@ -96,8 +96,8 @@ impl Stamp {
 /// What is to be said of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Warning {
-    /// Handshakes are refused.
-    Expired,
+    /// Handshakes are refused. There may be a new file that does not count, for this reason.
+    Expired(Option<String>),
     /// They will be soon.
     Ending,
     /// The file does not count, for this reason.
@@ -183,9 +183,10 @@ impl Revocation {
         let until = Asn1Time::from_unix(unix(until)).map(|until| until.to_string()).unwrap_or_default();
         match watched.due(now, self.next_update()) {
             None => {}
-            Some(Warning::Expired) => tracing::error!(
+            Some(Warning::Expired(why)) => tracing::error!(
                 path,
                 until,
+                why,
                 "the list of revoked certificates has expired, so EVERY peer is refused: put a new one in its place"
             ),
             Some(Warning::Ending) => tracing::warn!(
@@ -207,7 +208,7 @@ impl Watched {
     /// What is to be said now, if it was not said within the last day.
     fn due(&mut self, now: SystemTime, next_update: SystemTime) -> Option<Warning> {
         let warning = if next_update <= now {
-            Warning::Expired
+            Warning::Expired(self.trouble.clone())
         } else if let Some(why) = &self.trouble {
             Warning::Unusable(why.clone())
         } else if next_update <= now + WARN_AHEAD {
@@ -249,6 +250,10 @@ fn load(path: &str, authorities: &[X509]) -> Result<(String, Vec<X509Crl>, Syste
         ends.push(system_time(end).ok_or("one of its lists has no end that this system can express")?);
     }
     let next_update = ends.into_iter().min().ok_or("it holds no PEM list of revoked certificates (X509 CRL)")?;
+    let known = |list: &X509Crl| authorities.iter().any(|one| is_same(one.subject_name(), list.issuer_name()));
+    if !lists.iter().any(known) {
+        return Err("no list in it is of the tunnel's authority, so every peer would be refused".to_owned());
+    }
     Ok((text, lists, next_update))
 }
 
@@ -317,8 +322,9 @@ mod tests {
         watched.trouble = Some("why".to_owned());
         assert_eq!(watched.due(day(94), day(100)), Some(Warning::Unusable("why".to_owned())));
         assert_eq!(watched.due(day(94), day(100)), None);
-        assert_eq!(watched.due(day(100), day(100)), Some(Warning::Expired));
-        assert_eq!(watched.due(day(101), day(100)), Some(Warning::Expired));
+        for number in [100, 101] {
+            assert_eq!(watched.due(day(number), day(100)), Some(Warning::Expired(Some("why".to_owned()))));
+        }
         watched.trouble = None;
         assert_eq!(watched.due(day(101), day(200)), None);
         // A clock that went back does not silence it.
