@@ -8,7 +8,7 @@ use crate::negotiation::printable;
 pub struct PullFilter {
     /// What becomes of them.
     pub action: FilterAction,
-    /// How they begin; compared with the option as it was pushed, without leading blanks.
+    /// How they begin; compared with the option without quotes and with single blanks between its words.
     pub prefix: String,
 }
 
