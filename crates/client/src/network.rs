@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use hostnet::session::{self, Address, Redirect, Settings, Via};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use profile::{Gateway4, Gateway6, Profile};
-use tunnel::{Configured, Ifconfig, RouteGateway};
+use profile::Profile;
+use tunnel::{Configured, DnsServer, DnsTransport, Dnssec, Ifconfig, RouteGateway};
 
 /// What is set for a connection over `device`. What the profile names comes behind what the server pushes.
 pub(crate) fn settings(profile: &Profile, pushed: &Configured, device: &str) -> Settings {
@@ -52,22 +52,8 @@ fn routes(profile: &Profile, pushed: &Configured) -> Vec<session::Route> {
         let net = Ipv6Net::new(pushed.prefix.address, pushed.prefix.prefix_len).ok()?;
         Some(route(net.trunc().into(), via(pushed.gateway), pushed.metric))
     });
-    let own4 = profile.routes4.iter().map(|own| {
-        let way = match own.gateway {
-            Gateway4::Vpn => Via::Tunnel,
-            Gateway4::Net => Via::Past,
-            Gateway4::Address(address) => Via::Router(address.into()),
-        };
-        route(own.network.into(), way, own.metric)
-    });
-    let own6 = profile.routes6.iter().map(|own| {
-        let way = match own.gateway {
-            Gateway6::Vpn => Via::Tunnel,
-            Gateway6::Net => Via::Past,
-            Gateway6::Address(address) => Via::Router(address.into()),
-        };
-        route(own.network.into(), way, own.metric)
-    });
+    let own4 = profile.routes4.iter().map(|own| route(own.network.into(), via(own.gateway), own.metric));
+    let own6 = profile.routes6.iter().map(|own| route(own.network.into(), via(own.gateway), own.metric));
     pushed4.chain(own4).chain(pushed6).chain(own6).collect()
 }
 
@@ -81,72 +67,51 @@ fn via<A: Into<IpAddr>>(gateway: RouteGateway<A>) -> Via {
 
 /// The flags of both: as in openvpn, an option in the file and the pushed one add up.
 fn redirect(profile: &Profile, pushed: &Configured) -> Option<Redirect> {
-    let own = profile.redirect_gateway.map(|own| Redirect {
-        ipv4: own.ipv4,
-        ipv6: own.ipv6,
-        def1: own.def1,
-        local: own.local,
-        autolocal: own.autolocal,
-        bypass_dhcp: own.bypass_dhcp,
-        bypass_dns: own.bypass_dns,
-        block_local: own.block_local,
-    });
-    let theirs = pushed.redirect.map(|pushed| Redirect {
-        ipv4: pushed.ipv4,
-        ipv6: pushed.ipv6,
-        def1: pushed.def1,
-        local: pushed.local,
-        autolocal: pushed.autolocal,
-        bypass_dhcp: pushed.bypass_dhcp,
-        bypass_dns: pushed.bypass_dns,
-        block_local: pushed.block_local,
-    });
-    let (Some(a), Some(b)) = (own, theirs) else { return own.or(theirs) };
-    Some(Redirect {
-        ipv4: a.ipv4 || b.ipv4,
-        ipv6: a.ipv6 || b.ipv6,
-        def1: a.def1 || b.def1,
-        local: a.local || b.local,
-        autolocal: a.autolocal || b.autolocal,
-        bypass_dhcp: a.bypass_dhcp || b.bypass_dhcp,
-        bypass_dns: a.bypass_dns || b.bypass_dns,
-        block_local: a.block_local || b.block_local,
+    let both = profile.redirect_gateway.into_iter().chain(pushed.redirect);
+    both.fold(None, |sum: Option<Redirect>, flags| {
+        let sum = sum.unwrap_or_default();
+        Some(Redirect {
+            ipv4: sum.ipv4 || flags.ipv4,
+            ipv6: sum.ipv6 || flags.ipv6,
+            def1: sum.def1 || flags.def1,
+            local: sum.local || flags.local,
+            autolocal: sum.autolocal || flags.autolocal,
+            bypass_dhcp: sum.bypass_dhcp || flags.bypass_dhcp,
+            bypass_dns: sum.bypass_dns || flags.bypass_dns,
+            block_local: sum.block_local || flags.block_local,
+        })
     })
 }
 
-/// The server's name servers go before those of the profile; `dns` goes before `dhcp-option` in either.
+fn in_order<'a>(servers: impl Iterator<Item = &'a DnsServer>) -> Vec<session::DnsServer> {
+    // What has no address is no server.
+    let mut servers: Vec<&DnsServer> = servers.filter(|server| !server.addresses.is_empty()).collect();
+    servers.sort_by_key(|server| server.priority);
+    servers.into_iter().map(dns_server).collect()
+}
+
+fn dns_server(server: &DnsServer) -> session::DnsServer {
+    session::DnsServer {
+        addresses: server.addresses.iter().map(|address| (address.address, address.port)).collect(),
+        resolve_domains: server.resolve_domains.clone(),
+        dnssec: server.dnssec.map(|dnssec| match dnssec {
+            Dnssec::Yes => session::Dnssec::Yes,
+            Dnssec::Optional => session::Dnssec::Optional,
+            Dnssec::No => session::Dnssec::No,
+        }),
+        transport: server.transport.map_or(session::DnsTransport::Plain, |transport| match transport {
+            DnsTransport::Plain => session::DnsTransport::Plain,
+            DnsTransport::Tls => session::DnsTransport::Tls,
+            DnsTransport::Https => session::DnsTransport::Https,
+        }),
+        sni: server.sni.clone(),
+    }
+}
+
+/// Servers by their numbers, of the same number the pushed one first; then those of the profile's `dhcp-option`.
 fn dns(profile: &Profile, pushed: &Configured) -> session::Dns {
-    let mut dns = session::Dns { servers: Vec::new(), search: pushed.dns.search_domains.clone() };
-    dns.servers.extend(pushed.dns.servers.iter().map(|server| session::DnsServer {
-        addresses: server.addresses.iter().map(|address| (address.address, address.port)).collect(),
-        resolve_domains: server.resolve_domains.clone(),
-        dnssec: server.dnssec.map(|dnssec| match dnssec {
-            tunnel::Dnssec::Yes => session::Dnssec::Yes,
-            tunnel::Dnssec::Optional => session::Dnssec::Optional,
-            tunnel::Dnssec::No => session::Dnssec::No,
-        }),
-        transport: server.transport.map_or(session::DnsTransport::Plain, |transport| match transport {
-            tunnel::DnsTransport::Plain => session::DnsTransport::Plain,
-            tunnel::DnsTransport::Tls => session::DnsTransport::Tls,
-            tunnel::DnsTransport::Https => session::DnsTransport::Https,
-        }),
-        sni: server.sni.clone(),
-    }));
-    dns.servers.extend(profile.dns.servers.values().map(|server| session::DnsServer {
-        addresses: server.addresses.iter().map(|address| (address.address, address.port)).collect(),
-        resolve_domains: server.resolve_domains.clone(),
-        dnssec: server.dnssec.map(|dnssec| match dnssec {
-            profile::Dnssec::Yes => session::Dnssec::Yes,
-            profile::Dnssec::Optional => session::Dnssec::Optional,
-            profile::Dnssec::No => session::Dnssec::No,
-        }),
-        transport: server.transport.map_or(session::DnsTransport::Plain, |transport| match transport {
-            profile::DnsTransport::Plain => session::DnsTransport::Plain,
-            profile::DnsTransport::Tls => session::DnsTransport::Tls,
-            profile::DnsTransport::Https => session::DnsTransport::Https,
-        }),
-        sni: server.sni.clone(),
-    }));
+    let servers = in_order(pushed.dns.servers.iter().chain(profile.dns.servers.values()));
+    let mut dns = session::Dns { servers, search: pushed.dns.search_domains.clone() };
     let mut older = session::DnsServer::default();
     for option in &profile.dhcp_options {
         match option {
@@ -163,4 +128,27 @@ fn dns(profile: &Profile, pushed: &Configured) -> session::Dns {
     let mut seen = std::collections::HashSet::new();
     dns.search.retain(|name| seen.insert(name.clone()));
     dns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_may_put_servers_of_its_own_before_those_of_the_push() {
+        let profile = Profile::parse(
+            "client\ndev tun\nremote vpn.example.com\n<ca>\nx\n</ca>\nauth-user-pass\ndns server -1 address 192.0.2.1\n\
+             dns server 1 address 192.0.2.3\ndns server 5 dnssec yes\n",
+        )
+        .unwrap();
+        let server = |priority, address: [u8; 4]| DnsServer {
+            priority,
+            addresses: vec![tunnel::DnsAddress { address: address.into(), port: None }],
+            ..DnsServer::default()
+        };
+        let pushed = [server(0, [192, 0, 2, 2]), server(1, [192, 0, 2, 9])];
+        let servers = in_order(pushed.iter().chain(profile.dns.servers.values()));
+        let last = |server: &session::DnsServer| server.addresses[0].0.to_string();
+        assert_eq!(servers.iter().map(last).collect::<Vec<_>>(), ["192.0.2.1", "192.0.2.2", "192.0.2.9", "192.0.2.3"]);
+    }
 }

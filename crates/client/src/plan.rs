@@ -153,7 +153,7 @@ impl Mapper<'_> {
         config.renewal.packets = rekey.packets;
         config.renewal.hand_window = rekey.hand_window.max(Duration::from_secs(1));
         config.renewal.overlap = rekey.transition_window.max(Duration::from_secs(1));
-        config.pull = self.pull();
+        config.pull = tunnel::PullRules { filters: profile.pull_filters.clone(), route_nopull: profile.route_nopull };
         config.data = DataSettings { digest: digest.unwrap_or_default(), fallback, mss_fix: self.mss_fix(first) };
         config.max_packet_size = first.max_packet_size;
         // With the same password, as the person wants it.
@@ -350,19 +350,6 @@ impl Mapper<'_> {
             self.note("tun-mtu-max", format!("{largest} is the largest possible"));
         }
         first.tun_mtu.clamp(576, largest)
-    }
-
-    fn pull(&self) -> tunnel::PullRules {
-        let filter = |filter: &profile::PullFilter| tunnel::PullFilter {
-            action: match filter.action {
-                profile::FilterAction::Accept => tunnel::FilterAction::Accept,
-                profile::FilterAction::Ignore => tunnel::FilterAction::Ignore,
-                profile::FilterAction::Reject => tunnel::FilterAction::Reject,
-            },
-            prefix: filter.prefix.clone(),
-        };
-        let filters = self.profile.pull_filters.iter().map(filter).collect();
-        tunnel::PullRules { filters, route_nopull: self.profile.route_nopull }
     }
 }
 

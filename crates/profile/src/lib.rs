@@ -28,10 +28,8 @@ mod settings;
 
 pub use connection::{Bind, ConnectRetry, Connection, KeyDirection, Mssfix, Protocol, Wrapping};
 pub use device::{DeviceIdentity, DeviceProfile, DeviceProfileError, DeviceRemote, DeviceWrapping};
-pub use network::{
-    DhcpOption, DnsAddress, DnsServer, DnsSettings, DnsTransport, Dnssec, FilterAction, Gateway4, Gateway6, PullFilter,
-    RedirectGateway, Route4, Route6,
-};
+pub use network::{DhcpOption, DnsSettings, Route4, Route6};
+pub use ovpn::push::{DnsAddress, DnsServer, DnsTransport, Dnssec, FilterAction, PullFilter, Redirect, RouteGateway};
 pub use problem::{Note, Problem, ProblemKind, ProfileErrors};
 pub use settings::{
     AuthRetry, CertProfile, Challenge, Cipher, Crl, DataChannel, Digest, Framing, Inactive, NameCheck, Ping, Profile,

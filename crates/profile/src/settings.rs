@@ -5,8 +5,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::connection::Connection;
-use crate::network::{DhcpOption, DnsSettings, PullFilter, RedirectGateway, Route4, Route6};
+use crate::network::{DhcpOption, DnsSettings, Route4, Route6};
 use crate::problem::{Note, ProfileErrors};
+use ovpn::push::{PullFilter, Redirect};
 
 /// A profile of a client, checked. Where the file is silent stand the defaults of OpenVPN 2.6.
 #[derive(Clone, Debug)]
@@ -62,7 +63,7 @@ pub struct Profile {
     /// Whether pushed routes and DNS settings are passed over.
     pub route_nopull: bool,
     /// What of the default route goes through the tunnel.
-    pub redirect_gateway: Option<RedirectGateway>,
+    pub redirect_gateway: Option<Redirect>,
     /// Whether IPv6 into the tunnel is answered with "unreachable".
     pub block_ipv6: bool,
     /// Name resolution in the older dialect.

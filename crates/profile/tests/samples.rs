@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use profile::{
     AuthRetry, Bind, CertProfile, Challenge, Cipher, ConnectRetry, Crl, DhcpOption, Digest, DnsTransport, Dnssec,
-    FilterAction, Framing, Gateway4, Gateway6, Inactive, KeyDirection, Mssfix, NameCheck, Ping, Profile, Protocol,
-    Rekey, Source, TlsVersion, Topology, UserPass, Wrapping,
+    FilterAction, Framing, Inactive, KeyDirection, Mssfix, NameCheck, Ping, Profile, Protocol, Rekey, RouteGateway,
+    Source, TlsVersion, Topology, UserPass, Wrapping,
 };
 use secrecy::ExposeSecret;
 
@@ -200,18 +200,18 @@ fn routes_and_name_resolution_have_their_place() {
         profile.routes4.iter().map(|route| (route.network.to_string(), route.gateway, route.metric)).collect();
     let address = "10.8.0.9".parse().unwrap();
     let expected = [
-        ("10.1.0.0/16".to_owned(), Gateway4::Vpn, None),
-        ("192.0.2.9/32".to_owned(), Gateway4::Net, Some(5)),
-        ("10.2.0.1/32".to_owned(), Gateway4::Vpn, Some(7)),
-        ("10.3.0.0/24".to_owned(), Gateway4::Address(address), None),
+        ("10.1.0.0/16".to_owned(), RouteGateway::Vpn, None),
+        ("192.0.2.9/32".to_owned(), RouteGateway::Net, Some(5)),
+        ("10.2.0.1/32".to_owned(), RouteGateway::Vpn, Some(7)),
+        ("10.3.0.0/24".to_owned(), RouteGateway::Address(address), None),
     ];
     assert_eq!(routes, expected);
     let routes: Vec<_> =
         profile.routes6.iter().map(|route| (route.network.to_string(), route.gateway, route.metric)).collect();
     let link_local = "fe80::1".parse().unwrap();
     let expected = [
-        ("2001:db8:1::/48".to_owned(), Gateway6::Vpn, None),
-        ("2001:db8:2::/64".to_owned(), Gateway6::Address(link_local), Some(9)),
+        ("2001:db8:1::/48".to_owned(), RouteGateway::Vpn, None),
+        ("2001:db8:2::/64".to_owned(), RouteGateway::Address(link_local), Some(9)),
     ];
     assert_eq!(routes, expected);
     assert_eq!(profile.route_gateway4, "10.8.0.1".parse().ok());

@@ -30,8 +30,8 @@ impl Dns {
 /// A DNS server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DnsServer {
-    /// Its number in the push; lower ones go first.
-    pub priority: u8,
+    /// Its number; lower ones go first. A push has 0..=127, those below 0 are a client's own.
+    pub priority: i8,
     /// 1..=8 addresses; all the same server.
     pub addresses: Vec<DnsAddress>,
     /// Domains that it is for; empty for all.
@@ -78,7 +78,7 @@ pub enum DnsTransport {
 /// What was said so far, in either dialect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Collected {
-    servers: BTreeMap<u8, DnsServer>,
+    servers: BTreeMap<i8, DnsServer>,
     search_domains: Vec<String>,
     dhcp_servers: Vec<DnsAddress>,
     dhcp_domains: Vec<String>,
@@ -90,7 +90,7 @@ impl Collected {
         match words {
             ["search-domains", domains @ ..] => extend(&mut self.search_domains, domains),
             ["server", number, rest @ ..] => {
-                let priority: u8 = number.parse().ok().filter(|&number| number <= 127)?;
+                let priority: i8 = number.parse().ok().filter(|&number| number >= 0)?;
                 if self.servers.len() >= MAX_SERVERS && !self.servers.contains_key(&priority) {
                     return None;
                 }

@@ -19,7 +19,7 @@ pub enum FilterAction {
     Accept,
     /// It is passed over.
     Ignore,
-    /// The session ends.
+    /// The connection ends.
     Reject,
 }
 

@@ -3,14 +3,12 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use ovpn::push::{DnsAddress, DnsServer, DnsTransport, Dnssec, FilterAction, PullFilter, RouteGateway};
 
 use super::Reader;
 use super::args::{choice, number, seconds};
 use crate::lines::Line;
-use crate::network::{
-    DhcpOption, DnsAddress, DnsServer, DnsTransport, Dnssec, FilterAction, Gateway4, Gateway6, PullFilter,
-    RedirectGateway, Route4, Route6,
-};
+use crate::network::{DhcpOption, Route4, Route6};
 use crate::problem::{Fault, shown};
 
 /// Addresses of one DNS server, as in 2.x.
@@ -50,16 +48,7 @@ impl Reader {
 
     /// Flags of several lines add up.
     fn redirect(&mut self, line: &Line<'_>, default_route: bool) -> Result<(), Fault> {
-        let mut redirect = self.profile.redirect_gateway.unwrap_or(RedirectGateway {
-            ipv4: false,
-            ipv6: false,
-            def1: false,
-            local: false,
-            autolocal: false,
-            bypass_dhcp: false,
-            bypass_dns: false,
-            block_local: false,
-        });
+        let mut redirect = self.profile.redirect_gateway.unwrap_or_default();
         redirect.ipv4 |= default_route;
         for flag in line.some(0)? {
             match flag.as_str() {
@@ -104,7 +93,10 @@ impl Reader {
                 Ok(())
             }
             [what, id, key, values @ ..] if what == "server" && !values.is_empty() => {
-                dns_server(dns.servers.entry(number(id, i8::MIN..=i8::MAX)?).or_default(), key, values)
+                let priority = number(id, i8::MIN..=i8::MAX)?;
+                let server =
+                    dns.servers.entry(priority).or_insert_with(|| DnsServer { priority, ..DnsServer::default() });
+                dns_server(server, key, values)
             }
             _ => Err(Fault::malformed("write 'dns search-domains NAME …' or 'dns server N KEY VALUE …'")),
         }
@@ -162,9 +154,9 @@ fn route4(line: &Line<'_>) -> Result<Route4, Fault> {
     let network =
         Ipv4Net::with_netmask(network, mask).map_err(|_| Fault::malformed(format!("'{mask}' is no mask")))?.trunc();
     let gateway = match word(2) {
-        None | Some("vpn_gateway") => Gateway4::Vpn,
-        Some("net_gateway") => Gateway4::Net,
-        Some(word) => Gateway4::Address(address(word)?),
+        None | Some("vpn_gateway") => RouteGateway::Vpn,
+        Some("net_gateway") => RouteGateway::Net,
+        Some(word) => RouteGateway::Address(address(word)?),
     };
     Ok(Route4 { network, gateway, metric: word(3).map(|metric| number(metric, 0..=u32::MAX)).transpose()? })
 }
@@ -177,9 +169,9 @@ fn route6(line: &Line<'_>) -> Result<Route6, Fault> {
     let network: Ipv6Addr = destination(network)?;
     let network = Ipv6Net::new_assert(network, number(bits, 0..=128)?).trunc();
     let gateway = match word(1) {
-        None => Gateway6::Vpn,
-        Some("net_gateway_ipv6" | "net_gateway") => Gateway6::Net,
-        Some(word) => Gateway6::Address(address(word)?),
+        None => RouteGateway::Vpn,
+        Some("net_gateway_ipv6" | "net_gateway") => RouteGateway::Net,
+        Some(word) => RouteGateway::Address(address(word)?),
     };
     Ok(Route6 { network, gateway, metric: word(2).map(|metric| number(metric, 0..=u32::MAX)).transpose()? })
 }
@@ -196,7 +188,7 @@ fn address<T: std::str::FromStr>(word: &str) -> Result<T, Fault> {
 
 fn domain(word: &str) -> Result<String, Fault> {
     let fits = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if word.is_empty() || word.len() > 253 || !word.chars().all(fits) {
+    if word.is_empty() || word.len() > 253 || word.starts_with('-') || !word.chars().all(fits) {
         return Err(Fault::malformed(format!("'{}' is no domain name", shown(word))));
     }
     Ok(word.to_owned())
