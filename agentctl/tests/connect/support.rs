@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use lab::capability;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rcgen::{
@@ -19,21 +20,9 @@ pub(crate) const SERVER: &str = "198.51.100.1";
 /// What the host's `resolv.conf` says before anything is changed.
 pub(crate) const RESOLV_CONF: &str = "nameserver 192.0.2.53\noptions edns0\n";
 
-/// Why the tests cannot run here, if they cannot. With `CI=true` that is a failure.
+/// Whether the tests cannot run here, which is told then.
 pub(crate) fn cannot_run() -> bool {
-    let missing = |program: &str| Command::new(program).arg("--version").output().is_err();
-    let reason = if !nix::unistd::geteuid().is_root() {
-        "not root"
-    } else if !Path::new("/dev/net/tun").exists() {
-        "no /dev/net/tun"
-    } else if missing("openvpn") {
-        "no openvpn installed"
-    } else {
-        return false;
-    };
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run: {reason}");
-    println!("SKIPPED: {reason}");
-    true
+    capability::missing(&["openvpn"]).inspect(|reason| capability::skip(reason)).is_some()
 }
 
 /// The lab of one test. Dropping it ends its processes and removes its namespaces.

@@ -154,7 +154,6 @@ fn cannot_run(with_namespace: bool) -> bool {
     } else {
         return false;
     };
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run: {reason}");
-    println!("SKIPPED: {reason}");
+    lab::capability::skip(reason);
     true
 }

@@ -1,6 +1,7 @@
 //! Whether this machine lets a lab run.
 
 use std::env;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -46,11 +47,36 @@ pub fn or_skip() -> Result<bool> {
         return Ok(true);
     }
     let reasons = obstacles.join("; ");
-    if env::var("CI").is_ok_and(|value| value == "true") {
+    if is_ci() {
         bail!("no lab can run here, and CI=true allows no skip: {reasons}");
     }
     println!("SKIPPED: {reasons}");
     Ok(false)
+}
+
+/// For tests that need less than a lab: says on standard output that one is skipped, and why.
+///
+/// # Panics
+/// With `CI=true`: what is skipped there is never seen by anyone.
+pub fn skip(reason: &str) {
+    assert!(!is_ci(), "skipped although CI=true: {reason}");
+    println!("SKIPPED: {reason}");
+}
+
+/// Why a test that makes network namespaces, TUN devices and runs `programs` cannot run here, if it cannot.
+pub fn missing(programs: &[&str]) -> Option<String> {
+    if !Uid::effective().is_root() {
+        return Some("not root".to_owned());
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        return Some("there is no /dev/net/tun".to_owned());
+    }
+    let absent = |program: &&&str| Command::new(program).arg("--version").output().is_err();
+    programs.iter().find(absent).map(|program| format!("there is no {program}"))
+}
+
+fn is_ci() -> bool {
+    env::var("CI").is_ok_and(|value| value == "true")
 }
 
 fn succeeds(trial: &str) -> Result<(), String> {

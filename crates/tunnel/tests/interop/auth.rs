@@ -188,7 +188,8 @@ fn our_dialer_uses_the_token_of_a_stock_server() {
         return;
     }
     let mut lab = lab_with_users();
-    spawn_stock_server(&mut lab, &["--auth-gen-token", "30", "--reneg-sec", "15", "15", "--hand-window", "7"]);
+    // The first renewal falls well within the token's life, the second well after it.
+    spawn_stock_server(&mut lab, &["--auth-gen-token", "22", "--reneg-sec", "15", "15", "--hand-window", "7"]);
     let orders = format!("orders={}", lab.path("orders"));
     lab.spawn_ours(Side::Client, "ours", "client", &["login=alice:secret", "reneg=0", &orders]);
     lab.wait_for("ours", "PeerConnected");
@@ -249,8 +250,8 @@ fn a_login_waits_for_a_second_factor() {
     stock.wait_for("client", "WEB_AUTH::https://example.com/second-factor");
     let log = ours.wait_for("client", "Info(\"WEB_AUTH::https://example.com/second-factor\")");
     assert!(log.contains("LoginPending { timeout: 40s }"), "{log}");
-    std::thread::sleep(Duration::from_secs(20));
-    stock.wait_for("client", "Initialization Sequence Completed");
+    // Half a minute, which is what the listener is told to take.
+    stock.wait_long_for("client", "Initialization Sequence Completed", 1, Duration::from_secs(60));
     ours.wait_for("client", "PeerConnected");
     assert!(started.elapsed() > Duration::from_secs(29));
     for lab in [stock, ours] {

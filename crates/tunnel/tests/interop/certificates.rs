@@ -357,18 +357,9 @@ fn make_large_chain(lab: &Lab) {
     assert!(bytes > 6 * 1124, "{bytes}");
 }
 
-/// As [`Lab::wait_for`], but with the patience that a handshake with losses needs: stock repeats a packet after 2, 4, 8 and
-/// 16 s, and starts over after a minute.
-#[track_caller]
-fn wait_long(lab: &Lab, log: &str, text: &str) {
-    let deadline = Instant::now() + Duration::from_secs(150);
-    while !lab.log(log).contains(text) {
-        if Instant::now() > deadline {
-            panic!("no '{text}' in\n{}\n{}", lab.log("ours"), lab.log("stock"));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
+/// The patience that a handshake with losses needs: stock repeats a packet after 2, 4, 8 and 16 s, and starts over after a
+/// minute.
+const WITH_LOSSES: Duration = Duration::from_secs(150);
 
 #[test]
 fn our_dialer_takes_a_large_chain_of_a_stock_server() {
@@ -385,7 +376,7 @@ fn our_dialer_takes_a_large_chain_of_a_stock_server() {
     lab.finish("ours");
     let _relay = relay::start(&lab, 19, Faults::LOSS);
     lab.spawn_ours(Side::Client, "ours", "client", &["peer=server", &format!("remote={}", relay::RELAY)]);
-    wait_long(&lab, "ours", "PeerConnected");
+    lab.wait_long_for("ours", "PeerConnected", 1, WITH_LOSSES);
     lab.ping(Side::Client, "10.8.0.1", 56);
 }
 
@@ -405,6 +396,6 @@ fn a_stock_client_takes_our_large_chain() {
     let _relay = relay::start(&lab, 19, Faults::LOSS);
     let (host, port) = relay::RELAY.split_once(':').unwrap();
     lab.spawn_stock(Side::Client, "stock", "client", &["--remote", host, port]);
-    wait_long(&lab, "stock", "Initialization Sequence Completed");
+    lab.wait_long_for("stock", "Initialization Sequence Completed", 1, WITH_LOSSES);
     lab.ping(Side::Client, "10.8.0.1", 56);
 }

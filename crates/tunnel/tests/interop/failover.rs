@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,10 +16,13 @@ const CONNECTED: &str = "PeerConnected(PeerConnected";
 /// What a pipe gives at a time, and how long each of them takes at least: slow enough for both changes.
 const CHUNK: usize = 64 * 1024;
 const TICK: Duration = Duration::from_micros(1100);
+/// More than pipes and sockets hold.
+const FLOWS: u64 = 20_000_000;
 
 /// Sends a pattern of [`SIZE`] bytes over TCP to `address` at the other side of `from`; the sums are compared at the end.
 struct Transfer {
     source: JoinHandle<io::Result<()>>,
+    sent: Arc<AtomicU64>,
     sender: Child,
     receiver: Child,
 }
@@ -30,6 +35,8 @@ impl Transfer {
         let send = ["-u", "-", &format!("TCP:{address}:5001,retry=100,interval=0.05")];
         let mut sender = lab.command(from, "socat").args(send).stdin(Stdio::piped()).spawn().unwrap();
         let mut sink = sender.stdin.take().unwrap();
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&sent);
         let source = std::thread::spawn(move || {
             let mut pattern = Command::new("bash").args(["-c", &pattern()]).stdout(Stdio::piped()).spawn()?;
             let mut bytes = pattern.stdout.take().unwrap();
@@ -40,11 +47,22 @@ impl Transfer {
                     0 => break,
                     count => sink.write_all(&chunk[..count])?,
                 }
+                counter.fetch_add(CHUNK as u64, Ordering::Relaxed);
                 std::thread::sleep(TICK.saturating_sub(begun.elapsed()));
             }
             pattern.wait().map(drop)
         });
-        Self { source, sender, receiver }
+        Self { source, sent, sender, receiver }
+    }
+
+    /// Waits until more has been sent than buffers hold: the connection carries.
+    #[track_caller]
+    fn wait_until_it_flows(&self, lab: &Lab) {
+        let deadline = Instant::now() + Duration::from_secs(25);
+        while self.sent.load(Ordering::Relaxed) < FLOWS {
+            assert!(Instant::now() < deadline, "nothing is carried\n{}", lab.all_logs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn is_running(&self) -> bool {
@@ -99,7 +117,7 @@ fn survives(from: Side) {
     lab.ping(from, address, 56);
 
     let transfer = Transfer::start(&lab, from, address);
-    std::thread::sleep(Duration::from_millis(300));
+    transfer.wait_until_it_flows(&lab);
     lab.block_udp(true);
     let blocked = Instant::now();
     lab.wait_for_count("client", CONNECTED, 2);

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use lab::capability;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType, date_time_ymd,
@@ -22,24 +23,14 @@ const CLIENT: &str = "192.0.2.2";
 pub(crate) const SERVER6: &str = "2001:db8::1";
 const CLIENT6: &str = "2001:db8::2";
 
-/// Why the tests of this file cannot run here, if they cannot. With `CI=true` that is a failure.
+/// Whether the tests cannot run here, which is told then.
 pub(crate) fn cannot_run() -> bool {
-    let reason = if !nix::unistd::geteuid().is_root() {
-        "not root"
-    } else if !Path::new("/dev/net/tun").exists() {
-        "no /dev/net/tun"
-    } else if run(&stock(), &["--version"]).is_empty() {
-        "no openvpn installed"
-    } else if run("socat", &["-V"]).is_empty() {
-        "no socat installed"
-    } else if !example().exists() {
-        "the example is not built: cargo build -p tunnel --example peer"
-    } else {
-        return false;
+    let built = || {
+        let hint = "the example is not built: cargo build -p tunnel --example peer";
+        (!example().exists()).then(|| hint.to_owned())
     };
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run: {reason}");
-    println!("SKIPPED: {reason}");
-    true
+    let reason = capability::missing(&[&stock(), "socat"]).or_else(built);
+    reason.inspect(|reason| capability::skip(reason)).is_some()
 }
 
 /// The program that is the stock peer.
@@ -265,7 +256,13 @@ impl Lab {
     /// Waits until a log contains `text` that many times.
     #[track_caller]
     pub(crate) fn wait_for_count(&self, log: &str, text: &str, count: usize) -> String {
-        let deadline = Instant::now() + Duration::from_secs(25);
+        self.wait_long_for(log, text, count, Duration::from_secs(25))
+    }
+
+    /// As [`Self::wait_for_count`], for what may take as long as `limit`.
+    #[track_caller]
+    pub(crate) fn wait_long_for(&self, log: &str, text: &str, count: usize, limit: Duration) -> String {
+        let deadline = Instant::now() + limit;
         loop {
             let contents = self.log(log);
             if contents.matches(text).count() >= count {
