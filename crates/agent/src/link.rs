@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{
-    Device, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen, NameCheck, PeerConnected, Snapshot, StaticKey,
-    StaticPeer, TlsMaterial, TunnelConfig,
+    Device, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen, NameCheck, Offloading, PeerConnected, Snapshot,
+    StaticKey, StaticPeer, TlsMaterial, TunnelConfig,
 };
 
 use crate::config::{Mode, TunnelSettings};
@@ -79,7 +79,7 @@ impl Link {
         let opposite =
             RoleUri { role: if role == Role::Edge { Role::Home } else { Role::Edge }, name: settings.peer.clone() };
         let config = tunnel_config(settings, identity, address, &opposite)?;
-        let device = Device::open_persistent(&settings.device)?;
+        let device = Device::open_persistent(&settings.device, Offloading::Auto)?;
         let state = match &settings.mode {
             Mode::Listen(_) => TunnelState::Listening,
             Mode::Dial(_) => TunnelState::Connecting,

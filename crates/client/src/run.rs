@@ -8,7 +8,9 @@ use profile::{AuthRetry, UserPass};
 use secrecy::ExposeSecret;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tunnel::{Configured, Credentials, Device, DeviceError, EndReason, Event, Handle, Traffic, TunnelConfig};
+use tunnel::{
+    Configured, Credentials, Device, DeviceError, EndReason, Event, Handle, Offloading, Traffic, TunnelConfig,
+};
 
 use crate::login::{Before, LoginError, read_login};
 use crate::network;
@@ -114,7 +116,7 @@ async fn connect(
     stop: &CancellationToken,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), RunError> {
-    let (device, name) = Device::open_transient(name)?;
+    let (device, name) = Device::open_transient(name, Offloading::Auto)?;
     let (session, left) = Session::open(places.clone(), &name).await?;
     for change in &left.changes {
         say(&format!("left by a process that did not come to its end: {change}"));

@@ -30,8 +30,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
 use tunnel::{
     AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, FilterAction, Ifconfig, Keepalive,
-    KeyDerivation, KeyDirection, Listen, Mode, MssFix, NameCheck, PullFilter, PushSet, RouteGateway, ServerKey,
-    ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
+    KeyDerivation, KeyDirection, Listen, Mode, MssFix, NameCheck, Offloading, PullFilter, PushSet, RouteGateway,
+    ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
 };
 
 type Settings = HashMap<String, String>;
@@ -45,7 +45,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing::subscriber::set_global_default(Log)?;
     let config = config(&settings)?;
     let tun = settings.get("tun").map_or("tun0", String::as_str).to_owned();
-    let device = Device::open_persistent(&tun)?;
+    let offloading = match settings.get("offload").map(String::as_str) {
+        None | Some("auto") => Offloading::Auto,
+        Some("off") => Offloading::Off,
+        Some(_) => return Err("offload= is auto or off".into()),
+    };
+    let device = Device::open_persistent(&tun, offloading)?;
     if let Mode::Listen(listen) = &config.mode {
         up(&tun, config.tun_mtu)?;
         if let Some(prefix) = listen.network {

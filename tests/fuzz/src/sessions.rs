@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use ovpn::auth_token::{TokenKey, Tokens};
-use ovpn::client::{Client, ClientConfig};
 use ovpn::batch::{Batch, Single};
+use ovpn::client::{Client, ClientConfig};
 use ovpn::data::{Cipher, DataSettings, OVERHEAD};
 use ovpn::endpoint::{
     DEFAULT_MAX_PACKET_SIZE, Endpoint, Identity, Keepalive, RenewalLimits, TlsInput, TlsKey, TlsOutput, TlsSession,

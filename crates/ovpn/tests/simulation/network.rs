@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use ovpn::client::{Client, ClientConfig};
 use ovpn::batch::{Batch, Single};
+use ovpn::client::{Client, ClientConfig};
 use ovpn::data::{Cipher, DataSettings};
 use ovpn::endpoint::{
     Counters, DEFAULT_MAX_PACKET_SIZE, EndReason, Endpoint, Event, Identity, Keepalive, Received, RenewalLimits,
