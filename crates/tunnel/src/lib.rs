@@ -10,6 +10,7 @@ mod dial;
 mod driver;
 mod framing;
 mod listen;
+mod path;
 mod report;
 mod scout;
 mod sessions;
@@ -29,6 +30,7 @@ pub use config::{
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
+pub use path::{DataPath, DatagramPath, DevicePath, IoCount, IoCounters, Offload, UnknownOffload};
 pub use report::{
     Command, Configured, Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, DropReason, Drops, EndReason, Event,
     Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, Notice, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route,
