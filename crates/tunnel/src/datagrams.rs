@@ -14,10 +14,14 @@ use ovpn::batch::Group;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use crate::path::{DatagramPath, IoCount};
+
 /// Most datagrams that are sent at once: `UDP_MAX_SEGMENTS` of the older kernels.
 const MAX_SEGMENTS: usize = 64;
 /// Most bytes that are sent at once: what a datagram over IPv4 can carry.
 const MAX_BYTES: usize = 65_507;
+/// Bytes of datagrams that any route takes whole (RFC 8200, 5: 1,280 with the headers).
+const TYPICAL: usize = 1200;
 /// Room for anything that is received at once.
 pub(crate) const ROOM: usize = 65_536;
 /// After how long it is tried again what the kernel refused: routes and their MTU change.
@@ -33,6 +37,8 @@ pub(crate) struct Datagrams {
     single_from: usize,
     /// Until when.
     single_until: Option<Instant>,
+    sent: IoCount,
+    received: IoCount,
 }
 
 /// What was received at once.
@@ -50,17 +56,26 @@ impl Datagrams {
         let gathers = offload && setsockopt(&socket, sockopt::UdpGroSegment, &true).is_ok();
         let can_cut = offload && nix::sys::socket::getsockopt(&socket, sockopt::UdpGsoSegment).is_ok();
         let single_from = if can_cut { usize::MAX } else { 0 };
-        Self { socket, control: nix::cmsg_space!(i32), gathers, single_from, single_until: None }
+        Self {
+            socket,
+            control: nix::cmsg_space!(i32),
+            gathers,
+            single_from,
+            single_until: None,
+            sent: IoCount::default(),
+            received: IoCount::default(),
+        }
     }
 
-    /// Whether datagrams may come in many at once.
-    pub(crate) fn gathers(&self) -> bool {
-        self.gathers
+    /// What a call that sends and one that receives carries, as things stand.
+    pub(crate) fn paths(&self) -> (DatagramPath, DatagramPath) {
+        let path = |many| if many { DatagramPath::Segmented } else { DatagramPath::Single };
+        (path(self.single_from > TYPICAL), path(self.gathers))
     }
 
-    /// Whether datagrams of usual length go out many at once.
-    pub(crate) fn cuts(&self) -> bool {
-        self.single_from == usize::MAX
+    /// Calls that sent data, and calls that received.
+    pub(crate) fn counts(&self) -> (IoCount, IoCount) {
+        (self.sent, self.received)
     }
 
     pub(crate) async fn readable(&self) -> io::Result<()> {
@@ -73,11 +88,18 @@ impl Datagrams {
 
     /// Receives one or more datagrams of the same sender. `buf` should have [`ROOM`].
     pub(crate) fn try_recv(&mut self, buf: &mut [u8]) -> io::Result<Arrived> {
-        let Self { socket, control, gathers, .. } = self;
-        if !*gathers {
-            let (length, from) = socket.try_recv_from(buf)?;
-            return Ok(Arrived { from, length, segment: length });
-        }
+        let arrived = if self.gathers {
+            self.try_recv_many(buf)?
+        } else {
+            let (length, from) = self.socket.try_recv_from(buf)?;
+            Arrived { from, length, segment: length }
+        };
+        self.received.add(arrived.length.div_ceil(arrived.segment.max(1)).max(1) as u64);
+        Ok(arrived)
+    }
+
+    fn try_recv_many(&mut self, buf: &mut [u8]) -> io::Result<Arrived> {
+        let Self { socket, control, .. } = self;
         socket.try_io(Interest::READABLE, || {
             let mut parts = [IoSliceMut::new(buf)];
             let fd = socket.as_raw_fd();
@@ -112,11 +134,16 @@ impl Datagrams {
                     self.single_from = if unable { 0 } else { group.segment };
                     self.single_until = Some(Instant::now() + AGAIN);
                 }
-                sent => return sent.map(|()| group.packets),
+                sent => return sent.map(|()| self.note_sent(group.packets)),
             }
         }
         let first = group.bytes.get(..group.segment).unwrap_or(group.bytes);
-        self.try_send_to(first, group.to.address).map(|()| 1)
+        self.try_send_to(first, group.to.address).map(|()| self.note_sent(1))
+    }
+
+    fn note_sent(&mut self, packets: usize) -> usize {
+        self.sent.add(packets as u64);
+        packets
     }
 
     /// Sends one datagram.

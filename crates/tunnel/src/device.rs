@@ -7,9 +7,12 @@ use std::os::unix::net::UnixDatagram;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use segments::{MAX_FRAME, MAX_PACKETS, Offload, Run, Split, VirtioHeader};
+use segments::Offload as Joins;
+use segments::{MAX_FRAME, MAX_PACKETS, Run, Split, VirtioHeader};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::path::{DevicePath, IoCount, Offload};
 
 /// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,22 +36,11 @@ pub enum DeviceError {
     Watch(#[source] io::Error),
 }
 
-/// Whether the kernel may hand over and take many packets as one, at the device and at the sockets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Offloading {
-    /// Wherever it can.
-    #[default]
-    Auto,
-    /// Nowhere: for kernels and network cards that do it wrongly.
-    Off,
-}
-
 /// A source and sink of inner IP packets.
 pub struct Device {
     file: File,
-    offloading: Offloading,
     /// What it gives and takes as one frame. `None` for a plain device, whose frames have no header.
-    frames: Option<Offload>,
+    frames: Option<Joins>,
 }
 
 impl Device {
@@ -57,8 +49,8 @@ impl Device {
     ///
     /// # Errors
     /// When the name is impossible, the kernel has no TUN, rights are missing, or another process has the device open.
-    pub fn open_persistent(name: &str, offloading: Offloading) -> Result<Self, DeviceError> {
-        let (device, _) = Self::open(name, offloading)?;
+    pub fn open_persistent(name: &str, offload: Offload) -> Result<Self, DeviceError> {
+        let (device, _) = Self::open(name, offload)?;
         let refused = |source| DeviceError::Open { name: name.to_owned(), source };
         crate::sys::let_tun_persist(&device.file).map_err(refused)?;
         Ok(device)
@@ -69,8 +61,8 @@ impl Device {
     ///
     /// # Errors
     /// As [`Self::open_persistent`].
-    pub fn open_transient(name: &str, offloading: Offloading) -> Result<(Self, String), DeviceError> {
-        Self::open(name, offloading)
+    pub fn open_transient(name: &str, offload: Offload) -> Result<(Self, String), DeviceError> {
+        Self::open(name, offload)
     }
 
     /// A device in memory, for tests: what is sent to the other end comes out of the device, one packet a message.
@@ -79,7 +71,7 @@ impl Device {
     /// When the system gives no socket pair.
     pub fn pair() -> Result<(Self, UnixDatagram), DeviceError> {
         let (near, far) = UnixDatagram::pair().map_err(DeviceError::Watch)?;
-        Ok((Self::new(File::from(OwnedFd::from(near)), Offloading::Off, None)?, far))
+        Ok((Self::new(File::from(OwnedFd::from(near)), None)?, far))
     }
 
     /// The same with frames as a TUN device with offload has them: one a message, after the header of virtio-net.
@@ -88,38 +80,39 @@ impl Device {
     /// When the system gives no socket pair.
     pub fn pair_with_offload() -> Result<(Self, UnixDatagram), DeviceError> {
         let (near, far) = UnixDatagram::pair().map_err(DeviceError::Watch)?;
-        let frames = Some(Offload { tcp: true, udp: true });
-        Ok((Self::new(File::from(OwnedFd::from(near)), Offloading::Auto, frames)?, far))
+        let frames = Some(Joins { tcp: true, udp: true });
+        Ok((Self::new(File::from(OwnedFd::from(near)), frames)?, far))
     }
 
-    fn open(name: &str, offloading: Offloading) -> Result<(Self, String), DeviceError> {
+    fn open(name: &str, offload: Offload) -> Result<(Self, String), DeviceError> {
         let valid = (1..16).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
         if !valid {
             return Err(DeviceError::Name(name.to_owned()));
         }
-        if offloading == Offloading::Auto {
+        if offload == Offload::Auto {
             match crate::sys::open_offloading_tun(name) {
-                Ok((file, name, frames)) => return Ok((Self::new(file, offloading, Some(frames))?, name)),
+                Ok((file, name, frames)) => return Ok((Self::new(file, Some(frames))?, name)),
                 Err(error) => tracing::debug!(%error, "no TUN device with offload; a plain one is tried"),
             }
         }
         let opened = crate::sys::open_tun(name);
         let (file, name) = opened.map_err(|source| DeviceError::Open { name: name.to_owned(), source })?;
-        Ok((Self::new(file, offloading, None)?, name))
+        Ok((Self::new(file, None)?, name))
     }
 
-    fn new(file: File, offloading: Offloading, frames: Option<Offload>) -> Result<Self, DeviceError> {
+    fn new(file: File, frames: Option<Joins>) -> Result<Self, DeviceError> {
         let nonblocking = |file: &File| -> nix::Result<()> {
             let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
             fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
         };
         nonblocking(&file).map_err(|errno| DeviceError::Watch(errno.into()))?;
-        Ok(Self { file, offloading, frames })
+        Ok(Self { file, frames })
     }
 
-    /// Whether the sockets may have offload, too.
-    pub(crate) fn offloading(&self) -> Offloading {
-        self.offloading
+    /// What a read or write of it carries.
+    #[must_use]
+    pub fn path(&self) -> DevicePath {
+        path(self.frames)
     }
 
     /// Makes it ready for asynchronous use. Needs a tokio runtime.
@@ -129,18 +122,30 @@ impl Device {
             frames: self.frames,
             gathers: self.frames.unwrap_or_default(),
             scratch: Vec::new(),
+            read: IoCount::default(),
+            written: IoCount::default(),
         })
+    }
+}
+
+fn path(frames: Option<Joins>) -> DevicePath {
+    match frames {
+        Some(Joins { udp: true, .. }) => DevicePath::VirtioUso,
+        Some(_) => DevicePath::VirtioTso,
+        None => DevicePath::Plain,
     }
 }
 
 /// A device in use.
 pub(crate) struct Watched {
     file: AsyncFd<File>,
-    frames: Option<Offload>,
+    frames: Option<Joins>,
     /// What it takes as one frame.
-    gathers: Offload,
+    gathers: Joins,
     /// A frame that the device did not take.
     scratch: Vec<u8>,
+    read: IoCount,
+    written: IoCount,
 }
 
 /// Bytes of the largest frame with its header.
@@ -148,13 +153,23 @@ pub(crate) const FRAME: usize = VirtioHeader::LEN + MAX_FRAME;
 
 impl Watched {
     /// What it takes as one frame.
-    pub(crate) fn gathers(&self) -> Offload {
+    pub(crate) fn gathers(&self) -> Joins {
         self.gathers
     }
 
-    /// Whether it gives frames of many packets.
-    pub(crate) fn cuts(&self) -> bool {
-        self.frames.is_some()
+    /// What a read or write of it carries.
+    pub(crate) fn path(&self) -> DevicePath {
+        path(self.frames.filter(|frames| self.gathers == *frames))
+    }
+
+    /// Reads that gave a frame, and writes. What a frame that was read stands for is told by [`Self::note_read`].
+    pub(crate) fn counts(&self) -> (IoCount, IoCount) {
+        (self.read, self.written)
+    }
+
+    /// Counts a frame that was read.
+    pub(crate) fn note_read(&mut self, packets: usize) {
+        self.read.add(packets as u64);
     }
 
     /// Waits until [`Self::try_recv`] may have a frame.
@@ -175,11 +190,12 @@ impl Watched {
 
     /// Writes a frame; gives how many of its packets the device did not take.
     pub(crate) fn try_send(&mut self, run: &Run<'_>) -> usize {
+        self.written.add(run.packets() as u64);
         match self.write(&run.header(), run.parts()) {
             Ok(()) => 0,
             Err(error) if run.packets() > 1 && error.raw_os_error() == Some(Errno::EINVAL as i32) => {
                 tracing::warn!("the TUN device does not take frames of many packets; they go one by one from now on");
-                self.gathers = Offload::default();
+                self.gathers = Joins::default();
                 self.send_apart(run)
             }
             Err(_) => run.packets(),

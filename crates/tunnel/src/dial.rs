@@ -157,7 +157,7 @@ impl Dialer {
             opened = open(remote, self.config.first_answer) => opened,
         };
         let opened = opened
-            .and_then(|opened| Sockets::dialing(remote, opened, driver.offloading).map_err(|error| error.to_string()));
+            .and_then(|opened| Sockets::dialing(remote, opened, driver.offload).map_err(|error| error.to_string()));
         let mut sockets = match opened {
             Ok(sockets) => sockets,
             Err(why) => {

@@ -22,7 +22,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::datagrams::{self, Datagrams};
-use crate::device::{FRAME, Offloading, Watched};
+use crate::device::{FRAME, Watched};
+use crate::path::{DataPath, IoCounters, Offload};
 use crate::report::{Command, Event, Snapshot};
 use crate::scout::Way;
 use crate::sockets::{Sent, Sockets};
@@ -102,7 +103,7 @@ pub(crate) enum Outcome {
 /// What outlives single endpoints: the device, and the ways to and from whoever started the tunnel.
 pub(crate) struct Driver {
     pub(crate) device: Watched,
-    pub(crate) offloading: Offloading,
+    pub(crate) offload: Offload,
     pub(crate) tls: TlsFactory,
     pub(crate) stop: CancellationToken,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -114,6 +115,11 @@ pub(crate) struct Driver {
     snapshot: watch::Sender<Snapshot>,
     /// What earlier endpoints counted.
     base: Counters,
+    /// How packets pass, once there were sockets.
+    path: Option<DataPath>,
+    io: IoCounters,
+    /// What earlier sockets counted.
+    io_base: IoCounters,
     /// A frame of the device.
     frame: Box<[u8]>,
     /// What the sockets have not taken yet.
@@ -143,7 +149,7 @@ pub(crate) trait Role: Endpoint {
 impl Driver {
     pub(crate) fn new(
         device: Watched,
-        offloading: Offloading,
+        offload: Offload,
         tls: TlsFactory,
         stop: CancellationToken,
         commands: mpsc::Receiver<Command>,
@@ -154,7 +160,7 @@ impl Driver {
         Self {
             coalescer: Coalescer::new(device.gathers()),
             device,
-            offloading,
+            offload,
             tls,
             stop,
             commands,
@@ -164,6 +170,9 @@ impl Driver {
             logins,
             snapshot,
             base: Counters::default(),
+            path: None,
+            io: IoCounters::default(),
+            io_base: IoCounters::default(),
             frame: vec![0; FRAME].into(),
             batch: Batch::new(BATCH_BYTES, BATCH_PACKETS),
             arena: vec![0; ARENA].into(),
@@ -194,13 +203,19 @@ impl Driver {
 
     /// The tunnel's state, of an endpoint that counted and serves these.
     fn picture(&self, counters: &Counters, peers: Vec<PeerStatus>) -> Snapshot {
-        Snapshot { crl_next_update: self.tls.crl_next_update(), ..Snapshot::new(&self.base, counters, peers) }
+        Snapshot {
+            crl_next_update: self.tls.crl_next_update(),
+            data_path: self.path.unwrap_or_else(|| DataPath { device: self.device.path(), ..DataPath::default() }),
+            io: self.io,
+            ..Snapshot::new(&self.base, counters, peers)
+        }
     }
 
     /// Drives `endpoint` over `socket` until it ends or the tunnel is told to stop.
     pub(crate) async fn run<E: Role>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<Outcome, Error> {
         let (tls_output, mut tls_results) = mpsc::channel(256);
         let mut tls = TlsTasks { inputs: HashMap::new(), output: tls_output };
+        self.look_at_path(socket);
         let result = self.run_until_end(endpoint, socket, &mut tls, &mut tls_results).await;
         if !matches!(result, Err(Error::Receive(_))) {
             endpoint.shut_down(Instant::now());
@@ -209,6 +224,8 @@ impl Driver {
             let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         }
         self.settle(endpoint, socket, &mut tls);
+        self.look_at_path(socket);
+        self.io_base = self.io;
         crate::report::add(&mut self.base, &endpoint.counters());
         self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
         self.batch.clear();
@@ -275,10 +292,23 @@ impl Driver {
                 }
                 _ = publish.tick() => {
                     socket.sweep(Instant::now(), |at| endpoint.needs(at)).map_err(Error::Receive)?;
+                    self.look_at_path(socket);
                     self.publish(endpoint);
                 }
             }
         }
+    }
+
+    /// Notes how packets pass now, and says so when it is news.
+    fn look_at_path(&mut self, socket: &Sockets) {
+        let (udp_send, udp_receive) = socket.paths();
+        let path = DataPath { device: self.device.path(), udp_send, udp_receive };
+        path.log(self.path.replace(path));
+        (self.io.device_read, self.io.device_write) = self.device.counts();
+        let (sent, received) = socket.counts();
+        (self.io.udp_send, self.io.udp_receive) = (self.io_base.udp_send, self.io_base.udp_receive);
+        self.io.udp_send.merge(sent);
+        self.io.udp_receive.merge(received);
     }
 
     /// Polls on after [`Endpoint::shut_down`] until every peer has the goodbye.
@@ -413,6 +443,7 @@ impl Driver {
             frames += 1;
             match Split::new(header, packet) {
                 Ok(split) if split.count() <= CUTS => {
+                    self.device.note_read(split.count());
                     if let Err(reason) = endpoint.seal(now, &mut Cuts(split), &mut self.batch) {
                         tracing::trace!(%reason, "dropped a frame of the device");
                     }

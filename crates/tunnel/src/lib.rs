@@ -11,6 +11,7 @@ mod dial;
 mod driver;
 mod framing;
 mod listen;
+mod path;
 mod report;
 mod scout;
 mod sessions;
@@ -28,8 +29,9 @@ pub use config::{
     RenewalLimits, Secret, ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial,
     TlsVersion, TokenKey, Tokens, TunnelConfig, UnknownDigest,
 };
-pub use device::{Device, DeviceError, Offloading};
+pub use device::{Device, DeviceError};
 pub use driver::Error;
+pub use path::{DataPath, DatagramPath, DevicePath, IoCount, IoCounters, Offload, UnknownOffload};
 pub use report::{
     Command, Configured, Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, DropReason, Drops, EndReason, Event,
     Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, Notice, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route,
@@ -128,11 +130,10 @@ fn prepare(
     let (snapshot_sender, snapshot) = watch::channel(Snapshot::default());
     let (commands, command_receiver) = mpsc::channel(16);
     let (login_sender, logins) = mpsc::channel(64);
-    let offloading = device.offloading();
     let device = device.watch().map_err(Error::Device)?;
     let driver = driver::Driver::new(
         device,
-        offloading,
+        config.offload,
         tls,
         stop,
         command_receiver,
@@ -142,7 +143,7 @@ fn prepare(
     );
     let tunnel: Tunnel = match config.mode.clone() {
         Mode::Listen(listen) => {
-            let (sockets, addresses) = open(&listen, offloading)?;
+            let (sockets, addresses) = open(&listen, config.offload)?;
             Box::pin(listen::run(driver, listen::settings(&config, listen)?, sockets, addresses))
         }
         Mode::Dial(dial) => Box::pin(dial::run(driver, dial::settings(&config)?, dial, config.after_refusal)),
@@ -151,7 +152,7 @@ fn prepare(
 }
 
 /// Opens a listener's sockets; tells where they are.
-fn open(listen: &Listen, offloading: Offloading) -> Result<(sockets::Sockets, Vec<Underlay>), Error> {
+fn open(listen: &Listen, offload: Offload) -> Result<(sockets::Sockets, Vec<Underlay>), Error> {
     let address = Underlay::udp(listen.bind);
     let bind = |source| Error::Bind { address, source };
     let udp = socket::bind(listen.bind).map_err(bind)?;
@@ -164,7 +165,7 @@ fn open(listen: &Listen, offloading: Offloading) -> Result<(sockets::Sockets, Ve
         addresses.push(Underlay::tcp(listening.local_addr().map_err(bind)?));
         streams = Some(listening);
     }
-    Ok((sockets::Sockets::listening(udp, streams, offloading), addresses))
+    Ok((sockets::Sockets::listening(udp, streams, offload), addresses))
 }
 
 fn check(config: &TunnelConfig) -> Result<(), Error> {

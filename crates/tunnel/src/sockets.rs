@@ -9,7 +9,7 @@ use ovpn::underlay::{Transport, Underlay};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::datagrams::Datagrams;
-use crate::device::Offloading;
+use crate::path::{DatagramPath, IoCount, Offload};
 use crate::streams::{Queued, Streams};
 
 /// What became of a control packet.
@@ -36,13 +36,16 @@ pub(crate) struct Sockets {
     streams: Option<Streams>,
     /// There is one peer only: when it is slow, everything may wait for it. Otherwise its packets are dropped.
     single: bool,
-    offloading: Offloading,
+    offload: Offload,
+    /// Counts of sockets that others took the place of.
+    closed: (IoCount, IoCount),
 }
 
 impl Sockets {
     /// A dialer's. `remote` is where the socket leads.
-    pub(crate) fn dialing(remote: Underlay, opened: Opened, offloading: Offloading) -> io::Result<Self> {
-        let mut sockets = Self { udp: None, udp6: None, streams: None, single: true, offloading };
+    pub(crate) fn dialing(remote: Underlay, opened: Opened, offload: Offload) -> io::Result<Self> {
+        let mut sockets =
+            Self { udp: None, udp6: None, streams: None, single: true, offload, closed: Default::default() };
         sockets.add(remote, opened)?;
         Ok(sockets)
     }
@@ -52,7 +55,11 @@ impl Sockets {
         match opened {
             Opened::Udp(udp) => {
                 let place = if remote.address.is_ipv6() { &mut self.udp6 } else { &mut self.udp };
-                *place = Some(Datagrams::new(udp, self.offloading == Offloading::Auto));
+                if let Some(old) = place {
+                    self.closed.0.merge(old.counts().0);
+                    self.closed.1.merge(old.counts().1);
+                }
+                *place = Some(Datagrams::new(udp, self.offload == Offload::Auto));
             }
             Opened::Tcp(stream) => match &mut self.streams {
                 Some(streams) => streams.add(stream.into_std()?, remote.address)?,
@@ -70,9 +77,9 @@ impl Sockets {
     }
 
     /// A listener's.
-    pub(crate) fn listening(udp: UdpSocket, streams: Option<Streams>, offloading: Offloading) -> Self {
-        let udp = Some(Datagrams::new(udp, offloading == Offloading::Auto));
-        Self { udp, udp6: None, streams, single: false, offloading }
+    pub(crate) fn listening(udp: UdpSocket, streams: Option<Streams>, offload: Offload) -> Self {
+        let udp = Some(Datagrams::new(udp, offload == Offload::Auto));
+        Self { udp, udp6: None, streams, single: false, offload, closed: Default::default() }
     }
 
     /// The sockets for datagrams.
@@ -82,6 +89,21 @@ impl Sockets {
 
     pub(crate) fn streams(&mut self) -> Option<&mut Streams> {
         self.streams.as_mut()
+    }
+
+    /// How datagrams are sent and received. Single ones where there is no socket for them.
+    pub(crate) fn paths(&self) -> (DatagramPath, DatagramPath) {
+        self.udp.as_ref().or(self.udp6.as_ref()).map(Datagrams::paths).unwrap_or_default()
+    }
+
+    /// Calls that sent data in datagrams, and calls that received datagrams, since [`Self`] was made.
+    pub(crate) fn counts(&self) -> (IoCount, IoCount) {
+        let (mut sent, mut received) = self.closed;
+        for udp in [&self.udp, &self.udp6].into_iter().flatten() {
+            sent.merge(udp.counts().0);
+            received.merge(udp.counts().1);
+        }
+        (sent, received)
     }
 
     /// Waits until something may have come in, or a connection can be written to again.
