@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{
-    Device, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen, NameCheck, PeerConnected, Snapshot, StaticKey,
-    StaticPeer, TlsMaterial, TunnelConfig,
+    Device, DevicePath, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen, NameCheck, PeerConnected, Snapshot,
+    StaticKey, StaticPeer, TlsMaterial, TunnelConfig,
 };
 
 use crate::config::{Mode, TunnelSettings};
@@ -79,7 +79,7 @@ impl Link {
         let opposite =
             RoleUri { role: if role == Role::Edge { Role::Home } else { Role::Edge }, name: settings.peer.clone() };
         let config = tunnel_config(settings, identity, address, &opposite)?;
-        let device = Device::open_persistent(&settings.device)?;
+        let device = Device::open_persistent(&settings.device, config.offload)?;
         let state = match &settings.mode {
             Mode::Listen(_) => TunnelState::Listening,
             Mode::Dial(_) => TunnelState::Connecting,
@@ -97,6 +97,7 @@ impl Link {
             idle: state,
             opposite: opposite.to_string(),
             mtu: config.tun_mtu,
+            device_path: device.path(),
             own_end: role,
             open_tcp,
             refused: None,
@@ -172,6 +173,8 @@ struct Worker {
     /// The opposite agent's name in its certificate.
     opposite: String,
     mtu: u16,
+    /// How packets pass the device.
+    device_path: DevicePath,
     /// What we are in the tunnel.
     own_end: Role,
     open_tcp: Vec<u16>,
@@ -196,6 +199,10 @@ impl Worker {
                 Ok(()) = handle.snapshot.changed() => {}
             }
             let snapshot = handle.snapshot.borrow_and_update().clone();
+            if self.device_path != snapshot.data_path.device {
+                self.device_path = snapshot.data_path.device;
+                self.settle().await;
+            }
             self.publish(&snapshot);
         }
         self.peer = None;
@@ -295,7 +302,7 @@ impl Worker {
                 device: device.clone(),
                 address,
                 mtu: u32::from(self.mtu),
-                tx_queue_len: None,
+                tx_queue_len: self.device_path.tx_queue_len(),
                 routes: if has_peers { vec![self.settings.subnet] } else { vec![] },
             }],
             unreachable: vec![self.settings.subnet],

@@ -16,6 +16,8 @@ pub use ovpn::underlay::{Transport, Underlay};
 use ovpn::endpoint::{Counters, PeerStatus};
 use ovpn::login::Decision;
 
+use crate::path::{DataPath, IoCounters};
+
 /// News from a tunnel, in the order they happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -140,6 +142,10 @@ pub struct Snapshot {
     pub renewals_failed: u64,
     /// Dropped packets by reason.
     pub drops: Drops,
+    /// How packets pass between the device and the sockets now.
+    pub data_path: DataPath,
+    /// System calls of the data path and what they carried.
+    pub io: IoCounters,
     /// When the first of the revocation lists ends, and with it every handshake; `None` without such lists.
     pub crl_next_update: Option<SystemTime>,
 }
@@ -170,6 +176,8 @@ impl Snapshot {
             renewals_completed: sum.renewals_completed,
             renewals_failed: sum.renewals_failed,
             drops: sum.drops,
+            data_path: DataPath::default(),
+            io: IoCounters::default(),
             crl_next_update: None,
         }
     }
