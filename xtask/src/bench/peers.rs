@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use super::bed::Bed;
-use super::load;
+use super::load::{self, Ways};
 use super::machine::Machine;
 use super::paths::{self, End, INSIDE};
 use super::programs::Programs;
@@ -56,14 +56,9 @@ struct Round {
     handshake_cpu: f64,
     /// The listener's memory for each connected peer, KiB.
     memory: f64,
-    /// One peer's throughput, Gbit/s, alone and beside the connected ones; ours only.
-    rates: Option<Rates>,
-}
-
-#[derive(Debug, Serialize)]
-struct Rates {
-    alone: [f64; 2],
-    beside: [f64; 2],
+    /// One peer's throughput alone and beside the connected ones; ours only.
+    alone: Option<Ways>,
+    beside: Option<Ways>,
 }
 
 /// Measures and prints.
@@ -118,13 +113,16 @@ fn measure(end: End, options: &Options, programs: &Programs, say: &mut dyn FnMut
     })?;
     let tunnel = Tunnel { address: INSIDE.to_owned(), ends: vec![listener] };
     let server = load::serve(&bed)?;
-    let rates = |say: &mut dyn FnMut(&str), what: &str| -> Result<[f64; 2]> {
+    let throughput = |say: &mut dyn FnMut(&str), what: &str| -> Result<Option<Ways>> {
+        if end != End::Ours {
+            return Ok(None);
+        }
         let [up, down] = [false, true].map(|down| load::tcp(&bed.left, &tunnel, 1, down, options.seconds));
-        let rates = [up?.rate, down?.rate];
-        say(&format!("one flow of one peer {what}: {:.2} Gbit/s up, {:.2} down", rates[0], rates[1]));
-        Ok(rates)
+        let ways = Ways { up: up?, down: down? };
+        say(&format!("one flow of one peer {what}: {:.2} Gbit/s up, {:.2} down", ways.up.rate, ways.down.rate));
+        Ok(Some(ways))
     };
-    let alone = (end == End::Ours).then(|| rates(say, "alone")).transpose()?;
+    let alone = throughput(say, "alone")?;
 
     let look = || -> Result<(f64, f64)> {
         Ok((tunnel.cpu_seconds().context("no CPU time")?, tunnel.memory().context("no memory")?))
@@ -139,7 +137,7 @@ fn measure(end: End, options: &Options, programs: &Programs, say: &mut dyn FnMut
     // What a thousand dialers need themselves is spent on other machines in life. They are idle, and short of their
     // patience the listener cannot tell an idle peer from one that stands still.
     pause(&crowd, Signal::SIGSTOP)?;
-    let beside = (end == End::Ours).then(|| rates(say, "beside the connected ones")).transpose()?;
+    let beside = throughput(say, "beside the connected ones")?;
     pause(&crowd, Signal::SIGCONT)?;
     ensure!(crowd.is_running(), "{}", crowd.log_tail(10));
     let lost = crowd.log()?.lines().filter(|line| line.contains("disconnected")).count();
@@ -148,8 +146,7 @@ fn measure(end: End, options: &Options, programs: &Programs, say: &mut dyn FnMut
     let memory = (memory_after - memory_before) * 1024.0 / count;
     say(&format!("{memory:.0} KiB of the listener's memory for each"));
     drop((server, one));
-    let rates = alone.zip(beside).map(|(alone, beside)| Rates { alone, beside });
-    Ok(Round { handshakes, handshake_cpu, memory, rates })
+    Ok(Round { handshakes, handshake_cpu, memory, alone, beside })
 }
 
 /// A listener with room for all.
@@ -199,8 +196,10 @@ type Of = fn(&Round) -> Option<f64>;
 const HANDSHAKES: Of = |round| Some(round.handshakes);
 const HANDSHAKE_CPU: Of = |round| Some(round.handshake_cpu);
 const MEMORY: Of = |round| Some(round.memory);
-const KEPT_UP: Of = |round| round.rates.as_ref().map(|rates| rates.beside[0] / rates.alone[0]);
-const KEPT_DOWN: Of = |round| round.rates.as_ref().map(|rates| rates.beside[1] / rates.alone[1]);
+const KEPT_UP: Of = |round| Some(round.beside.as_ref()?.up.rate / round.alone.as_ref()?.up.rate);
+const KEPT_DOWN: Of = |round| Some(round.beside.as_ref()?.down.rate / round.alone.as_ref()?.down.rate);
+const CPU_UP: Of = |round| Some(round.beside.as_ref()?.up.cpu? / round.alone.as_ref()?.up.cpu?);
+const CPU_DOWN: Of = |round| Some(round.beside.as_ref()?.down.cpu? / round.alone.as_ref()?.down.cpu?);
 
 fn median(rounds: &[Round], of: Of) -> Option<f64> {
     let mut values: Vec<f64> = rounds.iter().filter_map(of).collect();
@@ -210,12 +209,14 @@ fn median(rounds: &[Round], of: Of) -> Option<f64> {
 
 fn report(ours: &[Round], stock: &[Round], count: u32) {
     println!("\nMedian of all rounds, {count} peers{:>30}{:>14}", "ours", "openvpn-2.6");
-    let rows: [(&str, Of); 5] = [
+    let rows: [(&str, Of); 7] = [
         ("handshakes a second", HANDSHAKES),
         ("CPU time of the listener for one, ms", HANDSHAKE_CPU),
         ("memory of the listener for one, KiB", MEMORY),
         ("throughput up beside them, to alone", KEPT_UP),
         ("throughput down beside them, to alone", KEPT_DOWN),
+        ("its CPU time per byte up, to alone", CPU_UP),
+        ("its CPU time per byte down, to alone", CPU_DOWN),
     ];
     let cell = |rounds, of| median(rounds, of).map_or("–".to_owned(), figure);
     for (name, of) in rows {
