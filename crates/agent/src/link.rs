@@ -82,7 +82,7 @@ impl Link {
         let opposite =
             RoleUri { role: if role == Role::Edge { Role::Home } else { Role::Edge }, name: settings.peer.clone() };
         let config = tunnel_config(settings, identity, address, &opposite)?;
-        let device = Device::open_persistent(&settings.device)?;
+        let device = Device::open_persistent(&settings.device, config.offload)?;
         let state = match &settings.mode {
             Mode::Listen(_) => TunnelState::Listening,
             Mode::Dial(_) => TunnelState::Connecting,
@@ -101,7 +101,7 @@ impl Link {
             idle: state,
             opposite: opposite.to_string(),
             mtu: config.tun_mtu,
-            device_path: DevicePath::default(),
+            device_path: device.path(),
             own_end: role,
             open_tcp,
             refused: None,

@@ -116,7 +116,7 @@ async fn connect(
     stop: &CancellationToken,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), RunError> {
-    let (device, name) = Device::open_transient(name)?;
+    let (device, name) = Device::open_transient(name, config.offload)?;
     let (session, left) = Session::open(places.clone(), &name).await?;
     for change in &left.changes {
         say(&format!("left by a process that did not come to its end: {change}"));
@@ -125,8 +125,9 @@ async fn connect(
         say(&format!("left by a process that did not come to its end, and cannot be undone: {note}"));
     }
     let stop = stop.child_token();
+    let path = device.path();
     let tunnel = tunnel::start(config, device, stop.clone())?;
-    let (path, failures, unresolved, use_of) = (DevicePath::default(), 0, None, Use::default());
+    let (path, failures, unresolved, use_of) = (path, 0, None, Use::default());
     let mut connection = Connection { plan, device: name, path, session, say, failures, unresolved, use_of };
     let ended = connection.drive(tunnel, &stop).await;
     let undone = connection.session.undo().await;

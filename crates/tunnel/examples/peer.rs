@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing::subscriber::set_global_default(Log)?;
     let config = config(&settings)?;
     let tun = settings.get("tun").map_or("tun0", String::as_str).to_owned();
-    let device = Device::open_persistent(&tun)?;
+    let device = Device::open_persistent(&tun, config.offload)?;
     if let Mode::Listen(listen) = &config.mode {
         up(&tun, config.tun_mtu)?;
         if let Some(prefix) = listen.network {

@@ -1,34 +1,51 @@
 //! The loop that drives an endpoint: the one owner of its socket, device, sessions, keys and timers.
 //!
-//! Each turn waits until something can be done, does a bounded amount of it, and hands out what came of it. On the way
-//! of a packet there is no lock, no channel and no allocation.
+//! It runs on a thread of its own. Each turn waits until something can be done, does a bounded amount of it, and hands out
+//! what came of it. On the way of a packet there is no lock, no channel and no allocation, and system calls move many
+//! packets at a time: what the device gives as one frame is cut and sealed into a [`Batch`], which goes out in as few
+//! pieces as can be; what comes in is opened where it lies, and packets of the same flow go to the device as one frame.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use ovpn::data::{HEADROOM, TAILROOM};
+use ovpn::batch::{Batch, Packets};
+use ovpn::data::OVERHEAD;
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{Counters, EndReason, Endpoint, PeerStatus, Received, TlsInput, TlsKey, TlsOutput};
 use ovpn::login::{Advance, Decision, LoginRequest};
 use ovpn::underlay::Underlay;
+use segments::{Coalescer, MAX_FRAME, Split};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::device::Device;
+use crate::datagrams::{self, Datagrams};
+use crate::device::{FRAME, Watched};
+use crate::path::{DataPath, IoCounters, Offload};
 use crate::report::{Command, Event, Snapshot};
 use crate::scout::Way;
 use crate::sockets::{Sent, Sockets};
-use crate::streams::Kind;
+use crate::streams::Intake;
 use crate::tls::TlsFactory;
 
 /// Packets taken from one side before the other gets its turn.
 const BATCH: usize = 64;
 /// Rounds of batches before the task yields.
 const ROUNDS: usize = 8;
-/// Larger than any datagram or packet that is accepted.
-const BUFFER: usize = 2048;
+/// Longest datagram that is accepted, and room for a control packet, bytes.
+const DATAGRAM: usize = 2048;
+/// Most packets that a frame of the device is cut into: payload of TCP is cut in 48 bytes at least, as the kernel has it
+/// (`TCP_MIN_SND_MSS`), and that of UDP into at most 64 datagrams.
+const CUTS: usize = MAX_FRAME / 48;
+/// Bytes of them, with headers of IP and TCP of 100 bytes at most on all.
+const CUT_BYTES: usize = MAX_FRAME + CUTS * 100;
+/// Room for all packets of a frame and, before them, a few frames that are smaller.
+const BATCH_BYTES: usize = CUT_BYTES + CUTS * (OVERHEAD + 2) + MAX_FRAME;
+const BATCH_PACKETS: usize = CUTS + BATCH;
+/// Room for what is received before the device gets it.
+const ARENA: usize = 4 * datagrams::ROOM;
 /// Work that may wait for one TLS connection. A handshake never comes near.
 const TLS_QUEUE: usize = 64;
 /// Events that may wait for a slow reader; later ones are dropped with a warning.
@@ -64,6 +81,9 @@ pub enum Error {
     /// The server does not take us, and would not if we tried again.
     #[error("the tunnel ended: {0}; it is not tried again until that is put right")]
     Refused(EndReason),
+    /// The tunnel's thread could not be started, or has ended without a word.
+    #[error("the tunnel's thread cannot run")]
+    Thread(#[source] io::Error),
     /// A setting is impossible.
     #[error("{0}")]
     Setting(&'static str),
@@ -82,7 +102,8 @@ pub(crate) enum Outcome {
 
 /// What outlives single endpoints: the device, and the ways to and from whoever started the tunnel.
 pub(crate) struct Driver {
-    pub(crate) device: Device,
+    pub(crate) device: Watched,
+    pub(crate) offload: Offload,
     pub(crate) tls: TlsFactory,
     pub(crate) stop: CancellationToken,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -94,11 +115,19 @@ pub(crate) struct Driver {
     snapshot: watch::Sender<Snapshot>,
     /// What earlier endpoints counted.
     base: Counters,
-    outbound: Box<[u8; HEADROOM + BUFFER + TAILROOM]>,
-    inbound: Box<[u8; BUFFER]>,
+    /// How packets pass, once there were sockets.
+    path: Option<DataPath>,
+    io: IoCounters,
+    /// What earlier sockets counted.
+    io_base: IoCounters,
+    /// A frame of the device.
+    frame: Box<[u8]>,
+    /// What the sockets have not taken yet.
+    batch: Batch,
+    /// Datagrams as they came in.
+    arena: Box<[u8]>,
+    coalescer: Coalescer,
     control: Vec<u8>,
-    /// A sealed packet in `outbound` that the socket did not take.
-    blocked: Option<(Underlay, Range<usize>)>,
 }
 
 /// How a role reacts to what only concerns it.
@@ -119,7 +148,8 @@ pub(crate) trait Role: Endpoint {
 
 impl Driver {
     pub(crate) fn new(
-        device: Device,
+        device: Watched,
+        offload: Offload,
         tls: TlsFactory,
         stop: CancellationToken,
         commands: mpsc::Receiver<Command>,
@@ -128,7 +158,9 @@ impl Driver {
         snapshot: watch::Sender<Snapshot>,
     ) -> Self {
         Self {
+            coalescer: Coalescer::new(device.gathers()),
             device,
+            offload,
             tls,
             stop,
             commands,
@@ -138,10 +170,13 @@ impl Driver {
             logins,
             snapshot,
             base: Counters::default(),
-            outbound: Box::new([0; HEADROOM + BUFFER + TAILROOM]),
-            inbound: Box::new([0; BUFFER]),
-            control: Vec::with_capacity(BUFFER),
-            blocked: None,
+            path: None,
+            io: IoCounters::default(),
+            io_base: IoCounters::default(),
+            frame: vec![0; FRAME].into(),
+            batch: Batch::new(BATCH_BYTES, BATCH_PACKETS),
+            arena: vec![0; ARENA].into(),
+            control: Vec::with_capacity(DATAGRAM),
         }
     }
 
@@ -168,13 +203,19 @@ impl Driver {
 
     /// The tunnel's state, of an endpoint that counted and serves these.
     fn picture(&self, counters: &Counters, peers: Vec<PeerStatus>) -> Snapshot {
-        Snapshot { crl_next_update: self.tls.crl_next_update(), ..Snapshot::new(&self.base, counters, peers) }
+        Snapshot {
+            crl_next_update: self.tls.crl_next_update(),
+            data_path: self.path.unwrap_or_else(|| DataPath { device: self.device.path(), ..DataPath::default() }),
+            io: self.io,
+            ..Snapshot::new(&self.base, counters, peers)
+        }
     }
 
     /// Drives `endpoint` over `socket` until it ends or the tunnel is told to stop.
     pub(crate) async fn run<E: Role>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<Outcome, Error> {
         let (tls_output, mut tls_results) = mpsc::channel(256);
         let mut tls = TlsTasks { inputs: HashMap::new(), output: tls_output };
+        self.look_at_path(socket);
         let result = self.run_until_end(endpoint, socket, &mut tls, &mut tls_results).await;
         if !matches!(result, Err(Error::Receive(_))) {
             endpoint.shut_down(Instant::now());
@@ -183,9 +224,11 @@ impl Driver {
             let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         }
         self.settle(endpoint, socket, &mut tls);
+        self.look_at_path(socket);
+        self.io_base = self.io;
         crate::report::add(&mut self.base, &endpoint.counters());
         self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
-        self.blocked = None;
+        self.batch.clear();
         result
     }
 
@@ -204,7 +247,7 @@ impl Driver {
         tokio::pin!(timer);
         loop {
             self.settle(endpoint, socket, tls);
-            let blocked = self.blocked.as_ref().map(|(to, _)| *to);
+            let blocked = self.blocked();
             if endpoint.has_ended() {
                 return Ok(Outcome::Ended);
             }
@@ -239,7 +282,7 @@ impl Driver {
                 }
                 Some(ready) = when_writable(socket, blocked) => {
                     ready.map_err(Error::Receive)?;
-                    self.retry_blocked(endpoint, socket);
+                    self.send_batch(endpoint, socket);
                 }
                 permit = events.reserve(), if !self.backlog.is_empty() => {
                     match (permit, self.backlog.pop_front()) {
@@ -249,10 +292,23 @@ impl Driver {
                 }
                 _ = publish.tick() => {
                     socket.sweep(Instant::now(), |at| endpoint.needs(at)).map_err(Error::Receive)?;
+                    self.look_at_path(socket);
                     self.publish(endpoint);
                 }
             }
         }
+    }
+
+    /// Notes how packets pass now, and says so when it is news.
+    fn look_at_path(&mut self, socket: &Sockets) {
+        let (udp_send, udp_receive) = socket.paths();
+        let path = DataPath { device: self.device.path(), udp_send, udp_receive };
+        path.log(self.path.replace(path));
+        (self.io.device_read, self.io.device_write) = self.device.counts();
+        let (sent, received) = socket.counts();
+        (self.io.udp_send, self.io.udp_receive) = (self.io_base.udp_send, self.io_base.udp_receive);
+        self.io.udp_send.merge(sent);
+        self.io.udp_receive.merge(received);
     }
 
     /// Polls on after [`Endpoint::shut_down`] until every peer has the goodbye.
@@ -301,9 +357,8 @@ impl Driver {
                 endpoint.obey(now, Command::Decide { login: id, decision });
             }
         }
-        if self.blocked.as_ref().is_some_and(|(to, _)| !endpoint.carries(*to)) {
-            self.blocked = None;
-            endpoint.count_drop(DropReason::Blocked);
+        if self.blocked().is_some_and(|to| !endpoint.carries(to)) {
+            count_drops(endpoint, self.batch.clear());
         }
         while let Some((key, input)) = endpoint.poll_tls() {
             if let Err(why) = tls.pass(&self.tls, key, input) {
@@ -311,7 +366,7 @@ impl Driver {
             }
         }
         while let Some(to) = endpoint.poll_transmit(now, &mut self.control) {
-            if socket.send(&self.control, to, Kind::Control) != Sent::Yes {
+            if socket.send(&self.control, to) != Sent::Yes {
                 // The reliability layer sends it again.
                 endpoint.count_drop(DropReason::Blocked);
             }
@@ -344,7 +399,7 @@ impl Driver {
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let received = self.receive(endpoint, socket, now)?;
-            self.retry_blocked(endpoint, socket);
+            self.send_batch(endpoint, socket);
             let sent = self.send(endpoint, socket, now)?;
             socket.flush();
             if received < BATCH && sent < BATCH {
@@ -356,79 +411,165 @@ impl Driver {
 
     /// Sockets to device, one batch of each kind. Returns how many packets were there.
     fn receive<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) -> Result<usize, Error> {
-        let datagrams = self.receive_datagrams(endpoint, socket, now)?;
-        let Some(streams) = socket.streams() else { return Ok(datagrams) };
-        let packets = streams.turn(|from, packet| {
-            let taken = deliver(&self.device, endpoint, now, Underlay::tcp(from), packet);
-            !taken.is_err_and(ends_connection)
-        });
+        let mut inlet = Inlet { device: &mut self.device, coalescer: &mut self.coalescer, endpoint, now };
+        let mut most = 0;
+        for udp in socket.udp().into_iter().flatten() {
+            let count = receive_datagrams(udp, &mut self.arena, &mut inlet).map_err(Error::Receive)?;
+            most = most.max(count);
+        }
+        let Some(streams) = socket.streams() else { return Ok(most) };
+        let packets = streams.turn(&mut inlet).map_err(Error::Receive)?;
         while let Some(at) = socket.poll_closed() {
             endpoint.handle_closed(now, at);
         }
-        Ok(datagrams + packets.map_err(Error::Receive)?)
+        Ok(most + packets)
     }
 
-    fn receive_datagrams<E: Endpoint>(
-        &mut self,
-        endpoint: &mut E,
-        socket: &mut Sockets,
-        now: Instant,
-    ) -> Result<usize, Error> {
-        let mut most = 0;
-        for udp in socket.udp().into_iter().flatten() {
-            for count in 1..=BATCH {
-                let (length, from) = match udp.try_recv_from(&mut self.inbound[..]) {
-                    Ok(received) => received,
-                    Err(error) if is_transient(&error) => break,
-                    Err(error) => return Err(Error::Receive(error)),
-                };
-                most = most.max(count);
-                if length == BUFFER {
-                    endpoint.count_drop(DropReason::TooLarge);
-                    continue;
-                }
-                let Some(datagram) = self.inbound.get_mut(..length) else { continue };
-                // A lost datagram is not news to the peer.
-                let _ = deliver(&self.device, endpoint, now, Underlay::udp(from), datagram);
-            }
-        }
-        Ok(most)
-    }
-
-    /// Device to socket, one batch. Returns how many packets were there.
+    /// Device to socket, one batch. Returns how many frames were there.
     fn send<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) -> Result<usize, Error> {
-        for count in 0..BATCH {
-            if self.blocked.is_some() {
-                return Ok(count);
+        let mut frames = 0;
+        while frames < BATCH {
+            if !self.batch.has_room(CUTS, CUT_BYTES) {
+                self.send_batch(endpoint, socket);
+                if !self.batch.is_empty() {
+                    return Ok(frames);
+                }
             }
-            let length = match self.device.try_recv(&mut self.outbound[HEADROOM..HEADROOM + BUFFER]) {
-                Ok(length) => length,
-                Err(error) if is_transient(&error) => return Ok(count),
+            let (header, packet) = match self.device.try_recv(&mut self.frame) {
+                Ok(frame) => frame,
+                Err(error) if is_transient(&error) => break,
                 Err(error) => return Err(Error::Device(error)),
             };
-            let Some(buf) = self.outbound.get_mut(..HEADROOM + length + TAILROOM) else { continue };
-            match endpoint.seal_packet(now, buf) {
-                Ok((to, range)) => {
-                    let datagram = self.outbound.get(range.clone()).unwrap_or_default();
-                    match socket.send(datagram, to, Kind::Data) {
-                        Sent::Yes => {}
-                        Sent::Later => self.blocked = Some((to, range)),
-                        Sent::No => endpoint.count_drop(DropReason::Blocked),
+            frames += 1;
+            match Split::new(header, packet) {
+                Ok(split) if split.count() <= CUTS => {
+                    self.device.note_read(split.count());
+                    if let Err(reason) = endpoint.seal(now, &mut Cuts(split), &mut self.batch) {
+                        tracing::trace!(%reason, "dropped a frame of the device");
                     }
                 }
-                Err(reason) => tracing::trace!(%reason, "dropped a packet from the device"),
+                Ok(_) => endpoint.count_drop(DropReason::TooLarge),
+                Err(error) => {
+                    tracing::trace!(%error, "dropped a frame of the device");
+                    endpoint.count_drop(DropReason::NotIp);
+                }
             }
         }
-        Ok(BATCH)
+        self.send_batch(endpoint, socket);
+        Ok(frames)
     }
 
-    fn retry_blocked<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
-        let Some((to, range)) = self.blocked.take() else { return };
-        match socket.send(self.outbound.get(range.clone()).unwrap_or_default(), to, Kind::Data) {
-            Sent::Yes => {}
-            Sent::Later => self.blocked = Some((to, range)),
-            Sent::No => endpoint.count_drop(DropReason::Blocked),
+    /// Sends what was sealed, as far as the sockets take it.
+    fn send_batch<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
+        count_drops(endpoint, socket.send_batch(&mut self.batch));
+    }
+
+    /// Where that is to go which the sockets do not take.
+    fn blocked(&self) -> Option<Underlay> {
+        self.batch.group(1, usize::MAX).map(|group| group.to)
+    }
+}
+
+/// Takes datagrams from a socket, one batch. Returns how many there were.
+fn receive_datagrams<E: Endpoint>(
+    udp: &mut Datagrams,
+    arena: &mut [u8],
+    inlet: &mut Inlet<'_, E>,
+) -> io::Result<usize> {
+    let (mut used, mut count) = (0, 0);
+    while count < BATCH {
+        let Some(room) = arena.get_mut(used..).filter(|room| room.len() >= datagrams::ROOM) else { break };
+        let arrived = match udp.try_recv(room) {
+            Ok(arrived) => arrived,
+            Err(error) if is_transient(&error) => break,
+            Err(error) => {
+                inlet.finish(arena);
+                return Err(error);
+            }
+        };
+        let from = Underlay::udp(arrived.from);
+        let end = used + arrived.length;
+        loop {
+            let next = end.min(used + arrived.segment);
+            // A lost datagram is not news to the peer.
+            let _ = inlet.deliver(from, arena, used..next);
+            (used, count) = (next, count + 1);
+            if used == end {
+                break;
+            }
         }
+    }
+    inlet.finish(arena);
+    Ok(count)
+}
+
+/// Where what comes in goes on.
+struct Inlet<'a, E> {
+    device: &'a mut Watched,
+    coalescer: &'a mut Coalescer,
+    endpoint: &'a mut E,
+    now: Instant,
+}
+
+impl<E: Endpoint> Inlet<'_, E> {
+    /// Gives a packet from outside to the endpoint, and what is in it to the device, at last with [`Intake::finish`].
+    fn deliver(&mut self, from: Underlay, buf: &mut [u8], range: Range<usize>) -> Result<(), DropReason> {
+        let Some(packet) = buf.get_mut(range.clone()) else { return Ok(()) };
+        if packet.len() > DATAGRAM {
+            self.endpoint.count_drop(DropReason::TooLarge);
+            return Err(DropReason::TooLarge);
+        }
+        match self.endpoint.handle_datagram(self.now, from, packet) {
+            Ok(Received::Packet(inner)) => {
+                let Self { device, coalescer, .. } = self;
+                let inner = range.start + inner.start..range.start + inner.end;
+                let mut lost = 0;
+                coalescer.push(buf, inner, &mut |run| lost += device.try_send(&run));
+                count_drops(self.endpoint, lost);
+                Ok(())
+            }
+            Ok(Received::Consumed) => Ok(()),
+            Err(reason) => {
+                tracing::trace!(%from, %reason, "dropped a packet");
+                Err(reason)
+            }
+        }
+    }
+}
+
+impl<E: Endpoint> Intake for Inlet<'_, E> {
+    fn take(&mut self, from: SocketAddr, buf: &mut [u8], range: Range<usize>) -> bool {
+        !self.deliver(Underlay::tcp(from), buf, range).is_err_and(ends_connection)
+    }
+
+    fn finish(&mut self, buf: &mut [u8]) {
+        let Self { device, coalescer, .. } = self;
+        let mut lost = 0;
+        coalescer.flush(buf, &mut |run| lost += device.try_send(&run));
+        if coalescer.offload() != device.gathers() {
+            **coalescer = Coalescer::new(device.gathers());
+        }
+        count_drops(self.endpoint, lost);
+    }
+}
+
+/// A frame of the device, in packets.
+struct Cuts<'a>(Split<'a>);
+
+impl Packets for Cuts<'_> {
+    fn head(&self) -> &[u8] {
+        self.0.head()
+    }
+
+    fn next(&mut self) -> Option<&mut [u8]> {
+        self.0.next_packet()
+    }
+}
+
+/// Counts packets that found no way on.
+fn count_drops(endpoint: &mut impl Endpoint, packets: usize) {
+    for _ in 0..packets {
+        endpoint.count_drop(DropReason::Blocked);
     }
 }
 
@@ -439,29 +580,6 @@ async fn when_writable(socket: &Sockets, blocked: Option<Underlay>) -> Option<io
 
 async fn next_way(ways: &mut Option<mpsc::Receiver<Way>>) -> Option<Way> {
     ways.as_mut()?.recv().await
-}
-
-/// Gives a packet from outside to the endpoint, and what is in it to the device.
-fn deliver<E: Endpoint>(
-    device: &Device,
-    endpoint: &mut E,
-    now: Instant,
-    from: Underlay,
-    packet: &mut [u8],
-) -> Result<(), DropReason> {
-    match endpoint.handle_datagram(now, from, packet) {
-        Ok(Received::Packet(range)) => {
-            if device.try_send(packet.get(range).unwrap_or_default()).is_err() {
-                endpoint.count_drop(DropReason::Blocked);
-            }
-            Ok(())
-        }
-        Ok(Received::Consumed) => Ok(()),
-        Err(reason) => {
-            tracing::trace!(%from, %reason, "dropped a packet");
-            Err(reason)
-        }
-    }
 }
 
 /// Whether a packet that was dropped for `reason` shows that its stream is out of step, or not a peer's at all. Nothing

@@ -134,6 +134,12 @@ pub struct IoCount {
 }
 
 impl IoCount {
+    /// Adds another count.
+    pub fn merge(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.packets += other.packets;
+    }
+
     /// Counts one call that carried `packets`.
     pub fn add(&mut self, packets: u64) {
         self.calls += 1;
