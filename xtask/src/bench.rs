@@ -10,6 +10,7 @@ mod programs;
 mod report;
 mod results;
 mod tunnel;
+mod udp;
 
 use std::path::PathBuf;
 
@@ -44,8 +45,9 @@ pub(crate) struct Options {
     /// left.pem, left.key, right.pem and right.key. Their processes' CPU time and memory count as the tunnel's. Can be
     /// given several times.
     ///
-    /// Example: --peer socat 10.9.0.2 'socat UDP:192.0.2.2:5000 TUN:10.9.0.1/24,iff-no-pi,up'
-    /// 'socat UDP-LISTEN:5000 TUN:10.9.0.2/24,iff-no-pi,up'
+    /// Example: --peer socat 10.9.0.1 \
+    /// 'socat UDP-DATAGRAM:192.0.2.2:5000,bind=192.0.2.1:5000 TUN:10.9.0.2/24,iff-no-pi,up' \
+    /// 'socat UDP-DATAGRAM:192.0.2.1:5000,bind=192.0.2.2:5000 TUN:10.9.0.1/24,iff-no-pi,up'
     #[arg(long, num_args = 4, value_names = ["NAME", "ADDRESS", "LEFT", "RIGHT"], verbatim_doc_comment)]
     peer: Vec<String>,
     /// Write all results and the machine's description to this file, as JSON
@@ -66,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let estimate = rounds * paths.len() * load::seconds(options.seconds);
     progress.step(&format!("{} paths, {rounds} rounds: about {} minutes", paths.len(), estimate.div_ceil(60)));
 
-    let _allowed = congestion::Allowed::set()?;
+    congestion::allow()?;
     let mut results = Results::new(&paths);
     for round in 0..rounds {
         for at in 0..paths.len() {

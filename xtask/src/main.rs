@@ -57,9 +57,11 @@ enum Command {
 enum Bench {
     /// Measure our tunnel and others side by side, between two hosts in network namespaces
     ///
-    /// Throughput of TCP with one flow and four, each way; CPU time; round trips, idle and under load; memory. Installs and
+    /// Throughput of TCP with one flow and four, each way; CPU time; round trips, idle and under load; small UDP packets;
+    /// memory. Installs and
     /// unpacks what it measures. Prints tables with ratios to ours, and which goals were met. The cable between the hosts
-    /// is a veth of MTU 1500; congestion control is cubic.
+    /// is a veth of MTU 1500; congestion control is cubic, which network namespaces are allowed to choose from then on
+    /// (net.ipv4.tcp_allowed_congestion_control).
     Tunnel(bench::Options),
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bed::Bed;
 use super::tunnel::Tunnel;
+use super::udp::{self, Offer, Sending};
 
 /// Seconds at the start of a throughput that do not count.
 const WARM_UP: u32 = 1;
@@ -25,6 +26,10 @@ pub(crate) struct Round {
     pub(crate) one: Ways,
     pub(crate) four: Ways,
     pub(crate) idle: RoundTrip,
+    /// Small UDP packets, up.
+    pub(crate) udp: Vec<Offer>,
+    /// The same, handed over as super-packets.
+    pub(crate) udp_segmented: Vec<Offer>,
     /// MiB, both ends together.
     pub(crate) peak_memory: Option<f64>,
 }
@@ -55,7 +60,7 @@ pub(crate) struct RoundTrip {
 
 /// About how long one path takes.
 pub(crate) fn seconds(each: u32) -> usize {
-    4 * (each + WARM_UP) as usize + 6
+    4 * (each + WARM_UP) as usize + 6 + 2 * udp::SECONDS
 }
 
 /// Measures. `say` hears each result.
@@ -82,11 +87,21 @@ pub(crate) fn measure(bed: &Bed, mut tunnel: Tunnel, seconds: u32, say: &mut dyn
     let one = Ways { up: load(1, false)?, down: load(1, true)? };
     let four = Ways { up: load(FOUR, false)?, down: load(FOUR, true)? };
     let pings = ["ping", "-n", "-i", IDLE_INTERVAL, "-c", IDLE_PINGS, &tunnel.address];
-    let idle = RoundTrip::of(&bed.left.exec(&pings)?, 0)?;
+    let idle = RoundTrip::of(&bed.left.exec(&pings)?, 0.0)?;
+    let udp = udp::flood(bed, &tunnel.address, Sending::Single)?;
+    let udp_segmented = udp::flood(bed, &tunnel.address, Sending::Segmented)?;
+    tunnel.check()?;
     let peak_memory = tunnel.peak_memory();
     let memory = peak_memory.map_or(String::new(), |memory| format!(", {memory:.0} MiB"));
-    say(&format!("idle ping {:.3} ms{memory}", idle.median));
-    Ok(Round { one, four, idle, peak_memory })
+    let (single, segmented) = (best(&udp) / 1e3, best(&udp_segmented) / 1e3);
+    let packets = format!("{single:.0} thousand small packets a second ({segmented:.0} sent as super-packets)");
+    say(&format!("idle ping {:.3} ms, {packets}{memory}", idle.median));
+    Ok(Round { one, four, idle, udp, udp_segmented, peak_memory })
+}
+
+/// The most packets a second that arrived of any offer.
+pub(crate) fn best(offers: &[Offer]) -> f64 {
+    offers.iter().map(|offer| offer.received).fold(0.0, f64::max)
 }
 
 /// Streams from left to right, or back, and pings meanwhile.
@@ -108,11 +123,11 @@ fn tcp(left: &Host, tunnel: &Tunnel, flows: u32, down: bool, seconds: u32) -> Re
     let used = tunnel.cpu_seconds().zip(before).map(|(after, before)| after - before);
     let pings = pings.map_err(|_| anyhow::anyhow!("the thread that pings panicked"))??;
     let (rate, bytes) = read_iperf(&report?.stdout)?;
-    let skip = (f64::from(WARM_UP) / PING_INTERVAL) as u32;
+    let warm_up = f64::from(WARM_UP) / f64::from(all);
     Ok(Load {
         rate,
         cpu: used.map(|used| used / (bytes as f64 / 1e9)),
-        round_trip: RoundTrip::of(&String::from_utf8_lossy(&pings.stdout), skip)?,
+        round_trip: RoundTrip::of(&String::from_utf8_lossy(&pings.stdout), warm_up)?,
     })
 }
 
@@ -153,9 +168,10 @@ fn read_iperf(report: &[u8]) -> Result<(f64, u64)> {
 }
 
 impl RoundTrip {
-    /// By what `ping` printed, without the first `skip`.
-    fn of(text: &str, skip: u32) -> Result<Self> {
-        let mut times: Vec<f64> = text.lines().filter_map(|line| reply(line, skip)).collect();
+    /// By what `ping` printed, without the first `part` of the replies.
+    fn of(text: &str, part: f64) -> Result<Self> {
+        let all: Vec<f64> = text.lines().filter_map(reply).collect();
+        let mut times = all[(all.len() as f64 * part) as usize..].to_vec();
         times.sort_by(f64::total_cmp);
         let at = |hundredths: usize| times.get((times.len() * hundredths / 100).min(times.len().saturating_sub(1)));
         match (at(50), at(99)) {
@@ -165,12 +181,9 @@ impl RoundTrip {
     }
 }
 
-/// The milliseconds in a line of `ping`'s about a reply, if its number is above `skip`.
-fn reply(line: &str, skip: u32) -> Option<f64> {
-    let word = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key));
-    let number: u32 = word("icmp_seq=")?.parse().ok()?;
-    let time = word("time=")?.parse().ok()?;
-    (number > skip).then_some(time)
+/// The milliseconds in a line of `ping`'s about a reply.
+fn reply(line: &str) -> Option<f64> {
+    line.split(' ').find_map(|word| word.strip_prefix("time="))?.parse().ok()
 }
 
 #[cfg(test)]
@@ -182,9 +195,9 @@ mod tests {
         let line =
             |number: u32, time: f64| format!("64 bytes from 10.9.0.1: icmp_seq={number} ttl=64 time={time} ms\n");
         let text: String = (1..=200).map(|number| line(number, f64::from(number) / 10.0)).collect();
-        let trip = RoundTrip::of(&format!("PING 10.9.0.1\n{text}\n200 packets transmitted"), 100).unwrap();
+        let trip = RoundTrip::of(&format!("PING 10.9.0.1\n{text}\n200 packets transmitted"), 0.5).unwrap();
         assert_eq!((trip.median, trip.p99), (15.1, 20.0));
-        assert!(RoundTrip::of(&text, 200).is_err());
+        assert!(RoundTrip::of("no reply", 0.5).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::load::{Round, RoundTrip, Ways};
+use super::load::{self, Round, RoundTrip, Ways};
 use super::machine::Machine;
 use super::{goals, paths};
 
@@ -43,10 +43,13 @@ pub(crate) const PING_ONE: Metric = less("1 flow", "ms", |round| ping(&round.one
 const PING_ONE_P99: Metric = less("99 %", "ms", |round| ping(&round.one, |trip| trip.p99));
 pub(crate) const PING_FOUR: Metric = less("4 flows", "ms", |round| ping(&round.four, |trip| trip.median));
 const PING_FOUR_P99: Metric = less("99 %", "ms", |round| ping(&round.four, |trip| trip.p99));
+pub(crate) const UDP: Metric = more("UDP 64 B", "10^3/s", |round| Some(load::best(&round.udp) / 1e3));
+pub(crate) const UDP_SEGMENTED: Metric =
+    more("UDP GSO", "10^3/s", |round| Some(load::best(&round.udp_segmented) / 1e3));
 const MEMORY: Metric = less("memory", "MiB", |round| round.peak_memory);
 
 /// All figures, in the order of the tables.
-pub(crate) const METRICS: [Metric; 12] = [
+pub(crate) const METRICS: [Metric; 14] = [
     ONE_UP,
     ONE_DOWN,
     FOUR_UP,
@@ -58,6 +61,8 @@ pub(crate) const METRICS: [Metric; 12] = [
     PING_ONE_P99,
     PING_FOUR,
     PING_FOUR_P99,
+    UDP,
+    UDP_SEGMENTED,
     MEMORY,
 ];
 
