@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hostnet::guard::{self, Guarded};
 use hostnet::{LinkState, Netlink, Wanted};
-use model::{Role, RoleUri, TunnelState, TunnelStatus};
+use model::{Role, RoleUri, TunnelReport, TunnelState, TunnelStatus};
 use pki::HostIdentity;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ use tunnel::{
 };
 
 use crate::config::{Mode, TunnelSettings};
+use crate::report::report;
 
 /// Peers at a time, the opposite agent and devices together.
 const MAX_PEERS: usize = 250;
@@ -49,6 +50,8 @@ pub struct LinkView {
 pub struct Link {
     /// Its latest view.
     pub view: watch::Receiver<LinkView>,
+    /// The tunnel in detail, new every second.
+    pub report: watch::Receiver<TunnelReport>,
     /// Whether the opposite agent can be reached through it.
     pub up: watch::Receiver<bool>,
     task: JoinHandle<anyhow::Result<()>>,
@@ -90,6 +93,7 @@ impl Link {
             agent_connected: false,
         };
         let (view, view_receiver) = watch::channel(view);
+        let (report, report_receiver) = watch::channel(TunnelReport::default());
         let (up, up_receiver) = watch::channel(false);
         let mut worker = Worker {
             netlink,
@@ -104,12 +108,13 @@ impl Link {
             peer: None,
             reason: None,
             view,
+            report,
             up,
         };
         worker.apply().await?;
         let handle = tunnel::start(config, device, stop)?;
         let task = tokio::spawn(worker.run(handle));
-        Ok(Self { view: view_receiver, up: up_receiver, task })
+        Ok(Self { view: view_receiver, report: report_receiver, up: up_receiver, task })
     }
 
     /// Waits until the tunnel has ended, which it does when asked to, or when its device or socket is gone.
@@ -159,6 +164,7 @@ fn tunnel_config(
     config.data_ciphers.clone_from(&settings.data_ciphers);
     config.tls_version_min = settings.tls_version_min;
     config.crl.clone_from(&settings.crl);
+    config.offload = settings.offload;
     config.keepalive = KEEPALIVE;
     config.after_refusal = Some(AFTER_REFUSAL);
     Ok(config)
@@ -185,6 +191,7 @@ struct Worker {
     /// Why it is not.
     reason: Option<String>,
     view: watch::Sender<LinkView>,
+    report: watch::Sender<TunnelReport>,
     up: watch::Sender<bool>,
 }
 
@@ -328,12 +335,14 @@ impl Worker {
             remote: self.peer.as_ref().map(|peer| peer.remote.canonical_address()),
             transport: self.peer.as_ref().map(|peer| peer.remote.transport.to_string()),
             cipher: self.peer.as_ref().map(|peer| peer.cipher.to_string()),
+            data_path: Some(snapshot.data_path.to_string()),
             received_bytes: snapshot.traffic.received_bytes,
             sent_bytes: snapshot.traffic.sent_bytes,
             peers: u32::try_from(snapshot.peers.len()).unwrap_or(u32::MAX),
             handshakes_failed: snapshot.handshakes_failed,
             packets_dropped: snapshot.drops.iter().map(|(_, count)| count).sum(),
         };
+        self.report.send_replace(report(status.clone(), &self.settings.device, self.mtu, snapshot));
         let view = LinkView { status, address, agent_connected: connected };
         self.view.send_if_modified(|old| {
             let changed = *old != view;
@@ -375,6 +384,7 @@ mod tests {
             data_ciphers: vec![],
             tls_version_min: tunnel::TlsVersion::V1_2,
             crl: None,
+            offload: tunnel::Offload::Auto,
         };
         let refused = |end, address: &str| refusal(&settings, end, address.parse().unwrap()).is_some();
         assert!(!refused(Role::Home, "10.86.0.2"));
