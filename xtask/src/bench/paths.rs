@@ -51,6 +51,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Ours,
+    /// Ours with a cipher that does nothing, which is never in what ships: the limit of all but the cipher.
+    OursNull,
     /// Debian's own.
     Stock26,
     /// Sid's.
@@ -86,13 +88,17 @@ const WHOLE: [(&str, &str, Kind); 11] = [
     ("ours-to-2.6", "our dialer, Debian's openvpn listens", openvpn(End::Ours, End::Stock26)),
     ("2.6-to-ours", "Debian's openvpn dials, ours listens", openvpn(End::Stock26, End::Ours)),
 ];
+/// Only when it is named: a build of its own.
+const NULL: (&str, &str, Kind) =
+    ("ours-null", "our tunnel with a null cipher; only when named", openvpn(End::OursNull, End::OursNull));
 const SEGMENTED: [(&str, &str, Kind); 2] = [
     ("ours-segmented", "our tunnel where super-packets do not survive the cable", openvpn(End::Ours, End::Ours)),
     ("openvpn-2.6-segmented", "Debian's openvpn there", openvpn(End::Stock26, End::Stock26)),
 ];
 
 fn known() -> impl Iterator<Item = (Path, &'static str)> {
-    let all = WHOLE.map(|path| (path, true)).into_iter().chain(SEGMENTED.map(|path| (path, false)));
+    let whole = WHOLE.into_iter().chain([NULL]).map(|path| (path, true));
+    let all = whole.chain(SEGMENTED.map(|path| (path, false)));
     all.map(|((name, what, kind), whole)| (Path { name: name.to_owned(), kind, whole }, what))
 }
 
@@ -111,7 +117,8 @@ pub(crate) fn selected(names: &[String], given: &[String]) -> Result<Vec<Path>> 
     for name in names {
         ensure!(all.iter().any(|path| path.name == *name), "there is no path `{name}`: see --help");
     }
-    let mut paths: Vec<Path> = all.into_iter().filter(|path| names.is_empty() || names.contains(&path.name)).collect();
+    let is_wanted = |path: &Path| if names.is_empty() { path.name != NULL.0 } else { names.contains(&path.name) };
+    let mut paths: Vec<Path> = all.into_iter().filter(is_wanted).collect();
     for words in given.chunks_exact(4) {
         let [name, address, left, right] = words else { continue };
         ensure!(paths.iter().all(|path| path.name != *name), "`{name}` is the name of two paths");
@@ -156,10 +163,14 @@ impl Path {
     }
 }
 
-/// Our end's words for its role and its identity.
-pub(crate) fn ours(bed: &Bed, programs: &Programs, host: &Host, words: &[&str]) -> Command {
-    let mut command = host.command(&programs.ours.display().to_string());
-    command.args(words).arg(format!("tun={DEVICE}"));
+/// Our end's words for its role and its identity. It is the null cipher's build if `end` says so.
+pub(crate) fn ours(bed: &Bed, programs: &Programs, end: End, host: &Host, words: &[&str]) -> Command {
+    let (program, more) = match end {
+        End::OursNull => (&programs.ours_null, Some("null_cipher=on")),
+        _ => (&programs.ours, None),
+    };
+    let mut command = host.command(&program.display().to_string());
+    command.args(words).args(more).arg(format!("tun={DEVICE}"));
     command.arg(format!("ca={}", bed.file("ca.pem")));
     command.arg(format!("cert={}", bed.file(&format!("{}.pem", host.name()))));
     command.arg(format!("key={}", bed.file(&format!("{}.key", host.name()))));
@@ -178,10 +189,10 @@ pub(crate) fn stock(bed: &Bed, programs: &Programs, host: &Host, end: End, words
 }
 
 fn listener(bed: &Bed, programs: &Programs, end: End, tcp: bool) -> Result<Command> {
-    if end == End::Ours {
+    if matches!(end, End::Ours | End::OursNull) {
         let (bind, pool) = ("bind=0.0.0.0:1194", "pool=10.9.0.10-10.9.0.20");
         let words = ["mode=listen", bind, "tcp=0.0.0.0:1194", "address=10.9.0.1/24", pool];
-        return Ok(ours(bed, programs, &bed.right, &words));
+        return Ok(ours(bed, programs, end, &bed.right, &words));
     }
     let proto = if tcp { "tcp-server" } else { "udp" };
     let words =
@@ -190,9 +201,9 @@ fn listener(bed: &Bed, programs: &Programs, end: End, tcp: bool) -> Result<Comma
 }
 
 pub(crate) fn dialer(bed: &Bed, programs: &Programs, end: End, tcp: bool) -> Result<Command> {
-    if end == End::Ours {
+    if matches!(end, End::Ours | End::OursNull) {
         let remote = format!("remote={RIGHT}:1194{}", if tcp { "/tcp" } else { "" });
-        return Ok(ours(bed, programs, &bed.left, &["mode=dial", &remote]));
+        return Ok(ours(bed, programs, end, &bed.left, &["mode=dial", &remote]));
     }
     let proto = if tcp { "tcp-client" } else { "udp" };
     let words =

@@ -18,6 +18,8 @@ const WIREGUARD: &str = include_str!("wireguard.sh");
 /// All that a run needs, built or unpacked.
 pub(crate) struct Programs {
     pub(crate) ours: PathBuf,
+    /// There only if a path needs it.
+    pub(crate) ours_null: PathBuf,
     pub(crate) sid: Option<Peers>,
     boringtun: Option<PathBuf>,
 }
@@ -27,14 +29,23 @@ impl Programs {
     pub(crate) fn provide(paths: &[paths::Path], progress: &mut dyn FnMut(&str)) -> Result<Self> {
         progress("building our peer");
         cargo::run(&["build", "--release", "-p", "tunnel", "--example", "peer"])?;
+        let null = cargo::workspace().join("target/null-cipher");
+        let any = |needs: &dyn Fn(&Kind) -> bool| paths.iter().any(|path| needs(&path.kind));
+        if any(&|kind| matches!(kind, Kind::OpenVpn { left: End::OursNull, .. })) {
+            progress("building our peer with a null cipher");
+            // Beside the other build: either would throw out the other's work.
+            let dir = null.display().to_string();
+            let features = ["--features", "tunnel/null-cipher", "--target-dir", &dir];
+            cargo::run(&[&["build", "--release", "-p", "tunnel", "--example", "peer"], &features[..]].concat())?;
+        }
         let newest = |kind: &Kind| match kind {
             Kind::OpenVpn { left, right, .. } => [left, right].contains(&&End::Stock27),
             Kind::WireGuard(which) => *which == WireGuard::Go,
             Kind::Bare | Kind::Given { .. } => false,
         };
-        let any = |needs: &dyn Fn(&Kind) -> bool| paths.iter().any(|path| needs(&path.kind));
         Ok(Self {
             ours: cargo::workspace().join("target/release/examples/peer"),
+            ours_null: null.join("release/examples/peer"),
             sid: any(&newest).then(|| Peers::provide(progress)).transpose()?,
             boringtun: any(&|kind| matches!(kind, Kind::WireGuard(WireGuard::Boring)))
                 .then(|| boringtun(progress))
