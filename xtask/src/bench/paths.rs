@@ -51,7 +51,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Ours,
-    /// Ours with a cipher that does nothing, which is never in what ships: the limit of all but the cipher.
+    /// Ours without encryption, which is never in what ships: the limit of all but the cipher.
     OursNull,
     /// Debian's own.
     Stock26,
@@ -75,10 +75,11 @@ const fn over_tcp(end: End) -> Kind {
 }
 
 /// All but those that are given. Super-packets stay whole in the first list and not in the second.
-const WHOLE: [(&str, &str, Kind); 11] = [
+const WHOLE: [(&str, &str, Kind); 12] = [
     ("veth", "the bare cable, without a tunnel", Kind::Bare),
     ("ours", "our tunnel at both ends, over UDP", openvpn(End::Ours, End::Ours)),
     ("ours-tcp", "the same over TCP", over_tcp(End::Ours)),
+    ("ours-null", "ours over UDP, built without encryption", openvpn(End::OursNull, End::OursNull)),
     ("openvpn-2.6", "Debian's openvpn, over UDP", openvpn(End::Stock26, End::Stock26)),
     ("openvpn-2.6-tcp", "the same over TCP", over_tcp(End::Stock26)),
     ("openvpn-2.7", "sid's openvpn, over UDP", openvpn(End::Stock27, End::Stock27)),
@@ -88,17 +89,13 @@ const WHOLE: [(&str, &str, Kind); 11] = [
     ("ours-to-2.6", "our dialer, Debian's openvpn listens", openvpn(End::Ours, End::Stock26)),
     ("2.6-to-ours", "Debian's openvpn dials, ours listens", openvpn(End::Stock26, End::Ours)),
 ];
-/// Only when it is named: a build of its own.
-const NULL: (&str, &str, Kind) =
-    ("ours-null", "our tunnel with a null cipher; only when named", openvpn(End::OursNull, End::OursNull));
 const SEGMENTED: [(&str, &str, Kind); 2] = [
     ("ours-segmented", "our tunnel where super-packets do not survive the cable", openvpn(End::Ours, End::Ours)),
     ("openvpn-2.6-segmented", "Debian's openvpn there", openvpn(End::Stock26, End::Stock26)),
 ];
 
 fn known() -> impl Iterator<Item = (Path, &'static str)> {
-    let whole = WHOLE.into_iter().chain([NULL]).map(|path| (path, true));
-    let all = whole.chain(SEGMENTED.map(|path| (path, false)));
+    let all = WHOLE.map(|path| (path, true)).into_iter().chain(SEGMENTED.map(|path| (path, false)));
     all.map(|((name, what, kind), whole)| (Path { name: name.to_owned(), kind, whole }, what))
 }
 
@@ -117,8 +114,7 @@ pub(crate) fn selected(names: &[String], given: &[String]) -> Result<Vec<Path>> 
     for name in names {
         ensure!(all.iter().any(|path| path.name == *name), "there is no path `{name}`: see --help");
     }
-    let is_wanted = |path: &Path| if names.is_empty() { path.name != NULL.0 } else { names.contains(&path.name) };
-    let mut paths: Vec<Path> = all.into_iter().filter(is_wanted).collect();
+    let mut paths: Vec<Path> = all.into_iter().filter(|path| names.is_empty() || names.contains(&path.name)).collect();
     for words in given.chunks_exact(4) {
         let [name, address, left, right] = words else { continue };
         ensure!(paths.iter().all(|path| path.name != *name), "`{name}` is the name of two paths");
@@ -163,14 +159,11 @@ impl Path {
     }
 }
 
-/// Our end's words for its role and its identity. It is the null cipher's build if `end` says so.
+/// Our end's words for its role and its identity. It is the one without encryption if `end` says so.
 pub(crate) fn ours(bed: &Bed, programs: &Programs, end: End, host: &Host, words: &[&str]) -> Command {
-    let (program, more) = match end {
-        End::OursNull => (&programs.ours_null, Some("null_cipher=on")),
-        _ => (&programs.ours, None),
-    };
+    let program = if end == End::OursNull { &programs.ours_null } else { &programs.ours };
     let mut command = host.command(&program.display().to_string());
-    command.args(words).args(more).arg(format!("tun={DEVICE}"));
+    command.args(words).arg(format!("tun={DEVICE}"));
     command.arg(format!("ca={}", bed.file("ca.pem")));
     command.arg(format!("cert={}", bed.file(&format!("{}.pem", host.name()))));
     command.arg(format!("key={}", bed.file(&format!("{}.key", host.name()))));

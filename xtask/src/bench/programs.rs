@@ -13,6 +13,9 @@ use crate::cargo;
 
 const BORINGTUN: &str = "0.7.1";
 const CACHE: &str = "/var/cache/cloudathome";
+const OURS: [&str; 6] = ["build", "--release", "-p", "tunnel", "--example", "peer"];
+/// See `ovpn`'s data channel.
+const NULL_CIPHER: &str = r#"build.rustflags=["--cfg", "null_cipher"]"#;
 const WIREGUARD: &str = include_str!("wireguard.sh");
 
 /// All that a run needs, built or unpacked.
@@ -28,15 +31,14 @@ impl Programs {
     /// Builds ours and provides the others that `paths` need. `progress` hears what is waited for.
     pub(crate) fn provide(paths: &[paths::Path], progress: &mut dyn FnMut(&str)) -> Result<Self> {
         progress("building our peer");
-        cargo::run(&["build", "--release", "-p", "tunnel", "--example", "peer"])?;
+        cargo::run(&OURS)?;
         let null = cargo::workspace().join("target/null-cipher");
         let any = |needs: &dyn Fn(&Kind) -> bool| paths.iter().any(|path| needs(&path.kind));
         if any(&|kind| matches!(kind, Kind::OpenVpn { left: End::OursNull, .. })) {
-            progress("building our peer with a null cipher");
-            // Beside the other build: either would throw out the other's work.
+            progress("building our peer without encryption");
+            // In a directory of its own: either build would throw out the other's work.
             let dir = null.display().to_string();
-            let features = ["--features", "tunnel/null-cipher", "--target-dir", &dir];
-            cargo::run(&[&["build", "--release", "-p", "tunnel", "--example", "peer"], &features[..]].concat())?;
+            cargo::run(&[&OURS[..], &["--target-dir", &dir, "--config", NULL_CIPHER]].concat())?;
         }
         let newest = |kind: &Kind| match kind {
             Kind::OpenVpn { left, right, .. } => [left, right].contains(&&End::Stock27),
