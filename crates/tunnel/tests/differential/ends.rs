@@ -105,8 +105,9 @@ impl Ends {
         }
         let from = &self.hosts[&step.from];
         if from.offload {
-            let (header, frame) = &step.frame;
-            from.device.send(&[&header.encode()[..], frame].concat()).unwrap();
+            for (header, frame) in &step.frames {
+                from.device.send(&[&header.encode()[..], frame].concat()).unwrap();
+            }
         } else {
             for packet in step.packets {
                 from.device.send(&packet).unwrap();
