@@ -17,6 +17,8 @@ const MSS: [u16; 2] = [1260, 1240];
 pub(crate) const MSS_FIX: u16 = MSS[0] + 40;
 /// Bytes that a packet may have.
 pub(crate) const MTU: u16 = 1500;
+/// Frames of a step.
+pub(crate) const FRAMES: usize = 12;
 /// Most headers that a packet here has, bytes.
 const HEADERS: usize = 140;
 
@@ -123,7 +125,7 @@ impl Traffic {
     fn train(&mut self, flow: &Packet) -> (Packet, Step) {
         let mut packet = flow.clone();
         let (mut frames, mut packets) = (Vec::new(), Vec::new());
-        for _ in 0..self.rng.random_range(4..=30) {
+        for _ in 0..self.rng.random_range(4..=FRAMES) {
             packet = packet.following(600);
             if self.rng.random_bool(0.15) {
                 self.change(&mut packet);
