@@ -13,9 +13,6 @@ use crate::device::FRAME;
 
 /// Frames that may wait. Of 64 KiB they are a millisecond or two at 5 Gbit/s, and enough for full speed.
 const FRAMES: usize = 16;
-/// Bytes of a packet that may go first: any that is not many in one.
-const SMALL: usize = 1600;
-
 /// A frame, and which flow it is of.
 pub(crate) struct Frame {
     pub(crate) buf: Box<[u8]>,
@@ -63,7 +60,7 @@ impl Queue {
         let packet = frame.buf.get(frame.packet.clone()).unwrap_or_default();
         frame.flow = flow(packet);
         let may_pass = |other: &Frame| other.flow != frame.flow && other.flow != UNKNOWN;
-        let is_first = packet.len() <= SMALL
+        let is_first = frame.header.gso_type == VirtioHeader::GSO_NONE
             && (self.waiting.is_empty() || frame.flow != UNKNOWN && self.waiting.iter().all(may_pass));
         match self.waiting.len() {
             _ if is_first => Turn::Now,
@@ -130,6 +127,8 @@ mod tests {
 
     fn put(queue: &mut Queue, packet: &[u8]) -> Turn {
         let mut frame = queue.room().unwrap();
+        let gso_type = if packet.len() > 9000 { VirtioHeader::GSO_UDP_L4 } else { VirtioHeader::GSO_NONE };
+        frame.header = VirtioHeader { gso_type, ..VirtioHeader::default() };
         frame.buf[..packet.len()].copy_from_slice(packet);
         frame.packet = 0..packet.len();
         let turn = queue.turn(&mut frame);
