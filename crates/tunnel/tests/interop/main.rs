@@ -8,6 +8,7 @@ mod failover;
 mod float;
 mod flood;
 mod nat;
+mod offload;
 mod probes;
 mod protection;
 mod push;
