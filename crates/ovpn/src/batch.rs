@@ -14,6 +14,9 @@ pub trait Packets {
 
     /// The next packet, whole. Its bytes may be changed.
     fn next(&mut self) -> Option<&mut [u8]>;
+
+    /// How many were not taken yet.
+    fn left(&self) -> usize;
 }
 
 /// One packet.
@@ -36,6 +39,10 @@ impl Packets for Single<'_> {
 
     fn next(&mut self) -> Option<&mut [u8]> {
         (!std::mem::replace(&mut self.given, true)).then_some(&mut *self.packet)
+    }
+
+    fn left(&self) -> usize {
+        usize::from(!self.given)
     }
 }
 
@@ -87,6 +94,12 @@ impl Batch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.gone == self.packets.len()
+    }
+
+    /// Where the first packet that waits goes.
+    #[must_use]
+    pub fn next_to(&self) -> Option<Underlay> {
+        self.packets.get(self.gone).map(|packet| packet.to)
     }
 
     /// Adds what `seal` writes to the room that it is given, and whose length it returns.

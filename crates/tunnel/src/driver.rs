@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::device::Watched;
 use crate::path::{DataPath, IoCounters, Offload};
-use crate::pump::{Pump, count_drops};
+use crate::pump::Pump;
 use crate::report::{Command, Event, Outlets, Snapshot};
 use crate::scout::Way;
 use crate::sockets::{Sent, Sockets};
@@ -237,19 +237,19 @@ impl Driver {
                 }
                 ready = socket.readable() => {
                     ready.map_err(Error::Receive)?;
-                    self.pump.turn(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket).await?;
                 }
                 ready = self.pump.readable(), if blocked.is_none() => {
                     ready.map_err(Error::Device)?;
-                    self.pump.turn(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket).await?;
                 }
                 // The device and the sockets have said all, but a turn was over before it was all done.
                 () = std::future::ready(()), if blocked.is_none() && self.pump.is_waiting() => {
-                    self.pump.turn(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket).await?;
                 }
                 Some(ready) = when_writable(socket, blocked) => {
                     ready.map_err(Error::Receive)?;
-                    self.pump.turn(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket).await?;
                 }
                 permit = events.reserve(), if !self.backlog.is_empty() => {
                     match (permit, self.backlog.pop_front()) {
@@ -325,7 +325,7 @@ impl Driver {
             }
         }
         if self.pump.blocked().is_some_and(|to| !endpoint.carries(to)) {
-            count_drops(endpoint, self.pump.forget());
+            endpoint.count_drops(DropReason::Blocked, self.pump.forget());
         }
         while let Some((key, input)) = endpoint.poll_tls() {
             if let Err(why) = tls.pass(&self.tls, key, input) {
@@ -335,7 +335,7 @@ impl Driver {
         while let Some(to) = endpoint.poll_transmit(now, &mut self.control) {
             if socket.send(&self.control, to) != Sent::Yes {
                 // The reliability layer sends it again.
-                endpoint.count_drop(DropReason::Blocked);
+                endpoint.count_drops(DropReason::Blocked, 1);
             }
         }
         socket.flush();

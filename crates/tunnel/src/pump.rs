@@ -14,7 +14,7 @@ use ovpn::data::OVERHEAD;
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{Endpoint, Received};
 use ovpn::underlay::Underlay;
-use segments::{Coalescer, MAX_FRAME, Split};
+use segments::{Coalescer, MAX_FRAME, MAX_HEADER, Split};
 
 use crate::config::MAX_MTU;
 use crate::datagrams::{self, Datagrams};
@@ -29,15 +29,15 @@ use crate::streams::Intake;
 const BATCH: usize = 64;
 /// Large frames that are sent before the other side gets its turn.
 const TURN: usize = 4;
-/// Rounds of batches before the task yields.
+/// Rounds of batches before the thread looks at its timers and at what else is ready.
 const ROUNDS: usize = 8;
 /// Longest datagram that is accepted, bytes.
 const DATAGRAM: usize = MAX_MTU as usize + OVERHEAD;
 /// Most packets that a frame of the device is cut into: payload of TCP is cut in 48 bytes at least, as the kernel has it
 /// (`TCP_MIN_SND_MSS`), and that of UDP into at most 64 datagrams.
 const CUTS: usize = MAX_FRAME / 48;
-/// Bytes of them, with headers of IP and TCP of 100 bytes at most on all.
-const CUT_BYTES: usize = MAX_FRAME + CUTS * 100;
+/// Bytes of them, with their headers.
+const CUT_BYTES: usize = MAX_FRAME + CUTS * MAX_HEADER;
 /// Room for all packets of a frame and, before them, a few frames that are smaller.
 const BATCH_BYTES: usize = CUT_BYTES + CUTS * (OVERHEAD + 2) + MAX_FRAME;
 const BATCH_PACKETS: usize = CUTS + BATCH;
@@ -89,7 +89,7 @@ impl Pump {
 
     /// Where that is to go which the sockets do not take.
     pub(crate) fn blocked(&self) -> Option<Underlay> {
-        self.batch.group(1, usize::MAX).map(|group| group.to)
+        self.batch.next_to()
     }
 
     /// Drops what is sealed; how many packets that was.
@@ -97,8 +97,9 @@ impl Pump {
         self.batch.clear()
     }
 
-    /// Moves packets both ways in turns, within the budget.
-    pub(crate) fn turn<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<(), Error> {
+    /// Moves packets both ways in turns, within the budget. When there is more to do, everything else on the thread has
+    /// had its turn before this returns.
+    pub(crate) async fn turn<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<(), Error> {
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let received = self.receive(endpoint, socket, now)?;
@@ -106,9 +107,11 @@ impl Pump {
             let sent = self.send(endpoint, socket, now)?;
             socket.flush();
             if received < BATCH && sent < BATCH && self.queue.is_empty() {
-                break;
+                return Ok(());
             }
         }
+        // Waiting for what is ready already does not do that.
+        tokio::task::yield_now().await;
         Ok(())
     }
 
@@ -166,11 +169,12 @@ impl Pump {
                 return Err(Error::Device(error));
             }
             frames += 1;
+            self.device.note_read(frame.packets());
             match self.queue.turn(&mut frame) {
                 Turn::Now => self.seal(endpoint, now, frame),
                 Turn::Later => self.queue.push(frame),
                 Turn::Never => {
-                    endpoint.count_drop(DropReason::Blocked);
+                    endpoint.count_drops(DropReason::Blocked, frame.packets());
                     self.queue.give_back(frame);
                 }
             }
@@ -192,15 +196,14 @@ impl Pump {
         let packet = frame.buf.get_mut(frame.packet.clone()).unwrap_or_default();
         match Split::new(frame.header, packet) {
             Ok(split) if split.count() <= CUTS => {
-                self.device.note_read(split.count());
                 if let Err(reason) = endpoint.seal(now, &mut Cuts(split), &mut self.batch) {
                     tracing::trace!(%reason, "dropped a frame of the device");
                 }
             }
-            Ok(_) => endpoint.count_drop(DropReason::TooLarge),
+            Ok(split) => endpoint.count_drops(DropReason::TooLarge, split.count()),
             Err(error) => {
                 tracing::trace!(%error, "dropped a frame of the device");
-                endpoint.count_drop(DropReason::NotIp);
+                endpoint.count_drops(DropReason::NotIp, 1);
             }
         }
         self.queue.give_back(frame);
@@ -208,7 +211,7 @@ impl Pump {
 
     /// Sends what was sealed, as far as the sockets take it.
     fn send_batch<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
-        count_drops(endpoint, socket.send_batch(&mut self.batch));
+        endpoint.count_drops(DropReason::Blocked, socket.send_batch(&mut self.batch));
     }
 }
 
@@ -258,7 +261,7 @@ impl<E: Endpoint> Inlet<'_, E> {
     fn deliver(&mut self, from: Underlay, buf: &mut [u8], range: Range<usize>) -> Result<(), DropReason> {
         let Some(packet) = buf.get_mut(range.clone()) else { return Ok(()) };
         if packet.len() > DATAGRAM {
-            self.endpoint.count_drop(DropReason::TooLarge);
+            self.endpoint.count_drops(DropReason::TooLarge, 1);
             return Err(DropReason::TooLarge);
         }
         match self.endpoint.handle_datagram(self.now, from, packet) {
@@ -267,7 +270,7 @@ impl<E: Endpoint> Inlet<'_, E> {
                 let inner = range.start + inner.start..range.start + inner.end;
                 let mut lost = 0;
                 coalescer.push(buf, inner, &mut |run| lost += device.try_send(&run));
-                count_drops(self.endpoint, lost);
+                self.endpoint.count_drops(DropReason::Blocked, lost);
                 Ok(())
             }
             Ok(Received::Consumed) => Ok(()),
@@ -291,7 +294,7 @@ impl<E: Endpoint> Intake for Inlet<'_, E> {
         if coalescer.offload() != device.gathers() {
             **coalescer = Coalescer::new(device.gathers());
         }
-        count_drops(self.endpoint, lost);
+        self.endpoint.count_drops(DropReason::Blocked, lost);
     }
 }
 
@@ -306,12 +309,9 @@ impl Packets for Cuts<'_> {
     fn next(&mut self) -> Option<&mut [u8]> {
         self.0.next_packet()
     }
-}
 
-/// Counts packets that found no way on.
-pub(crate) fn count_drops(endpoint: &mut impl Endpoint, packets: usize) {
-    for _ in 0..packets {
-        endpoint.count_drop(DropReason::Blocked);
+    fn left(&self) -> usize {
+        self.0.left()
     }
 }
 

@@ -24,6 +24,18 @@ pub(crate) struct Frame {
     flow: u64,
 }
 
+impl Frame {
+    /// Packets that it stands for, as its header says.
+    pub(crate) fn packets(&self) -> usize {
+        match usize::from(self.header.gso_size) {
+            size if self.header.gso_type != VirtioHeader::GSO_NONE && size > 0 => {
+                self.packet.len().saturating_sub(self.header.hdr_len.into()).div_ceil(size).max(1)
+            }
+            _ => 1,
+        }
+    }
+}
+
 /// See the module's documentation.
 pub(crate) struct Queue {
     waiting: VecDeque<Frame>,
