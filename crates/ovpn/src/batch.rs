@@ -107,6 +107,9 @@ impl Batch {
         let prefix = if to.transport == Transport::Tcp { PREFIX } else { 0 };
         let start = self.end;
         let room = self.buf.get_mut(start + prefix..).unwrap_or_default();
+        // What a length in a stream can say, and more than any datagram can have.
+        let most = room.len().min(u16::MAX.into());
+        let room = &mut room[..most];
         let length = seal(room)?;
         let end = start + prefix + length;
         if let (Transport::Tcp, Ok(length)) = (to.transport, u16::try_from(length)) {

@@ -19,7 +19,7 @@ use crate::path::{DataPath, IoCounters, Offload};
 use crate::pump::Pump;
 use crate::report::{Command, Event, Outlets, Snapshot};
 use crate::scout::Way;
-use crate::sockets::{Sent, Sockets};
+use crate::sockets::Sockets;
 use crate::tls::TlsFactory;
 
 /// Work that may wait for one TLS connection. A handshake never comes near.
@@ -96,7 +96,6 @@ pub(crate) struct Driver {
     io: IoCounters,
     /// What earlier sockets counted.
     io_base: IoCounters,
-    control: Vec<u8>,
 }
 
 /// How a role reacts to what only concerns it.
@@ -139,7 +138,6 @@ impl Driver {
             path: None,
             io: IoCounters::default(),
             io_base: IoCounters::default(),
-            control: Vec::new(),
         }
     }
 
@@ -189,9 +187,9 @@ impl Driver {
         self.settle(endpoint, socket, &mut tls);
         self.look_at_path(socket);
         self.io_base = self.io;
+        endpoint.count_drops(DropReason::Blocked, self.pump.drop_sealed());
         crate::report::add(&mut self.base, &endpoint.counters());
         self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
-        self.pump.forget();
         result
     }
 
@@ -325,19 +323,14 @@ impl Driver {
             }
         }
         if self.pump.blocked().is_some_and(|to| !endpoint.carries(to)) {
-            endpoint.count_drops(DropReason::Blocked, self.pump.forget());
+            endpoint.count_drops(DropReason::Blocked, self.pump.drop_sealed());
         }
         while let Some((key, input)) = endpoint.poll_tls() {
             if let Err(why) = tls.pass(&self.tls, key, input) {
                 endpoint.handle_tls(now, key, TlsOutput::Failed(why));
             }
         }
-        while let Some(to) = endpoint.poll_transmit(now, &mut self.control) {
-            if socket.send(&self.control, to) != Sent::Yes {
-                // The reliability layer sends it again.
-                endpoint.count_drops(DropReason::Blocked, 1);
-            }
-        }
+        self.pump.transmit(endpoint, socket, now);
         socket.flush();
         // Whoever reads an event finds its effect in the snapshot.
         let mut news = endpoint.poll_event();

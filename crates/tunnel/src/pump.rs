@@ -2,7 +2,7 @@
 //!
 //! Out: what the device gives as one frame is cut and sealed into a [`Batch`], which goes out in as few pieces as can be.
 //! In: what arrives at once is opened where it lies, and packets of the same flow go to the device as one frame. On the
-//! way of a packet there is no lock, no channel and no allocation.
+//! way of a packet there is no lock and no channel, and memory that is needed once is kept.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use ovpn::batch::{Batch, Packets};
 use ovpn::data::OVERHEAD;
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{Endpoint, Received};
+use ovpn::packet::{Header, Opcode};
 use ovpn::underlay::Underlay;
 use segments::{Coalescer, MAX_FRAME, MAX_HEADER, Split};
 
@@ -22,7 +23,7 @@ use crate::device::Watched;
 use crate::driver::Error;
 use crate::path::{DevicePath, IoCount};
 use crate::queue::{Frame, Queue, Turn};
-use crate::sockets::Sockets;
+use crate::sockets::{Sent, Sockets};
 use crate::streams::Intake;
 
 /// Packets taken from one side before the other gets its turn.
@@ -33,9 +34,9 @@ const TURN: usize = 4;
 const ROUNDS: usize = 8;
 /// Longest datagram that is accepted, bytes.
 const DATAGRAM: usize = MAX_MTU as usize + OVERHEAD;
-/// Most packets that a frame of the device is cut into: payload of TCP is cut in 48 bytes at least, as the kernel has it
-/// (`TCP_MIN_SND_MSS`), and that of UDP into at most 64 datagrams.
-const CUTS: usize = MAX_FRAME / 48;
+/// Most packets that a frame of the device is cut into, with payload of 36 bytes in each: the least that the kernel has for
+/// a peer that does not ask for less on purpose (`TCP_MIN_SND_MSS` without timestamps).
+const CUTS: usize = MAX_FRAME / 36;
 /// Bytes of them, with their headers.
 const CUT_BYTES: usize = MAX_FRAME + CUTS * MAX_HEADER;
 /// Room for all packets of a frame and, before them, a few frames that are smaller.
@@ -54,6 +55,8 @@ pub(crate) struct Pump {
     /// Datagrams as they came in.
     arena: Box<[u8]>,
     coalescer: Coalescer,
+    /// What the endpoint has to say.
+    message: Vec<u8>,
 }
 
 impl Pump {
@@ -64,6 +67,7 @@ impl Pump {
             queue: Queue::new(),
             batch: Batch::new(BATCH_BYTES, BATCH_PACKETS),
             arena: vec![0; ARENA].into(),
+            message: Vec::new(),
         }
     }
 
@@ -93,7 +97,7 @@ impl Pump {
     }
 
     /// Drops what is sealed; how many packets that was.
-    pub(crate) fn forget(&mut self) -> usize {
+    pub(crate) fn drop_sealed(&mut self) -> usize {
         self.batch.clear()
     }
 
@@ -103,6 +107,8 @@ impl Pump {
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let received = self.receive(endpoint, socket, now)?;
+            // What the endpoint has sealed itself must not come after what it seals now.
+            self.transmit(endpoint, socket, now);
             self.send_batch(endpoint, socket);
             let sent = self.send(endpoint, socket, now)?;
             socket.flush();
@@ -113,6 +119,20 @@ impl Pump {
         // Waiting for what is ready already does not do that.
         tokio::task::yield_now().await;
         Ok(())
+    }
+
+    /// Sends what the endpoint has to say.
+    pub(crate) fn transmit<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) {
+        while let Some(to) = endpoint.poll_transmit(now, &mut self.message) {
+            let opcode = self.message.first().copied().and_then(Header::decode).map(|header| header.opcode);
+            let is_data = matches!(opcode, Some(Opcode::DataV1 | Opcode::DataV2));
+            // Packets that were sealed before and still wait would come too late after it, and be taken for replays.
+            let overtakes = is_data && self.batch.next_to() == Some(to);
+            if overtakes || socket.send(&self.message, to) != Sent::Yes {
+                // The reliability layer sends its own again, and a ping has no meaning beside data.
+                endpoint.count_drops(DropReason::Blocked, 1);
+            }
+        }
     }
 
     /// Sockets to device, one batch of each kind. Returns how many packets were there.
@@ -195,7 +215,7 @@ impl Pump {
     fn seal<E: Endpoint>(&mut self, endpoint: &mut E, now: Instant, mut frame: Frame) {
         let packet = frame.buf.get_mut(frame.packet.clone()).unwrap_or_default();
         match Split::new(frame.header, packet) {
-            Ok(split) if split.count() <= CUTS => {
+            Ok(split) if split.count() <= CUTS && split.largest() <= MAX_MTU.into() => {
                 if let Err(reason) = endpoint.seal(now, &mut Cuts(split), &mut self.batch) {
                     tracing::trace!(%reason, "dropped a frame of the device");
                 }
@@ -203,7 +223,7 @@ impl Pump {
             Ok(split) => endpoint.count_drops(DropReason::TooLarge, split.count()),
             Err(error) => {
                 tracing::trace!(%error, "dropped a frame of the device");
-                endpoint.count_drops(DropReason::NotIp, 1);
+                endpoint.count_drops(DropReason::Malformed, frame.packets());
             }
         }
         self.queue.give_back(frame);

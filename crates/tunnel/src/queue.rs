@@ -11,7 +11,7 @@ use segments::VirtioHeader;
 
 use crate::device::FRAME;
 
-/// Bytes behind which no large frame waits: a millisecond or two at 5 Gbit/s, and enough for full speed.
+/// Bytes behind which no large frame waits but the first of its flow: a millisecond or two at 5 Gbit/s, and enough for full speed.
 const BYTES: usize = 1 << 20;
 /// Frames that may wait. The trains of single packets of a flow are not cut short by its own large frames.
 const FRAMES: usize = 256;
@@ -85,9 +85,10 @@ impl Queue {
         let is_first = frame.header.gso_type == VirtioHeader::GSO_NONE
             && (self.waiting.is_empty() || frame.flow != UNKNOWN && self.waiting.iter().all(may_pass));
         let is_large = frame.header.gso_type != VirtioHeader::GSO_NONE;
+        let has_others = self.waiting.iter().any(|other| other.flow == frame.flow);
         if is_first {
             Turn::Now
-        } else if self.waiting.len() >= FRAMES || (is_large && self.bytes >= BYTES) {
+        } else if self.waiting.len() >= FRAMES || (is_large && has_others && self.bytes >= BYTES) {
             Turn::Never
         } else {
             Turn::Later
@@ -203,7 +204,9 @@ mod tests {
             assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Later);
         }
         assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Never);
-        for _ in large..FRAMES {
+        assert_eq!(put(&mut queue, &packet(4, 60_000)), Turn::Later);
+        assert_eq!(put(&mut queue, &packet(4, 60_000)), Turn::Never);
+        for _ in large + 1..FRAMES {
             assert_eq!(put(&mut queue, &packet(1, 60)), Turn::Later);
         }
         assert_eq!(put(&mut queue, &packet(1, 60)), Turn::Never);

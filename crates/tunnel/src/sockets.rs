@@ -160,8 +160,9 @@ impl Sockets {
             let sent = match to.transport {
                 Transport::Udp => match self.udp_to(to).map(|udp| udp.try_send(&group)) {
                     Some(Ok(sent)) => Ok(sent),
-                    Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return lost,
-                    Some(Err(_)) | None => Err(group.packets),
+                    Some(Err((error, _))) if error.kind() == io::ErrorKind::WouldBlock => return lost,
+                    Some(Err((_, tried))) => Err(tried),
+                    None => Err(group.packets),
                 },
                 Transport::Tcp => match self.streams.as_mut().map(|streams| streams.send_data(to.address, group.bytes))
                 {
