@@ -27,6 +27,7 @@ fn overview() -> String {
     examples(&[
         ("sudo agentctl status", "is it serving, and if not, why"),
         ("sudo agentctl status --json | jq .local.services", "the same for programs"),
+        ("sudo agentctl tunnel", "who is connected, and how packets go"),
         ("agentctl pki init --dir ./authority", "make the private certificate authority"),
         ("sudo agentctl connect work.ovpn", "join another OpenVPN server's network"),
     ])
@@ -52,7 +53,17 @@ pub(crate) enum Command {
         ("sudo agentctl status --json", "JSON for programs: {local, peer, peer_age_seconds}"),
         ("sudo agentctl status --socket /run/cloudathome/home.sock", "where both agents run on one host"),
     ]))]
-    Status(StatusArgs),
+    Status(AskArgs),
+    /// Shows this host's end of the tunnel: its peers, what was dropped, and which of the kernel's offloads are in use
+    ///
+    /// Where a step carries not much more than one packet a call, offloads do not help there: "plain" and "single" stand for
+    /// a kernel that lacks them or a setting that forbids them.
+    #[command(after_help = examples(&[
+        ("sudo agentctl tunnel", "tables for people"),
+        ("sudo agentctl tunnel --json | jq .data_path", "JSON for programs: {status, device, mtu, data_path, drops, peers}"),
+        ("sudo agentctl tunnel --socket /run/cloudathome/home.sock", "where both agents run on one host"),
+    ]))]
+    Tunnel(AskArgs),
     /// Connects this host to any OpenVPN server, from a profile file, until it is interrupted
     ///
     /// Addresses, routes and name resolution are set as the server asks, and are undone at the end; after a crash by the
@@ -95,7 +106,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
+pub(crate) struct AskArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

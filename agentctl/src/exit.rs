@@ -6,7 +6,7 @@ use std::process::ExitCode;
 /// The exit codes, stable across releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done; of `status`: everything is healthy and every service is serving.
+    /// Done; of `status`: everything is healthy and every service is serving; of `tunnel`: the opposite agent is connected.
     Ok = 0,
     /// Could not be done.
     Failed = 1,
@@ -24,11 +24,11 @@ impl Exit {
     /// The table for `--help` and the manual pages.
     pub const HELP: &'static str = "\
 Exit codes:
-  0  done; of status: everything is healthy and every service is serving
+  0  done; of status: everything is healthy and every service is serving; of tunnel: the opposite agent is connected
   1  could not be done
   2  the command line makes no sense
   3  the agent cannot be reached
-  4  the agent answered, and something is not well: degraded, or not serving
+  4  the agent answered, and something is not well: degraded, not serving, or not connected
   64  the profile, or a file that it names, cannot be used; nothing was changed";
 }
 

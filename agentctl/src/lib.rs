@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything else to standard error.
 #![forbid(unsafe_code)]
 
+mod ask;
 mod cli;
 mod connect;
 mod exit;
@@ -12,6 +13,7 @@ mod render;
 mod revocation_command;
 mod shell;
 mod status;
+mod tunnel;
 mod verdict;
 
 use std::io::Write;
@@ -25,10 +27,11 @@ use cli::{Command, PkiCommand};
 /// Runs one command, writing its data to `out`.
 ///
 /// # Errors
-/// When it could not be done. A status that is not well is no error: it is [`Exit::Unwell`].
+/// When it could not be done. A host or tunnel that is not well is no error: it is [`Exit::Unwell`].
 pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
     match cli.command {
         Command::Status(args) => status::run(&args, colour, out),
+        Command::Tunnel(args) => tunnel::run(&args, colour, out),
         Command::Connect(args) => connect::run(args, out),
         Command::Pki { command: PkiCommand::Init(args) } => pki_command::init(&args, out),
         Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),

@@ -1,5 +1,7 @@
 //! A report as text for people.
 
+pub(crate) mod tunnel;
+
 use std::time::{Duration, SystemTime};
 
 use model::{ContainerState, ContainerStatus, Health, HostStatus, ServiceStatus, Serving, TunnelState};
@@ -130,6 +132,7 @@ fn tunnel_rows(status: &HostStatus, table: &mut Table) {
     let transport = tunnel.transport.as_ref().map(|transport| format!(" over {}", transport.to_uppercase()));
     facts.extend(tunnel.remote.map(|remote| format!("peer at {remote}{}", transport.unwrap_or_default())));
     facts.extend(tunnel.cipher.clone());
+    facts.extend(tunnel.data_path.clone());
     if tunnel.peers > 1 {
         facts.push(format!("{} peers", tunnel.peers));
     }

@@ -1,21 +1,16 @@
-//! `agentctl status`: finds the agent's socket, asks, prints.
+//! `agentctl status`: asks how both hosts are, prints.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, anyhow};
-use control::{Inspector, InspectorError};
 use model::HostStatus;
 use serde::Serialize;
 
-use crate::cli::StatusArgs;
+use crate::ask::ask;
+use crate::cli::AskArgs;
 use crate::exit::{Exit, Failure};
 use crate::render::{Colour, render};
 use crate::verdict::judge;
-
-/// Where the agents' sockets are unless their configuration says otherwise.
-const SOCKET_DIR: &str = "/run/cloudathome";
 
 /// What an agent answers, and the form of `--json`, which stays as it is but for additions.
 #[derive(Debug, Clone, Serialize)]
@@ -29,13 +24,10 @@ pub(crate) struct Report {
 }
 
 /// Asks the agent and prints what it says; the exit code tells whether all is well.
-pub(crate) fn run(args: &StatusArgs, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let socket = match &args.socket {
-        Some(path) => path.clone(),
-        None => find_socket(Path::new(SOCKET_DIR))?,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(ask(&socket)).map_err(|error| unreachable(&socket, error))?;
+pub(crate) fn run(args: &AskArgs, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let (local, peer) = ask(args.socket.as_deref(), async |inspector| inspector.status().await)?;
+    let (peer, age) = peer.unzip();
+    let report = Report { local, peer, peer_age_seconds: age.map(|age| age.as_secs()) };
     let verdict = judge(&report);
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
@@ -44,111 +36,4 @@ pub(crate) fn run(args: &StatusArgs, colour: Colour, out: &mut dyn Write) -> Res
         out.write_all(render(&report, &verdict, colour, SystemTime::now()).as_bytes())?;
     }
     Ok(if verdict.well { Exit::Ok } else { Exit::Unwell })
-}
-
-async fn ask(socket: &Path) -> Result<Report, InspectorError> {
-    let (local, peer) = Inspector::connect(socket).await?.status().await?;
-    let (peer, age) = peer.unzip();
-    Ok(Report { local, peer, peer_age_seconds: age.map(|age| age.as_secs()) })
-}
-
-/// The one socket that is there.
-fn find_socket(dir: &Path) -> Result<PathBuf, Failure> {
-    let mut found = Vec::new();
-    for name in ["edge.sock", "home.sock"] {
-        let path = dir.join(name);
-        let there = path
-            .try_exists()
-            .with_context(|| format!("cannot look for {}", path.display()))
-            .map_err(|error| Failure { exit: Exit::Unreachable, error, hint: Some("run it with sudo".to_owned()) })?;
-        if there {
-            found.push(path);
-        }
-    }
-    match (found.pop(), found.pop()) {
-        (Some(one), None) => Ok(one),
-        (Some(_), Some(_)) => Err(Failure::new(
-            anyhow!("both agents run on this host: {0}/edge.sock and {0}/home.sock are there", dir.display()),
-            format!("say which one with --socket, as in --socket {}/edge.sock", dir.display()),
-        )),
-        (None, _) => Err(Failure {
-            exit: Exit::Unreachable,
-            error: anyhow!("no agent runs here: neither {0}/edge.sock nor {0}/home.sock is there", dir.display()),
-            hint: Some(
-                "look at the agent with systemctl status cloudathome-edge (or cloudathome-home); \
-                 name its socket with --socket where its configuration does"
-                    .to_owned(),
-            ),
-        }),
-    }
-}
-
-/// What a failed question means and what can be done.
-fn unreachable(socket: &Path, error: InspectorError) -> Failure {
-    let look = "look at the agent with systemctl status cloudathome-edge (or cloudathome-home)";
-    let (exit, hint) = match &error {
-        InspectorError::Connect { .. } => (Exit::Unreachable, look),
-        InspectorError::Call(_) => (
-            Exit::Unreachable,
-            "try again, then look at the agent's log with journalctl -u cloudathome-edge (or cloudathome-home)",
-        ),
-        InspectorError::Answer(_) | InspectorError::Empty => {
-            (Exit::Failed, "install agent and agentctl of the same release")
-        }
-        InspectorError::Bind { .. } | InspectorError::Serve(_) => (Exit::Failed, look),
-    };
-    let error = match error {
-        // Of the many layers between, only the system's own word helps.
-        InspectorError::Connect { .. } => match io_cause(&error) {
-            Some(io::ErrorKind::PermissionDenied) => {
-                return Failure {
-                    exit,
-                    error: anyhow!("{} may be opened by the agent's user only", socket.display()),
-                    hint: Some("run it with sudo".to_owned()),
-                };
-            }
-            Some(io::ErrorKind::NotFound) => anyhow!("there is no {}", socket.display()),
-            Some(io::ErrorKind::ConnectionRefused) => {
-                anyhow!("nobody answers on {}: the agent that made it has ended", socket.display())
-            }
-            _ => error.into(),
-        },
-        InspectorError::Call(status) => {
-            anyhow!("the agent on {} did not answer: {}", socket.display(), status.message())
-        }
-        other => other.into(),
-    };
-    Failure { exit, error, hint: Some(hint.to_owned()) }
-}
-
-fn io_cause(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return Some(error.kind());
-        }
-        cause = error.source();
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_one_socket_there_is_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let none = find_socket(dir.path()).unwrap_err();
-        assert_eq!(none.exit, Exit::Unreachable);
-        assert!(none.to_string().contains("systemctl status cloudathome-edge"), "{none}");
-
-        let home = dir.path().join("home.sock");
-        std::fs::write(&home, "").unwrap();
-        assert_eq!(find_socket(dir.path()).unwrap(), home);
-
-        std::fs::write(dir.path().join("edge.sock"), "").unwrap();
-        let both = find_socket(dir.path()).unwrap_err();
-        assert!(both.to_string().contains("--socket"), "{both}");
-    }
 }

@@ -42,6 +42,7 @@ fn a_page_for_every_command() {
             "agentctl-pki-revoke.1",
             "agentctl-pki.1",
             "agentctl-status.1",
+            "agentctl-tunnel.1",
             "agentctl.1",
         ]
     );

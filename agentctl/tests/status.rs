@@ -1,4 +1,4 @@
-//! `agentctl status` against a fake agent: the real inspection service with a made-up state.
+//! `agentctl status` and `tunnel` against a fake agent: the real inspection service with a made-up state.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::Path;
@@ -6,7 +6,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use control::{InspectionSocket, Snapshot};
-use model::{ControlStatus, Generation, Health, HostStatus, Role, ServiceStatus, Serving, TunnelState, TunnelStatus};
+use model::{
+    ControlStatus, Generation, Health, HostStatus, Role, ServiceStatus, Serving, TunnelReport, TunnelState,
+    TunnelStatus,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -42,33 +45,45 @@ fn fake_state(serving: Serving, peer_age: Option<u64>) -> Snapshot {
 
 /// Runs `agentctl status` while a fake agent serves `state`.
 fn status(state: Snapshot, arguments: &[&str], stdout: Stdio) -> Output {
+    asked("status", state, TunnelReport::default(), arguments, stdout)
+}
+
+/// Runs `agentctl tunnel` while a fake agent serves a tunnel in this state.
+fn tunnel(state: TunnelState, arguments: &[&str]) -> Output {
+    let status = TunnelStatus { state, handshakes_failed: 3, ..TunnelStatus::default() };
+    let report = TunnelReport { status, drops: [("replay".to_owned(), 9)].into(), ..TunnelReport::default() };
+    asked("tunnel", fake_state(Serving::Yes, Some(1)), report, arguments, Stdio::piped())
+}
+
+fn asked(subcommand: &str, state: Snapshot, tunnel: TunnelReport, arguments: &[&str], stdout: Stdio) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("edge.sock");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let stop = CancellationToken::new();
     let (_sender, receiver) = watch::channel(state);
+    let (_tunnel_sender, tunnel) = watch::channel(tunnel);
     let serving = runtime.spawn({
         let (socket, stop) = (socket.clone(), stop.clone());
-        async move { InspectionSocket::bind(&socket)?.serve(receiver, stop).await }
+        async move { InspectionSocket::bind(&socket)?.serve(receiver, tunnel, stop).await }
     });
     let deadline = Instant::now() + Duration::from_secs(10);
     while !socket.exists() {
         assert!(Instant::now() < deadline, "the fake agent does not come up");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let output = command(&socket, arguments).stdout(stdout).output().unwrap();
+    let output = command(subcommand, &socket, arguments).stdout(stdout).output().unwrap();
     stop.cancel();
     runtime.block_on(serving).unwrap().unwrap();
     output
 }
 
 fn agentctl(socket: &Path, arguments: &[&str]) -> Output {
-    command(socket, arguments).output().unwrap()
+    command("status", socket, arguments).output().unwrap()
 }
 
-fn command(socket: &Path, arguments: &[&str]) -> Command {
+fn command(subcommand: &str, socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
-    command.arg("status").arg("--socket").arg(socket).args(arguments).env_clear();
+    command.arg(subcommand).arg("--socket").arg(socket).args(arguments).env_clear();
     command
 }
 
@@ -125,6 +140,20 @@ fn the_exit_code_does_not_depend_on_a_reader() {
     let no = Serving::No { reason: "answered 503".into() };
     let output = status(fake_state(no, Some(1)), &[], writer.into());
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(4), b"".as_slice()));
+}
+
+#[test]
+fn a_tunnel_is_0_while_connected_and_4_otherwise() {
+    let output = tunnel(TunnelState::Connected, &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output.stdout).starts_with("The tunnel is connected\n"), "{output:?}");
+
+    let output = tunnel(TunnelState::Listening, &["--json"]);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["data_path", "device", "drops", "mtu", "peers", "status"]);
+    assert_eq!((&json["drops"]["replay"], &json["status"]["handshakes_failed"]), (&9.into(), &3.into()));
 }
 
 #[test]

@@ -71,10 +71,10 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         async move { control::serve_edge(listener, tls, home, service, stop).await.context("the control channel") }
     });
     parts.spawn({
-        let (receiver, stop) = (snapshot_receiver.clone(), stop.clone());
-        async move { socket.serve(receiver, stop).await.context("the agent's socket") }
+        let (receiver, tunnel, stop) = (snapshot_receiver.clone(), link.report.clone(), stop.clone());
+        async move { socket.serve(receiver, tunnel, stop).await.context("the agent's socket") }
     });
-    parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver), stop.clone()));
+    parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(core.run(stop.clone()));
     parts.spawn(link.ended());
     ready.notify();

@@ -80,10 +80,10 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn({
-        let (receiver, stop) = (snapshot_receiver.clone(), stop.clone());
-        async move { socket.serve(receiver, stop).await.context("the agent's socket") }
+        let (receiver, tunnel, stop) = (snapshot_receiver.clone(), link.report.clone(), stop.clone());
+        async move { socket.serve(receiver, tunnel, stop).await.context("the agent's socket") }
     });
-    parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver), stop.clone()));
+    parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(async move {
         control.run().await;
         Ok(())

@@ -1,5 +1,7 @@
 //! Conversion between the wire's types and `model`'s: infallible on the way out, checked on the way in.
 
+mod tunnel;
+
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -224,6 +226,7 @@ impl From<TunnelStatus> for v1::TunnelStatus {
             remote: status.remote.map(|remote| remote.to_string()),
             transport: status.transport,
             cipher: status.cipher,
+            data_path: status.data_path,
             received_bytes: status.received_bytes,
             sent_bytes: status.sent_bytes,
             peers: status.peers,
@@ -252,6 +255,7 @@ impl TryFrom<v1::TunnelStatus> for TunnelStatus {
             remote: parse_optional("TunnelStatus.remote", wire.remote)?,
             transport: wire.transport.map(|transport| bounded(&transport)),
             cipher: wire.cipher.map(|cipher| bounded(&cipher)),
+            data_path: wire.data_path.map(|path| bounded(&path)),
             received_bytes: wire.received_bytes,
             sent_bytes: wire.sent_bytes,
             peers: wire.peers,
@@ -398,6 +402,7 @@ mod tests {
                 remote: Some("198.51.100.10:1194".parse().unwrap()),
                 transport: Some("tcp".into()),
                 cipher: Some("AES-256-GCM".into()),
+                data_path: Some("plain, UDP single".into()),
                 ..TunnelStatus::default()
             },
             control: ControlStatus { connected: true, peer: Some("vps".parse().unwrap()), ..ControlStatus::default() },

@@ -1,6 +1,7 @@
 //! The developer's commands. Everything that needs more than `cargo` starts here: it installs what it needs first.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cargo;
 mod demo;
 mod progress;
@@ -35,6 +36,9 @@ enum Command {
     /// Installs what is missing from Debian's packages. What cannot run here is listed as skipped with the reason; with
     /// CI=true a skip is a failure.
     Test,
+    /// Measure over the network; needs root
+    #[command(subcommand)]
+    Bench(Bench),
     /// Run our tunnel against stock peers in network namespaces for as long as you like, and print the counts
     ///
     /// Under load, with new keys every few seconds, changing addresses, changes between UDP and TCP, loss, and peers that
@@ -49,10 +53,29 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Measure our tunnel and others side by side, between two hosts in network namespaces
+    ///
+    /// Throughput of TCP with one flow and four, each way; CPU time; round trips, idle and under load; small UDP packets;
+    /// memory. Installs and
+    /// unpacks what it measures. Prints tables with ratios to ours, and which goals were met. The cable between the hosts
+    /// is a veth of MTU 1500; congestion control is cubic, which network namespaces are allowed to choose from then on
+    /// (net.ipv4.tcp_allowed_congestion_control).
+    Tunnel(bench::Options),
+    /// Measure many peers on one listener, ours and Debian's openvpn in turn
+    ///
+    /// Handshakes a second, when as many of our own dialers connect to either at once; the listener's CPU time and memory for
+    /// each peer; and one peer's throughput beside them. Prints which goals were met.
+    Peers(bench::peers::Options),
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo { check } => demo::run(check),
         Command::Test => test::run(),
+        Command::Bench(Bench::Tunnel(options)) => bench::run(&options),
+        Command::Bench(Bench::Peers(options)) => bench::peers::run(&options),
         Command::Soak { minutes, role } => soak::run(minutes, &role),
     };
     match result {

@@ -21,6 +21,7 @@ pub(crate) fn fake_report() -> Report {
             remote: Some("203.0.113.9:41234".parse().unwrap()),
             transport: Some("udp".into()),
             cipher: Some("AES-256-GCM".into()),
+            data_path: Some("virtio-uso, UDP segmented".into()),
             received_bytes: 12_900_000,
             sent_bytes: 512,
             peers: 1,
@@ -86,12 +87,12 @@ Services
   -        healthy  caddy      vps    -                   -
 
 Edge vps (this host): up 3 h 12 min, version 0.1.0, configuration 4
-  connected  tunnel           10.86.0.1 to 10.86.0.2, peer at 203.0.113.9:41234 over UDP, AES-256-GCM, 12.3 MiB in, 512 B out
+  connected  tunnel           10.86.0.1 to 10.86.0.2, peer at 203.0.113.9:41234 over UDP, AES-256-GCM, virtio-uso, UDP segmented, 12.3 MiB in, 512 B out
   connected  control channel  with attic, heard 1 s ago
   running    container caddy  caddy:2, 0123456789ab, for 1 min 30 s
 
 Home attic: up 3 h 12 min, version 0.1.0, configuration 4
-  connected  tunnel               10.86.0.2 to 10.86.0.1, peer at 203.0.113.9:41234 over UDP, AES-256-GCM, 12.3 MiB in, 512 B out
+  connected  tunnel               10.86.0.2 to 10.86.0.1, peer at 203.0.113.9:41234 over UDP, AES-256-GCM, virtio-uso, UDP segmented, 12.3 MiB in, 512 B out
   connected  control channel      with vps, heard 1 s ago
   running    container nextcloud  nextcloud:apache, 0123456789ab, for 1 min 30 s
 "

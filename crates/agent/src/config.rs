@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use model::{HostId, Role};
 use pki::HostIdentity;
 use serde::Deserialize;
-use tunnel::{Cipher, Remote, TlsVersion};
+use tunnel::{Cipher, Offload, Remote, TlsVersion};
 
 /// `[log]` as written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -56,6 +56,7 @@ pub struct TunnelSection {
     data_ciphers: Option<Vec<String>>,
     tls_version_min: Option<String>,
     crl: Option<PathBuf>,
+    offload: Option<String>,
 }
 
 /// Which end of the tunnel waits and which one calls.
@@ -127,6 +128,8 @@ pub struct TunnelSettings {
     pub tls_version_min: TlsVersion,
     /// The authority's list of revoked certificates.
     pub crl: Option<PathBuf>,
+    /// Whether the kernel's offloads are used.
+    pub offload: Offload,
 }
 
 /// Which end of the tunnel we are, with what that end needs.
@@ -277,7 +280,11 @@ impl TunnelSection {
             None => None,
             Some(path) => Some(revocation_list(path, identity)?),
         };
-        Ok(TunnelSettings { mode, peer, subnet, device, data_ciphers, tls_version_min, crl })
+        let offload = match self.offload.as_deref() {
+            None => Offload::default(),
+            Some(word) => word.parse().map_err(|error| Invalid::new("tunnel.offload", error))?,
+        };
+        Ok(TunnelSettings { mode, peer, subnet, device, data_ciphers, tls_version_min, crl, offload })
     }
 }
 

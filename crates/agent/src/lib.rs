@@ -5,6 +5,7 @@
 pub mod config;
 mod link;
 mod metrics;
+mod report;
 mod state;
 mod status;
 

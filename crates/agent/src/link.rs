@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use hostnet::guard::{self, Guarded};
 use hostnet::{LinkState, Netlink, Wanted};
-use model::{Role, RoleUri, TunnelState, TunnelStatus};
+use model::{Role, RoleUri, TunnelReport, TunnelState, TunnelStatus};
 use pki::HostIdentity;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
@@ -18,11 +18,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{
-    Device, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen, NameCheck, PeerConnected, Snapshot, StaticKey,
-    StaticPeer, TlsMaterial, TunnelConfig,
+    Device, DevicePath, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen, NameCheck, PeerConnected, Snapshot,
+    StaticKey, StaticPeer, TlsMaterial, TunnelConfig,
 };
 
 use crate::config::{Mode, TunnelSettings};
+use crate::report::report;
 
 /// Peers at a time, the opposite agent and devices together.
 const MAX_PEERS: usize = 250;
@@ -49,6 +50,8 @@ pub struct LinkView {
 pub struct Link {
     /// Its latest view.
     pub view: watch::Receiver<LinkView>,
+    /// The tunnel in detail, new every second.
+    pub report: watch::Receiver<TunnelReport>,
     /// Whether the opposite agent can be reached through it.
     pub up: watch::Receiver<bool>,
     task: JoinHandle<anyhow::Result<()>>,
@@ -79,7 +82,7 @@ impl Link {
         let opposite =
             RoleUri { role: if role == Role::Edge { Role::Home } else { Role::Edge }, name: settings.peer.clone() };
         let config = tunnel_config(settings, identity, address, &opposite)?;
-        let device = Device::open_persistent(&settings.device)?;
+        let device = Device::open_persistent(&settings.device, config.offload)?;
         let state = match &settings.mode {
             Mode::Listen(_) => TunnelState::Listening,
             Mode::Dial(_) => TunnelState::Connecting,
@@ -90,6 +93,7 @@ impl Link {
             agent_connected: false,
         };
         let (view, view_receiver) = watch::channel(view);
+        let (report, report_receiver) = watch::channel(TunnelReport::default());
         let (up, up_receiver) = watch::channel(false);
         let mut worker = Worker {
             netlink,
@@ -97,18 +101,20 @@ impl Link {
             idle: state,
             opposite: opposite.to_string(),
             mtu: config.tun_mtu,
+            device_path: device.path(),
             own_end: role,
             open_tcp,
             refused: None,
             peer: None,
             reason: None,
             view,
+            report,
             up,
         };
         worker.apply().await?;
         let handle = tunnel::start(config, device, stop)?;
         let task = tokio::spawn(worker.run(handle));
-        Ok(Self { view: view_receiver, up: up_receiver, task })
+        Ok(Self { view: view_receiver, report: report_receiver, up: up_receiver, task })
     }
 
     /// Waits until the tunnel has ended, which it does when asked to, or when its device or socket is gone.
@@ -158,6 +164,7 @@ fn tunnel_config(
     config.data_ciphers.clone_from(&settings.data_ciphers);
     config.tls_version_min = settings.tls_version_min;
     config.crl.clone_from(&settings.crl);
+    config.offload = settings.offload;
     config.keepalive = KEEPALIVE;
     config.after_refusal = Some(AFTER_REFUSAL);
     Ok(config)
@@ -172,6 +179,8 @@ struct Worker {
     /// The opposite agent's name in its certificate.
     opposite: String,
     mtu: u16,
+    /// How packets pass the device.
+    device_path: DevicePath,
     /// What we are in the tunnel.
     own_end: Role,
     open_tcp: Vec<u16>,
@@ -182,6 +191,7 @@ struct Worker {
     /// Why it is not.
     reason: Option<String>,
     view: watch::Sender<LinkView>,
+    report: watch::Sender<TunnelReport>,
     up: watch::Sender<bool>,
 }
 
@@ -196,6 +206,10 @@ impl Worker {
                 Ok(()) = handle.snapshot.changed() => {}
             }
             let snapshot = handle.snapshot.borrow_and_update().clone();
+            if self.device_path != snapshot.data_path.device {
+                self.device_path = snapshot.data_path.device;
+                self.settle().await;
+            }
             self.publish(&snapshot);
         }
         self.peer = None;
@@ -295,7 +309,7 @@ impl Worker {
                 device: device.clone(),
                 address,
                 mtu: u32::from(self.mtu),
-                tx_queue_len: None,
+                tx_queue_len: self.device_path.tx_queue_len(),
                 routes: if has_peers { vec![self.settings.subnet] } else { vec![] },
             }],
             unreachable: vec![self.settings.subnet],
@@ -321,12 +335,14 @@ impl Worker {
             remote: self.peer.as_ref().map(|peer| peer.remote.canonical_address()),
             transport: self.peer.as_ref().map(|peer| peer.remote.transport.to_string()),
             cipher: self.peer.as_ref().map(|peer| peer.cipher.to_string()),
+            data_path: Some(snapshot.data_path.to_string()),
             received_bytes: snapshot.traffic.received_bytes,
             sent_bytes: snapshot.traffic.sent_bytes,
             peers: u32::try_from(snapshot.peers.len()).unwrap_or(u32::MAX),
             handshakes_failed: snapshot.handshakes_failed,
             packets_dropped: snapshot.drops.iter().map(|(_, count)| count).sum(),
         };
+        self.report.send_replace(report(status.clone(), &self.settings.device, self.mtu, snapshot));
         let view = LinkView { status, address, agent_connected: connected };
         self.view.send_if_modified(|old| {
             let changed = *old != view;
@@ -368,6 +384,7 @@ mod tests {
             data_ciphers: vec![],
             tls_version_min: tunnel::TlsVersion::V1_2,
             crl: None,
+            offload: tunnel::Offload::Auto,
         };
         let refused = |end, address: &str| refusal(&settings, end, address.parse().unwrap()).is_some();
         assert!(!refused(Role::Home, "10.86.0.2"));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use control::Snapshot;
-use model::{ContainerState, HostStatus, Serving, TunnelState};
+use model::{ContainerState, HostStatus, Serving, TunnelReport, TunnelState};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -15,21 +15,24 @@ use tokio::sync::watch;
 /// A registry with everything an agent exports. Every metric starts with `cloudathome_`; what belongs to a host,
 /// service or container says so in its labels.
 #[must_use]
-pub fn registry(snapshot: watch::Receiver<Snapshot>) -> Registry {
+pub fn registry(snapshot: watch::Receiver<Snapshot>, tunnel: watch::Receiver<TunnelReport>) -> Registry {
     let mut registry = Registry::with_prefix("cloudathome");
-    registry.register_collector(Box::new(StatusCollector { snapshot }));
+    registry.register_collector(Box::new(StatusCollector { snapshot, tunnel }));
     registry
 }
 
 #[derive(Debug)]
 struct StatusCollector {
     snapshot: watch::Receiver<Snapshot>,
+    tunnel: watch::Receiver<TunnelReport>,
 }
 
 impl Collector for StatusCollector {
     fn encode(&self, encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let Snapshot { local, .. } = &*self.snapshot.borrow();
-        Encoder(encoder).host(local)
+        let mut encoder = Encoder(encoder);
+        encoder.host(local)?;
+        encoder.tunnel(local, &self.tunnel.borrow())
     }
 }
 
@@ -90,6 +93,25 @@ impl Encoder<'_> {
         self.gauge("service_serving", "1 while a request through its public name succeeds", None, serving)
     }
 
+    fn tunnel(&mut self, status: &HostStatus, report: &TunnelReport) -> fmt::Result {
+        let path = &report.data_path;
+        let labels = vec![
+            ("host", status.host.to_string()),
+            ("device", path.device_read.by.clone()),
+            ("udp_send", path.udp_send.by.clone()),
+            ("udp_receive", path.udp_receive.by.clone()),
+        ];
+        let info = Info::new(labels);
+        let help = "Which of the kernel's offloads packets go by";
+        info.encode(self.0.encode_descriptor("tunnel_data_path", help, None, info.metric_type())?)?;
+        let host = status.host.to_string();
+        let step = |name: &str| vec![("host", host.clone()), ("step", name.to_owned())];
+        let calls = path.steps().map(|(name, counted)| (step(name), counted.calls));
+        self.counters("tunnel_path_calls", "System calls of the data path", calls)?;
+        let packets = path.steps().map(|(name, counted)| (step(name), counted.packets));
+        self.counters("tunnel_path_packets", "Packets that these calls carried", packets)
+    }
+
     fn gauge(
         &mut self,
         name: &str,
@@ -105,6 +127,15 @@ impl Encoder<'_> {
         Ok(())
     }
 
+    fn counters(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
+        let kind = ConstCounter::new(0u64).metric_type();
+        let mut encoder = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in values {
+            ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
     fn counter(&mut self, name: &str, help: &str, unit: Option<Unit>, labels: Labels, value: u64) -> fmt::Result {
         let counter = ConstCounter::new(value);
         let mut encoder = self.0.encode_descriptor(name, help, unit.as_ref(), counter.metric_type())?;
@@ -115,4 +146,33 @@ impl Encoder<'_> {
 /// Prometheus gauges are signed; no value here comes near the end.
 fn clamp(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{PathStep, Role};
+
+    use super::*;
+    use crate::Myself;
+
+    #[test]
+    fn the_data_path_is_told_with_its_counts() {
+        let status = Myself::new("vps".parse().unwrap(), Role::Edge).status();
+        let step = |by: &str, calls| PathStep { by: by.into(), calls, packets: 45 * calls };
+        let mut report = TunnelReport::default();
+        report.data_path.device_read = step("virtio-tso", 2);
+        report.data_path.udp_send = step("segmented", 3);
+        report.data_path.udp_receive = step("single", 0);
+        let (_snapshot, snapshot) = watch::channel(Snapshot { local: status, peer: None });
+        let (_tunnel, tunnel) = watch::channel(report);
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry(snapshot, tunnel)).unwrap();
+        let path = r#"{host="vps",device="virtio-tso",udp_send="segmented",udp_receive="single"} 1"#;
+        assert!(page.contains(&format!("\ncloudathome_tunnel_data_path_info{path}\n")), "{page}");
+        assert!(page.contains("\ncloudathome_tunnel_path_calls_total{host=\"vps\",step=\"udp_send\"} 3\n"), "{page}");
+        assert!(
+            page.contains("\ncloudathome_tunnel_path_packets_total{host=\"vps\",step=\"device_read\"} 90\n"),
+            "{page}"
+        );
+    }
 }

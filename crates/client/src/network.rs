@@ -5,15 +5,17 @@ use std::net::IpAddr;
 use hostnet::session::{self, Address, Redirect, Settings, Via};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use profile::Profile;
-use tunnel::{Configured, DnsServer, DnsTransport, Dnssec, Ifconfig, RouteGateway};
+use tunnel::{Configured, DevicePath, DnsServer, DnsTransport, Dnssec, Ifconfig, RouteGateway};
 
-/// What is set for a connection over `device`. What the profile names comes behind what the server pushes.
-pub(crate) fn settings(profile: &Profile, pushed: &Configured, device: &str) -> Settings {
+/// What is set for a connection over `device`, whose packets go by `path`. What the profile names comes behind what the
+/// server pushes.
+pub(crate) fn settings(profile: &Profile, pushed: &Configured, device: &str, path: DevicePath) -> Settings {
     let mut routes: Vec<_> = if profile.route_noexec { Vec::new() } else { routes(profile, pushed) };
     routes.dedup();
     Settings {
         device: device.to_owned(),
         mtu: pushed.mtu.into(),
+        tx_queue_len: path.tx_queue_len(),
         addresses: addresses(pushed),
         gateway4: pushed.gateway.or(profile.route_gateway4),
         server: pushed.server(),

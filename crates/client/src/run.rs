@@ -8,7 +8,9 @@ use profile::{AuthRetry, UserPass};
 use secrecy::ExposeSecret;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tunnel::{Configured, Credentials, Device, DeviceError, EndReason, Event, Handle, Traffic, TunnelConfig};
+use tunnel::{
+    Configured, Credentials, Device, DeviceError, DevicePath, EndReason, Event, Handle, Traffic, TunnelConfig,
+};
 
 use crate::login::{Before, LoginError, read_login};
 use crate::network;
@@ -114,7 +116,7 @@ async fn connect(
     stop: &CancellationToken,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), RunError> {
-    let (device, name) = Device::open_transient(name)?;
+    let (device, name) = Device::open_transient(name, config.offload)?;
     let (session, left) = Session::open(places.clone(), &name).await?;
     for change in &left.changes {
         say(&format!("left by a process that did not come to its end: {change}"));
@@ -123,9 +125,10 @@ async fn connect(
         say(&format!("left by a process that did not come to its end, and cannot be undone: {note}"));
     }
     let stop = stop.child_token();
+    let path = device.path();
     let tunnel = tunnel::start(config, device, stop.clone())?;
-    let (failures, unresolved, use_of) = (0, None, Use::default());
-    let mut connection = Connection { plan, device: name, session, say, failures, unresolved, use_of };
+    let (path, failures, unresolved, use_of) = (path, 0, None, Use::default());
+    let mut connection = Connection { plan, device: name, path, session, say, failures, unresolved, use_of };
     let ended = connection.drive(tunnel, &stop).await;
     let undone = connection.session.undo().await;
     connection.tell("undone", &undone);
@@ -135,6 +138,8 @@ async fn connect(
 struct Connection<'a> {
     plan: &'a Plan,
     device: String,
+    /// How packets pass it.
+    path: DevicePath,
     session: Session,
     say: &'a mut dyn FnMut(&str),
     /// Attempts that failed since the last that did not.
@@ -165,6 +170,7 @@ impl Connection<'_> {
         loop {
             tokio::select! {
                 Some(event) = tunnel.events.recv() => {
+                    self.path = tunnel.snapshot.borrow().data_path.device;
                     if let Err(error) = self.event(event).await {
                         result = Err(error);
                         break;
@@ -241,7 +247,7 @@ impl Connection<'_> {
         for option in &configured.ignored {
             self.say(&format!("passed over from the server: {option}"));
         }
-        let settings = network::settings(&self.plan.profile, configured, &self.device);
+        let settings = network::settings(&self.plan.profile, configured, &self.device, self.path);
         let done = self.session.apply(&settings).await?;
         self.tell("set", &done);
         Ok(())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
-use model::HostStatus;
+use model::{HostStatus, TunnelReport};
 use proto::{InvalidMessage, MAX_MESSAGE_BYTES, v1};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -80,12 +80,17 @@ impl InspectionSocket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Serves `state` until stopped, and removes the socket.
+    /// Serves the state of both hosts and that of the tunnel until stopped, and removes the socket.
     ///
     /// # Errors
     /// When the server fails as a whole.
-    pub async fn serve(self, state: watch::Receiver<Snapshot>, stop: CancellationToken) -> Result<(), InspectorError> {
-        let service = v1::inspection_server::InspectionServer::new(Service { state })
+    pub async fn serve(
+        self,
+        state: watch::Receiver<Snapshot>,
+        tunnel: watch::Receiver<TunnelReport>,
+        stop: CancellationToken,
+    ) -> Result<(), InspectorError> {
+        let service = v1::inspection_server::InspectionServer::new(Service { state, tunnel })
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let serving =
             Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(self.listener));
@@ -114,6 +119,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 struct Service {
     state: watch::Receiver<Snapshot>,
+    tunnel: watch::Receiver<TunnelReport>,
 }
 
 #[tonic::async_trait]
@@ -125,6 +131,11 @@ impl v1::inspection_server::Inspection for Service {
             None => (None, None),
         };
         Ok(Response::new(v1::StatusResponse { local: Some(snapshot.local.into()), peer, peer_age_seconds: age }))
+    }
+
+    async fn tunnel(&self, _: Request<v1::TunnelRequest>) -> Result<Response<v1::TunnelReport>, Status> {
+        let report = self.tunnel.borrow().clone();
+        Ok(Response::new(report.into()))
     }
 }
 
@@ -168,5 +179,14 @@ impl Inspector {
         let age = Duration::from_secs(answer.peer_age_seconds.unwrap_or_default());
         let peer = answer.peer.map(HostStatus::try_from).transpose()?.map(|peer| (peer, age));
         Ok((local, peer))
+    }
+
+    /// Asks for the agent's own tunnel in detail.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn tunnel(&mut self) -> Result<TunnelReport, InspectorError> {
+        let answer = self.client.tunnel(v1::TunnelRequest {}).await;
+        Ok(answer.map_err(|status| InspectorError::Call(Box::new(status)))?.into_inner().try_into()?)
     }
 }

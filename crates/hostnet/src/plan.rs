@@ -44,7 +44,7 @@ pub(crate) fn plan(wanted: &Wanted, observed: &Observed) -> Result<Vec<Change>, 
             changes.push(Change::RemoveAddress { device: link.device.clone(), address: *other });
         }
         let mtu = (is.mtu != link.mtu).then_some(link.mtu);
-        let tx_queue_len = link.tx_queue_len.filter(|len| is.tx_queue_len != *len);
+        let tx_queue_len = (is.tx_queue_len != link.tx_queue_len).then_some(link.tx_queue_len);
         if !is.up || mtu.is_some() || tx_queue_len.is_some() {
             changes.push(Change::SetLink { device: link.device.clone(), mtu, tx_queue_len });
         }
@@ -81,7 +81,7 @@ mod tests {
                 device: "tun0".to_owned(),
                 address: "10.86.0.2".parse().unwrap(),
                 mtu: 1420,
-                tx_queue_len: Some(64),
+                tx_queue_len: 64,
                 routes: routes.iter().map(|text| net(text)).collect(),
             }],
             unreachable: vec![net("10.86.0.0/24")],

@@ -23,8 +23,8 @@ pub struct LinkState {
     pub address: Ipv4Addr,
     /// Largest IP packet, in bytes.
     pub mtu: u32,
-    /// Packets the link may queue; none leaves it as it is.
-    pub tx_queue_len: Option<u32>,
+    /// Packets the link may queue.
+    pub tx_queue_len: u32,
     /// Subnets reached through it.
     pub routes: Vec<Ipv4Net>,
 }

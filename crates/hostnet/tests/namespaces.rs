@@ -152,7 +152,7 @@ fn wanted(routes: &[&str]) -> Wanted {
             device: "cah0".to_owned(),
             address: TUNNEL_ADDRESS,
             mtu: 1420,
-            tx_queue_len: Some(64),
+            tx_queue_len: 64,
             routes: routes.iter().map(|net| net.parse().unwrap()).collect(),
         }],
         unreachable: vec!["10.86.0.0/24".parse().unwrap()],

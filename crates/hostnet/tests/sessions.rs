@@ -17,6 +17,8 @@ fn a_route_of_the_host_to_the_server_stays() {
         let before = ip("route");
         let (mut session, _) = Session::open(places, "tun7").await.unwrap();
         session.apply(&redirected("tun7")).await.unwrap();
+        let link = ip("-o link show tun7");
+        assert!(link.contains("mtu 1500") && link.contains("qlen 64") && link.contains("UP"), "{link}");
         session.keep_out(server()).await.unwrap();
         session.undo().await;
         ip("link delete tun7");
@@ -128,6 +130,7 @@ fn redirected(device: &str) -> Settings {
     Settings {
         device: device.to_owned(),
         mtu: 1500,
+        tx_queue_len: 64,
         addresses: vec![Address { net: "10.8.0.2/24".parse().unwrap(), peer: None }],
         gateway4: Some("10.8.0.1".parse().unwrap()),
         server: server(),

@@ -6,6 +6,7 @@ mod container;
 mod desired;
 mod id;
 mod status;
+mod tunnel;
 
 pub use container::{ContainerSpec, Mount, MountSource, Network, PortBinding, SecretFile};
 pub use desired::{DesiredConfig, ServiceAnnouncement};
@@ -14,3 +15,4 @@ pub use status::{
     ContainerState, ContainerStatus, ControlStatus, Health, HostStatus, ServiceStatus, Serving, TunnelState,
     TunnelStatus,
 };
+pub use tunnel::{DataPath, PathStep, TunnelPeer, TunnelReport};

@@ -121,6 +121,8 @@ pub struct TunnelStatus {
     pub transport: Option<String>,
     /// The data-channel cipher.
     pub cipher: Option<String>,
+    /// Which of the kernel's offloads packets go by, in words, as in `virtio-uso, UDP segmented`.
+    pub data_path: Option<String>,
     /// Bytes of inner packets received since start.
     pub received_bytes: u64,
     /// Bytes of inner packets sent since start.

@@ -1,10 +1,11 @@
-//! The data channel: sealing and opening packets in buffers that the caller lends, in one of two formats.
+//! The data channel: sealing packets into buffers that the caller lends and opening them in place, in one of three
+//! formats.
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use aws_lc_rs::aead::{self, LessSafeKey, UnboundKey};
+use aws_lc_rs::aead;
 use aws_lc_rs::cipher;
 
 use crate::drops::DropReason;
@@ -14,22 +15,22 @@ use crate::packet::{Header, Opcode};
 use crate::protection::AuthDigest;
 use crate::wrap::Role;
 
+mod aead_key;
 mod cbc;
 mod classic;
 mod epoch;
 mod framing;
 
+use aead_key::AeadKey;
 use cbc::Cbc;
 use classic::Classic;
 use epoch::Epochs;
 pub use framing::Framing;
 
 const TAG: usize = 16;
-/// Room that must stand free before a plaintext that is to be sealed. The most is taken by CBC: header with peer id,
-/// HMAC, IV, packet id, and a framing inside of them.
-pub const HEADROOM: usize = 4 + AuthDigest::MAX_LEN + cbc::IV + 4 + Framing::BEFORE;
-/// Room that must stand free behind it: the tag, which the epoch format has at the end, or as much padding.
-pub const TAILROOM: usize = TAG + Framing::BEHIND;
+/// How much longer a sealed packet may be than what is in it. The most is taken by CBC: header with peer id, HMAC, IV,
+/// packet id and padding, and a framing inside of them.
+pub const OVERHEAD: usize = 4 + AuthDigest::MAX_LEN + cbc::IV + 4 + 16 + Framing::MOST;
 /// Packet id from which on a key should be renewed.
 const WORN_PACKET_ID: u32 = 0xff00_0000;
 /// Blocks and packets that one AES-GCM key may seal.
@@ -86,10 +87,8 @@ impl Cipher {
         self.cbc().is_none()
     }
 
-    fn key(self, bytes: &[u8]) -> Result<LessSafeKey, KeyExhausted> {
-        let algorithm = self.aead().ok_or(KeyExhausted)?;
-        let bytes = bytes.get(..algorithm.key_len()).ok_or(KeyExhausted)?;
-        UnboundKey::new(algorithm, bytes).map(LessSafeKey::new).map_err(|_| KeyExhausted)
+    fn key(self, bytes: &[u8]) -> Result<AeadKey, KeyExhausted> {
+        AeadKey::new(self.aead().ok_or(KeyExhausted)?, bytes)
     }
 
     /// What a plaintext of this length takes from the number of blocks and packets that a key may seal.
@@ -217,23 +216,15 @@ impl DataChannel {
         self.cipher
     }
 
-    /// Seals what stands between [`HEADROOM`] and [`TAILROOM`] of `buf` in place, and returns where in `buf` the packet
-    /// stands.
+    /// Seals `plain`, writes the packet to `out` from its beginning, and returns its length.
     ///
     /// # Errors
-    /// [`KeyExhausted`] when the keys may not be used any more, or when `buf` has no room.
-    pub fn seal(&mut self, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
-        let body = plaintext_range(buf).ok_or(KeyExhausted)?;
-        self.seal_body(buf, body)
-    }
-
-    /// Seals the plaintext at `body` of `buf`, which lies at most [`Framing::BEFORE`] and [`Framing::BEHIND`] over what
-    /// [`Self::seal`] seals.
-    pub(crate) fn seal_body(&mut self, buf: &mut [u8], body: Range<usize>) -> Result<Range<usize>, KeyExhausted> {
+    /// [`KeyExhausted`] when the keys may not be used any more, or when `out` has not [`OVERHEAD`] bytes more than `plain`.
+    pub fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, KeyExhausted> {
         match &mut self.format {
-            Format::Classic(classic) => classic.seal(buf, body),
-            Format::Cbc(cbc) => cbc.seal(buf, body),
-            Format::Epoch(epochs) => epochs.seal(buf, body),
+            Format::Classic(classic) => classic.seal(plain, out),
+            Format::Cbc(cbc) => cbc.seal(plain, out),
+            Format::Epoch(epochs) => epochs.seal(plain, out),
         }
     }
 
@@ -284,38 +275,25 @@ impl fmt::Debug for DataChannel {
     }
 }
 
-/// Where the plaintext stands in a buffer to be sealed.
-pub(crate) fn plaintext_range(buf: &[u8]) -> Option<Range<usize>> {
-    let end = buf.len().checked_sub(TAILROOM)?;
-    (end >= HEADROOM).then_some(HEADROOM..end)
-}
-
 /// How the packets we send begin.
 #[derive(Clone, Copy)]
 enum SendHeader {
-    V1(u8),
+    V1([u8; 1]),
     V2([u8; 4]),
 }
 
 fn send_header(key_id: u8, peer_id: Option<u32>) -> SendHeader {
     match peer_id {
-        None => SendHeader::V1(Header { opcode: Opcode::DataV1, key_id }.encode()),
+        None => SendHeader::V1([Header { opcode: Opcode::DataV1, key_id }.encode()]),
         Some(id) => SendHeader::V2(header_v2(key_id, id)),
     }
 }
 
 impl SendHeader {
-    /// Writes it before `end`; gives where it begins.
-    fn write(self, buf: &mut [u8], end: usize) -> usize {
+    fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::V1(byte) => {
-                buf[end - 1] = byte;
-                end - 1
-            }
-            Self::V2(bytes) => {
-                buf[end - 4..end].copy_from_slice(&bytes);
-                end - 4
-            }
+            Self::V1(bytes) => bytes,
+            Self::V2(bytes) => bytes,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, Instant};
 
+use crate::batch::{Batch, Packets};
 use crate::data::Cipher;
 use crate::drops::{DropReason, Drops};
 use crate::key_method2::KeyMethodError;
@@ -410,12 +411,12 @@ pub trait Endpoint {
     /// Says why it was dropped.
     fn handle_datagram(&mut self, now: Instant, from: Underlay, datagram: &mut [u8]) -> Result<Received, DropReason>;
 
-    /// Seals the inner packet that stands between [`crate::data::HEADROOM`] and [`crate::data::TAILROOM`] of `buf` in
-    /// place: where it goes, and where in `buf` the datagram stands. Drops are counted already.
+    /// Seals packets from the device, for which `out` must have room ([`Batch::has_room`]). Drops are counted already,
+    /// those of one call as one.
     ///
     /// # Errors
-    /// Says why it was dropped.
-    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason>;
+    /// Says why the packets were dropped, from the first that could not be sealed on.
+    fn seal(&mut self, now: Instant, packets: &mut dyn Packets, out: &mut Batch) -> Result<(), DropReason>;
 
     /// The connection with `at` is closed: what went on over it ends at once. Nothing more is sent there.
     fn handle_closed(&mut self, now: Instant, at: Underlay);

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth_token;
+pub mod batch;
 pub mod client;
 pub mod data;
 pub mod drops;

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::data::{self, Cipher, DataChannel, DataSettings, Framing, HEADROOM, KeyExhausted, Payload, TAILROOM};
+use crate::batch::{Batch, Packets};
+use crate::data::{Cipher, DataChannel, DataSettings, Framing, KeyExhausted, OVERHEAD, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{EndReason, Identity, Keepalive, PeerId, RenewalLimits, Traffic};
 use crate::inner;
@@ -127,6 +128,8 @@ pub(crate) struct Live {
     last_sent: Instant,
     last_heard: Instant,
     traffic: Traffic,
+    /// A payload in its framing, where there is one.
+    framed: Vec<u8>,
 }
 
 /// An opened data packet.
@@ -164,6 +167,7 @@ impl Live {
             last_sent: now,
             last_heard: now,
             traffic: Traffic::default(),
+            framed: Vec::new(),
         })
     }
 
@@ -238,22 +242,27 @@ impl Live {
         }
     }
 
-    /// Seals the packet between [`HEADROOM`] and [`TAILROOM`] of `buf`.
-    pub(crate) fn seal(&mut self, now: Instant, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
-        if let Some(packet) = data::plaintext_range(buf).and_then(|range| buf.get_mut(range)) {
-            self.clamp(packet);
+    /// Seals packets for the peer, who is at `to`.
+    pub(crate) fn seal_all(
+        &mut self,
+        now: Instant,
+        to: Underlay,
+        packets: &mut dyn Packets,
+        out: &mut Batch,
+    ) -> Result<(), KeyExhausted> {
+        while let Some(packet) = packets.next() {
+            out.push(to, |room| self.seal(now, packet, room))?;
         }
-        let range = self.seal_any(now, buf)?;
-        self.traffic.sent_packets += 1;
-        self.traffic.sent_bytes += inner_length(buf) as u64;
-        Ok(range)
+        Ok(())
     }
 
-    /// A datagram that carries a packet which is not in a buffer with room.
-    pub(crate) fn seal_copy(&mut self, now: Instant, packet: &[u8]) -> Result<Vec<u8>, KeyExhausted> {
-        let mut buf = [&[0; HEADROOM][..], packet, &[0; TAILROOM]].concat();
-        let range = self.seal(now, &mut buf)?;
-        Ok(cut(buf, range))
+    /// Seals a packet, writes the datagram to `out` and gives its length.
+    pub(crate) fn seal(&mut self, now: Instant, packet: &mut [u8], out: &mut [u8]) -> Result<usize, KeyExhausted> {
+        self.clamp(packet);
+        let length = self.seal_any(now, packet, out)?;
+        self.traffic.sent_packets += 1;
+        self.traffic.sent_bytes += packet.len() as u64;
+        Ok(length)
     }
 
     fn clamp(&self, packet: &mut [u8]) {
@@ -264,19 +273,18 @@ impl Live {
 
     /// A datagram that carries a message of the data channel.
     pub(crate) fn message(&mut self, now: Instant, message: &[u8]) -> Result<Vec<u8>, KeyExhausted> {
-        let mut buf = [&[0; HEADROOM][..], message, &[0; TAILROOM]].concat();
-        let range = self.seal_any(now, &mut buf)?;
-        Ok(cut(buf, range))
+        let mut out = vec![0; message.len() + OVERHEAD];
+        let length = self.seal_any(now, message, &mut out)?;
+        out.truncate(length);
+        Ok(out)
     }
 
-    fn seal_any(&mut self, now: Instant, buf: &mut [u8]) -> Result<Range<usize>, KeyExhausted> {
+    fn seal_any(&mut self, now: Instant, plain: &[u8], out: &mut [u8]) -> Result<usize, KeyExhausted> {
         let mut at = self.sealing_key(now);
-        let body = data::plaintext_range(buf).ok_or(KeyExhausted)?;
-        let length = body.len();
-        let body = self.terms.framing.wrap(buf, body);
-        let range = loop {
-            match self.keys[at].channel.seal_body(buf, body.clone()) {
-                Ok(range) => break range,
+        let plain = if self.terms.framing.wrap(plain, &mut self.framed) { &self.framed } else { plain };
+        let length = loop {
+            match self.keys[at].channel.seal(plain, out) {
+                Ok(length) => break length,
                 // A newer key that is agreed upon may be early, but it is better than none.
                 Err(KeyExhausted) => {
                     at += 1;
@@ -284,9 +292,10 @@ impl Live {
                 }
             }
         };
-        self.note_use(now, at, length);
+        let bytes = plain.len();
+        self.note_use(now, at, bytes);
         self.last_sent = now;
-        Ok(range)
+        Ok(length)
     }
 
     /// The newest that the peer surely has. An older one may be gone there: stock forgets the key before the last when a
@@ -335,15 +344,4 @@ impl Live {
     fn dead_at(&self) -> Option<Instant> {
         (!self.keepalive.ping_restart.is_zero()).then(|| self.last_heard + self.keepalive.ping_restart)
     }
-}
-
-/// The length of the packet that stands in a buffer to be sealed.
-fn inner_length(buf: &[u8]) -> usize {
-    buf.len().saturating_sub(HEADROOM + TAILROOM)
-}
-
-fn cut(mut buf: Vec<u8>, range: Range<usize>) -> Vec<u8> {
-    buf.truncate(range.end);
-    buf.drain(..range.start);
-    buf
 }

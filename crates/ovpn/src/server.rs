@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use crate::channel::{ControlChannel, LINGER, Renewable, Waiting};
 use crate::cookie::CookieJar;
-use crate::data::{self, Cipher, DataSettings, Payload};
+use crate::data::{self, Cipher, DataSettings, OVERHEAD, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, RenewalLimits, SessionKey, TlsInput,
@@ -407,7 +407,7 @@ impl Server {
             }
             Opened::Packet(range) => range,
         };
-        let packet = datagram.get(range.clone()).unwrap_or_default();
+        let packet = datagram.get_mut(range.clone()).unwrap_or_default();
         let (source, destination) = inner::addresses(packet).ok_or(DropReason::NotIp)?;
         if !own.contains(&Some(source)) {
             return Err(if inner::is_of_the_link(source) { DropReason::LinkLocal } else { DropReason::Source });
@@ -420,19 +420,23 @@ impl Server {
     }
 
     /// Sends on a packet from one peer to another.
-    fn forward(&mut self, now: Instant, to: SessionKey, packet: &[u8]) -> Result<Received, DropReason> {
+    fn forward(&mut self, now: Instant, to: SessionKey, packet: &mut [u8]) -> Result<Received, DropReason> {
         let Some(Session { phase: Phase::Connected { live, .. }, remote, .. }) = self.sessions.get_mut(&to) else {
             return Err(DropReason::NoRoute);
         };
         if self.outbox.len() >= MAX_WAITING {
             return Err(DropReason::Blocked);
         }
-        let sealed = live.seal_copy(now, packet);
+        let mut sealed = vec![0; packet.len() + OVERHEAD];
+        let length = live.seal(now, packet, &mut sealed);
         if live.is_renewal_due(now) {
             self.next_timeout = Some(now);
         }
-        match sealed {
-            Ok(datagram) => self.outbox.push_back((*remote, datagram)),
+        match length {
+            Ok(length) => {
+                sealed.truncate(length);
+                self.outbox.push_back((*remote, sealed));
+            }
             Err(_) => {
                 self.end(now, to, EndReason::KeyExhausted);
                 return Err(DropReason::NoRoute);

@@ -50,6 +50,12 @@ impl Coalescer {
         Self { offload, runs: Vec::with_capacity(RUNS) }
     }
 
+    /// What it joins.
+    #[must_use]
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
     /// Takes the IP packet at `range` of `arena`. The sink gets what is complete: in the order of each flow, but not of
     /// all packets. A range outside of the arena is no packet.
     ///

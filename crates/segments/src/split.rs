@@ -67,6 +67,12 @@ impl<'a> Split<'a> {
         Ok(Self { frame, cut: Some(cut), next: 0, count })
     }
 
+    /// The frame from its beginning, with the addresses that all packets have. To be asked before the first is taken.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        self.frame
+    }
+
     /// The next packet. It may be changed: nothing of it is needed for the following ones.
     pub fn next_packet(&mut self) -> Option<&mut [u8]> {
         if self.next == self.count {

@@ -10,7 +10,8 @@
 //! an empty `address=` it is IPv6 only), `pull_filter=ACTION:PREFIX;... route_nopull=on` for a dialer, `peer_ids=off`,
 //! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
 //! `crl=FILE`, `fingerprint=HEX[,MORE]` instead of `ca=`, `peer_prefix=TEXT` or `peer_subject=TEXT` instead of `peer=`,
-//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`.
+//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`, `offload=off`,
+//! `link=WORDS,OF,IP-LINK-SET` after what is set otherwise, as in `link=txqueuelen,500`.
 //! `login=USER:PASSWORD`, `check=FILE` and more about passwords and commands: see `peer/auth.rs`.
 //! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
 
@@ -29,9 +30,9 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
 use tunnel::{
-    AuthDigest, ClientKey, Configured, ControlProtection, Device, Dial, Event, FilterAction, Ifconfig, Keepalive,
-    KeyDerivation, KeyDirection, Listen, Mode, MssFix, NameCheck, PullFilter, PushSet, RouteGateway, ServerKey,
-    ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
+    AuthDigest, ClientKey, Configured, ControlProtection, Device, DevicePath, Dial, Event, FilterAction, Ifconfig,
+    Keepalive, KeyDerivation, KeyDirection, Listen, Mode, MssFix, NameCheck, PullFilter, PushSet, RouteGateway,
+    ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
 };
 
 type Settings = HashMap<String, String>;
@@ -45,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing::subscriber::set_global_default(Log)?;
     let config = config(&settings)?;
     let tun = settings.get("tun").map_or("tun0", String::as_str).to_owned();
-    let device = Device::open_persistent(&tun)?;
+    let device = Device::open_persistent(&tun, config.offload)?;
     if let Mode::Listen(listen) = &config.mode {
         up(&tun, config.tun_mtu)?;
         if let Some(prefix) = listen.network {
@@ -63,8 +64,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tokio::select! {
             Some(event) = handle.events.recv() => {
                 println!("{event:?}");
-                if let Event::Configured(configured) = event {
-                    apply(&tun, &configured)?;
+                if let Event::Configured(configured) = &event {
+                    apply(&tun, configured)?;
+                }
+                if matches!(event, Event::Configured(_) | Event::Listening { .. }) {
+                    let path = handle.snapshot.borrow().data_path.device;
+                    queue(&tun, path, settings.get("link"))?;
                 }
             }
             Some(request) = handle.logins.recv() => auth::decide(&settings, request, handle.commands.clone()),
@@ -79,6 +84,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 println!("Traffic {:?}", snapshot.traffic);
                 println!("handshakes_completed={} handshakes_failed={}", snapshot.handshakes_completed, snapshot.handshakes_failed);
                 println!("renewals_completed={} renewals_failed={}", snapshot.renewals_completed, snapshot.renewals_failed);
+                println!("Path {}", snapshot.data_path);
+                println!("{:?}", snapshot.io);
                 for (reason, count) in snapshot.drops.iter().filter(|&(_, count)| count > 0) {
                     println!("dropped {reason}={count}");
                 }
@@ -179,6 +186,9 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         config.max_packet_size = bytes.parse()?;
     }
     config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
+    if let Some(offload) = settings.get("offload") {
+        config.offload = offload.parse()?;
+    }
     config.epochs = settings.get("epochs").is_none_or(|epochs| epochs != "off");
     for (key, place) in [
         ("reneg", &mut config.renewal.after),
@@ -250,6 +260,15 @@ fn apply(tun: &str, configured: &Configured) -> Result<(), Box<dyn Error>> {
 
 fn up(tun: &str, mtu: u16) -> Result<(), Box<dyn Error>> {
     ip(&["link", "set", tun, "mtu", &mtu.to_string(), "up"])
+}
+
+/// Sets the link's queue, and what `link=` says.
+fn queue(tun: &str, path: DevicePath, more: Option<&String>) -> Result<(), Box<dyn Error>> {
+    ip(&["link", "set", tun, "txqueuelen", &path.tx_queue_len().to_string()])?;
+    match more {
+        Some(words) => ip(&[&["link", "set", tun], words.split(',').collect::<Vec<_>>().as_slice()].concat()),
+        None => Ok(()),
+    }
 }
 
 fn ip(words: &[&str]) -> Result<(), Box<dyn Error>> {

@@ -23,6 +23,7 @@ pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
 use ovpn::underlay::Transport;
 
 use crate::certificates::{Clock, Fingerprint, NameCheck};
+use crate::path::Offload;
 
 /// Everything a tunnel needs to know.
 #[derive(Clone, Debug)]
@@ -84,10 +85,12 @@ pub struct TunnelConfig {
     pub max_packet_size: u16,
     /// What a dialer takes of the push.
     pub pull: PullRules,
+    /// Which of the kernel's offloads packets go by.
+    pub offload: Offload,
 }
 
 /// Largest MTU of the device, bytes; also what a server may push.
-pub const MAX_MTU: u16 = 1600;
+pub const MAX_MTU: u16 = 9000;
 
 impl TunnelConfig {
     /// Defaults for everything but who and where: TLS 1.2 or later, certificates checked for their role, every cipher,
@@ -119,6 +122,7 @@ impl TunnelConfig {
             data: DataSettings::default(),
             max_packet_size: DEFAULT_MAX_PACKET_SIZE,
             pull: PullRules::default(),
+            offload: Offload::default(),
         }
     }
 }

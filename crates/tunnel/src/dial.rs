@@ -156,7 +156,8 @@ impl Dialer {
             () = driver.stop.cancelled() => return Ok(Attempt::Stopped),
             opened = open(remote, self.config.first_answer) => opened,
         };
-        let opened = opened.and_then(|opened| Sockets::dialing(remote, opened).map_err(|error| error.to_string()));
+        let opened = opened
+            .and_then(|opened| Sockets::dialing(remote, opened, driver.offload).map_err(|error| error.to_string()));
         let mut sockets = match opened {
             Ok(sockets) => sockets,
             Err(why) => {

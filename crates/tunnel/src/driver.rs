@@ -1,34 +1,27 @@
 //! The loop that drives an endpoint: the one owner of its socket, device, sessions, keys and timers.
 //!
-//! Each turn waits until something can be done, does a bounded amount of it, and hands out what came of it. On the way
-//! of a packet there is no lock, no channel and no allocation.
+//! It runs on a thread of its own. Each turn waits until something can be done, does a bounded amount of it, and hands out
+//! what came of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use ovpn::data::{HEADROOM, TAILROOM};
 use ovpn::drops::DropReason;
-use ovpn::endpoint::{Counters, EndReason, Endpoint, PeerStatus, Received, TlsInput, TlsKey, TlsOutput};
+use ovpn::endpoint::{Counters, EndReason, Endpoint, PeerStatus, TlsInput, TlsKey, TlsOutput};
 use ovpn::login::{Advance, Decision, LoginRequest};
 use ovpn::underlay::Underlay;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::device::Device;
-use crate::report::{Command, Event, Snapshot};
+use crate::device::Watched;
+use crate::path::{DataPath, IoCounters, Offload};
+use crate::pump::{Pump, count_drops};
+use crate::report::{Command, Event, Outlets, Snapshot};
 use crate::scout::Way;
 use crate::sockets::{Sent, Sockets};
-use crate::streams::Kind;
 use crate::tls::TlsFactory;
 
-/// Packets taken from one side before the other gets its turn.
-const BATCH: usize = 64;
-/// Rounds of batches before the task yields.
-const ROUNDS: usize = 8;
-/// Larger than any datagram or packet that is accepted.
-const BUFFER: usize = 2048;
 /// Work that may wait for one TLS connection. A handshake never comes near.
 const TLS_QUEUE: usize = 64;
 /// Events that may wait for a slow reader; later ones are dropped with a warning.
@@ -64,6 +57,9 @@ pub enum Error {
     /// The server does not take us, and would not if we tried again.
     #[error("the tunnel ended: {0}; it is not tried again until that is put right")]
     Refused(EndReason),
+    /// The tunnel's thread could not be started, or has ended without a word.
+    #[error("the tunnel's thread cannot run")]
+    Thread(#[source] io::Error),
     /// A setting is impossible.
     #[error("{0}")]
     Setting(&'static str),
@@ -82,7 +78,8 @@ pub(crate) enum Outcome {
 
 /// What outlives single endpoints: the device, and the ways to and from whoever started the tunnel.
 pub(crate) struct Driver {
-    pub(crate) device: Device,
+    pump: Pump,
+    pub(crate) offload: Offload,
     pub(crate) tls: TlsFactory,
     pub(crate) stop: CancellationToken,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -94,11 +91,12 @@ pub(crate) struct Driver {
     snapshot: watch::Sender<Snapshot>,
     /// What earlier endpoints counted.
     base: Counters,
-    outbound: Box<[u8; HEADROOM + BUFFER + TAILROOM]>,
-    inbound: Box<[u8; BUFFER]>,
+    /// How packets pass, once there were sockets.
+    path: Option<DataPath>,
+    io: IoCounters,
+    /// What earlier sockets counted.
+    io_base: IoCounters,
     control: Vec<u8>,
-    /// A sealed packet in `outbound` that the socket did not take.
-    blocked: Option<(Underlay, Range<usize>)>,
 }
 
 /// How a role reacts to what only concerns it.
@@ -119,16 +117,16 @@ pub(crate) trait Role: Endpoint {
 
 impl Driver {
     pub(crate) fn new(
-        device: Device,
+        device: Watched,
+        offload: Offload,
         tls: TlsFactory,
         stop: CancellationToken,
-        commands: mpsc::Receiver<Command>,
-        events: mpsc::Sender<Event>,
-        logins: mpsc::Sender<LoginRequest>,
-        snapshot: watch::Sender<Snapshot>,
+        outlets: Outlets,
     ) -> Self {
+        let Outlets { commands, events, logins, snapshot } = outlets;
         Self {
-            device,
+            pump: Pump::new(device),
+            offload,
             tls,
             stop,
             commands,
@@ -138,10 +136,10 @@ impl Driver {
             logins,
             snapshot,
             base: Counters::default(),
-            outbound: Box::new([0; HEADROOM + BUFFER + TAILROOM]),
-            inbound: Box::new([0; BUFFER]),
-            control: Vec::with_capacity(BUFFER),
-            blocked: None,
+            path: None,
+            io: IoCounters::default(),
+            io_base: IoCounters::default(),
+            control: Vec::new(),
         }
     }
 
@@ -168,13 +166,19 @@ impl Driver {
 
     /// The tunnel's state, of an endpoint that counted and serves these.
     fn picture(&self, counters: &Counters, peers: Vec<PeerStatus>) -> Snapshot {
-        Snapshot { crl_next_update: self.tls.crl_next_update(), ..Snapshot::new(&self.base, counters, peers) }
+        Snapshot {
+            crl_next_update: self.tls.crl_next_update(),
+            data_path: self.path.unwrap_or_else(|| DataPath { device: self.pump.device_path(), ..DataPath::default() }),
+            io: self.io,
+            ..Snapshot::new(&self.base, counters, peers)
+        }
     }
 
     /// Drives `endpoint` over `socket` until it ends or the tunnel is told to stop.
     pub(crate) async fn run<E: Role>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<Outcome, Error> {
         let (tls_output, mut tls_results) = mpsc::channel(256);
         let mut tls = TlsTasks { inputs: HashMap::new(), output: tls_output };
+        self.look_at_path(socket);
         let result = self.run_until_end(endpoint, socket, &mut tls, &mut tls_results).await;
         if !matches!(result, Err(Error::Receive(_))) {
             endpoint.shut_down(Instant::now());
@@ -183,9 +187,11 @@ impl Driver {
             let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         }
         self.settle(endpoint, socket, &mut tls);
+        self.look_at_path(socket);
+        self.io_base = self.io;
         crate::report::add(&mut self.base, &endpoint.counters());
         self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
-        self.blocked = None;
+        self.pump.forget();
         result
     }
 
@@ -204,7 +210,7 @@ impl Driver {
         tokio::pin!(timer);
         loop {
             self.settle(endpoint, socket, tls);
-            let blocked = self.blocked.as_ref().map(|(to, _)| *to);
+            let blocked = self.pump.blocked();
             if endpoint.has_ended() {
                 return Ok(Outcome::Ended);
             }
@@ -231,15 +237,15 @@ impl Driver {
                 }
                 ready = socket.readable() => {
                     ready.map_err(Error::Receive)?;
-                    self.pump(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket)?;
                 }
-                ready = self.device.readable(), if blocked.is_none() => {
+                ready = self.pump.readable(), if blocked.is_none() => {
                     ready.map_err(Error::Device)?;
-                    self.pump(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket)?;
                 }
                 Some(ready) = when_writable(socket, blocked) => {
                     ready.map_err(Error::Receive)?;
-                    self.retry_blocked(endpoint, socket);
+                    self.pump.turn(endpoint, socket)?;
                 }
                 permit = events.reserve(), if !self.backlog.is_empty() => {
                     match (permit, self.backlog.pop_front()) {
@@ -249,10 +255,23 @@ impl Driver {
                 }
                 _ = publish.tick() => {
                     socket.sweep(Instant::now(), |at| endpoint.needs(at)).map_err(Error::Receive)?;
+                    self.look_at_path(socket);
                     self.publish(endpoint);
                 }
             }
         }
+    }
+
+    /// Notes how packets pass now, and says so when it is news.
+    fn look_at_path(&mut self, socket: &Sockets) {
+        let (udp_send, udp_receive) = socket.paths();
+        let path = DataPath { device: self.pump.device_path(), udp_send, udp_receive };
+        path.log(self.path.replace(path));
+        (self.io.device_read, self.io.device_write) = self.pump.device_counts();
+        let (sent, received) = socket.counts();
+        (self.io.udp_send, self.io.udp_receive) = (self.io_base.udp_send, self.io_base.udp_receive);
+        self.io.udp_send.merge(sent);
+        self.io.udp_receive.merge(received);
     }
 
     /// Polls on after [`Endpoint::shut_down`] until every peer has the goodbye.
@@ -274,7 +293,7 @@ impl Driver {
                     endpoint.handle_tls(Instant::now(), key, output);
                 }
                 ready = socket.readable() => {
-                    if ready.is_err() || self.receive(endpoint, socket, Instant::now()).is_err() {
+                    if ready.is_err() || self.pump.receive(endpoint, socket, Instant::now()).is_err() {
                         return;
                     }
                 }
@@ -301,9 +320,8 @@ impl Driver {
                 endpoint.obey(now, Command::Decide { login: id, decision });
             }
         }
-        if self.blocked.as_ref().is_some_and(|(to, _)| !endpoint.carries(*to)) {
-            self.blocked = None;
-            endpoint.count_drop(DropReason::Blocked);
+        if self.pump.blocked().is_some_and(|to| !endpoint.carries(to)) {
+            count_drops(endpoint, self.pump.forget());
         }
         while let Some((key, input)) = endpoint.poll_tls() {
             if let Err(why) = tls.pass(&self.tls, key, input) {
@@ -311,7 +329,7 @@ impl Driver {
             }
         }
         while let Some(to) = endpoint.poll_transmit(now, &mut self.control) {
-            if socket.send(&self.control, to, Kind::Control) != Sent::Yes {
+            if socket.send(&self.control, to) != Sent::Yes {
                 // The reliability layer sends it again.
                 endpoint.count_drop(DropReason::Blocked);
             }
@@ -338,98 +356,6 @@ impl Driver {
             differs
         });
     }
-
-    /// Moves packets both ways in turns, within the budget.
-    fn pump<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<(), Error> {
-        for _ in 0..ROUNDS {
-            let now = Instant::now();
-            let received = self.receive(endpoint, socket, now)?;
-            self.retry_blocked(endpoint, socket);
-            let sent = self.send(endpoint, socket, now)?;
-            socket.flush();
-            if received < BATCH && sent < BATCH {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sockets to device, one batch of each kind. Returns how many packets were there.
-    fn receive<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) -> Result<usize, Error> {
-        let datagrams = self.receive_datagrams(endpoint, socket, now)?;
-        let Some(streams) = socket.streams() else { return Ok(datagrams) };
-        let packets = streams.turn(|from, packet| {
-            let taken = deliver(&self.device, endpoint, now, Underlay::tcp(from), packet);
-            !taken.is_err_and(ends_connection)
-        });
-        while let Some(at) = socket.poll_closed() {
-            endpoint.handle_closed(now, at);
-        }
-        Ok(datagrams + packets.map_err(Error::Receive)?)
-    }
-
-    fn receive_datagrams<E: Endpoint>(
-        &mut self,
-        endpoint: &mut E,
-        socket: &mut Sockets,
-        now: Instant,
-    ) -> Result<usize, Error> {
-        let mut most = 0;
-        for udp in socket.udp().into_iter().flatten() {
-            for count in 1..=BATCH {
-                let (length, from) = match udp.try_recv_from(&mut self.inbound[..]) {
-                    Ok(received) => received,
-                    Err(error) if is_transient(&error) => break,
-                    Err(error) => return Err(Error::Receive(error)),
-                };
-                most = most.max(count);
-                if length == BUFFER {
-                    endpoint.count_drop(DropReason::TooLarge);
-                    continue;
-                }
-                let Some(datagram) = self.inbound.get_mut(..length) else { continue };
-                // A lost datagram is not news to the peer.
-                let _ = deliver(&self.device, endpoint, now, Underlay::udp(from), datagram);
-            }
-        }
-        Ok(most)
-    }
-
-    /// Device to socket, one batch. Returns how many packets were there.
-    fn send<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) -> Result<usize, Error> {
-        for count in 0..BATCH {
-            if self.blocked.is_some() {
-                return Ok(count);
-            }
-            let length = match self.device.try_recv(&mut self.outbound[HEADROOM..HEADROOM + BUFFER]) {
-                Ok(length) => length,
-                Err(error) if is_transient(&error) => return Ok(count),
-                Err(error) => return Err(Error::Device(error)),
-            };
-            let Some(buf) = self.outbound.get_mut(..HEADROOM + length + TAILROOM) else { continue };
-            match endpoint.seal_packet(now, buf) {
-                Ok((to, range)) => {
-                    let datagram = self.outbound.get(range.clone()).unwrap_or_default();
-                    match socket.send(datagram, to, Kind::Data) {
-                        Sent::Yes => {}
-                        Sent::Later => self.blocked = Some((to, range)),
-                        Sent::No => endpoint.count_drop(DropReason::Blocked),
-                    }
-                }
-                Err(reason) => tracing::trace!(%reason, "dropped a packet from the device"),
-            }
-        }
-        Ok(BATCH)
-    }
-
-    fn retry_blocked<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
-        let Some((to, range)) = self.blocked.take() else { return };
-        match socket.send(self.outbound.get(range.clone()).unwrap_or_default(), to, Kind::Data) {
-            Sent::Yes => {}
-            Sent::Later => self.blocked = Some((to, range)),
-            Sent::No => endpoint.count_drop(DropReason::Blocked),
-        }
-    }
 }
 
 /// Waits until a blocked datagram can be sent; gives nothing if there is none.
@@ -439,47 +365,6 @@ async fn when_writable(socket: &Sockets, blocked: Option<Underlay>) -> Option<io
 
 async fn next_way(ways: &mut Option<mpsc::Receiver<Way>>) -> Option<Way> {
     ways.as_mut()?.recv().await
-}
-
-/// Gives a packet from outside to the endpoint, and what is in it to the device.
-fn deliver<E: Endpoint>(
-    device: &Device,
-    endpoint: &mut E,
-    now: Instant,
-    from: Underlay,
-    packet: &mut [u8],
-) -> Result<(), DropReason> {
-    match endpoint.handle_datagram(now, from, packet) {
-        Ok(Received::Packet(range)) => {
-            if device.try_send(packet.get(range).unwrap_or_default()).is_err() {
-                endpoint.count_drop(DropReason::Blocked);
-            }
-            Ok(())
-        }
-        Ok(Received::Consumed) => Ok(()),
-        Err(reason) => {
-            tracing::trace!(%from, %reason, "dropped a packet");
-            Err(reason)
-        }
-    }
-}
-
-/// Whether a packet that was dropped for `reason` shows that its stream is out of step, or not a peer's at all. Nothing
-/// is lost or forged inside of a connection, so there is no going on from there.
-fn ends_connection(reason: DropReason) -> bool {
-    matches!(
-        reason,
-        DropReason::Malformed
-            | DropReason::Wrap
-            | DropReason::Replay
-            | DropReason::Cookie
-            | DropReason::Authentication
-            | DropReason::TooLarge
-    )
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused)
 }
 
 /// The TLS connections of an endpoint's sessions, a task each. Dropping a sender ends its task.

@@ -2,29 +2,37 @@
 //! anywhere, and a wrong length cannot be recovered from.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 
-/// Longest packet that is taken from a stream, bytes. A TLS connection begins with 22 and 3, which would be the length
-/// 5635: the first two bytes of a connection tell whether it is a tunnel's, so that the port can be shared.
-pub(crate) const LONGEST: usize = 2048;
+use ovpn::data::OVERHEAD;
+
+use crate::config::MAX_MTU;
+
+/// Longest packet that is taken from a stream, bytes: any data packet.
+pub(crate) const LONGEST: usize = MAX_MTU as usize + OVERHEAD;
+/// Longest packet that a stream begins with, bytes. A TLS connection begins with 22 and 3, which would be the length 5635:
+/// the first two bytes of a connection tell whether it is a tunnel's, so that the port can be shared.
+const LONGEST_FIRST: usize = 2048;
 /// Bytes before each packet.
 const PREFIX: usize = 2;
 /// Read at a time. More than one packet of any length, so that there is always room when none is complete.
-const ROOM: usize = 16 * 1024;
+const ROOM: usize = 64 * 1024;
 
-/// A length of zero, or above [`LONGEST`].
+/// A length of zero, or above [`LONGEST`], or [`LONGEST_FIRST`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadLength(pub(crate) u16);
 
 /// Takes a stream apart. Its memory does not depend on what the peer sends.
 pub(crate) struct Inbound {
-    buf: Box<[u8; ROOM]>,
+    buf: Box<[u8]>,
     start: usize,
     end: usize,
+    longest: usize,
 }
 
 impl Inbound {
     pub(crate) fn new() -> Self {
-        Self { buf: Box::new([0; ROOM]), start: 0, end: 0 }
+        Self { buf: vec![0; ROOM].into(), start: 0, end: 0, longest: LONGEST_FIRST }
     }
 
     /// Reads once from `stream`. To be called when [`Self::next`] has nothing more; zero is the end of the stream.
@@ -36,20 +44,26 @@ impl Inbound {
         Ok(length)
     }
 
-    /// The next complete packet.
-    pub(crate) fn next(&mut self) -> Result<Option<&mut [u8]>, BadLength> {
-        let waiting = self.buf.get_mut(self.start..self.end).unwrap_or_default();
-        let Some((prefix, rest)) = waiting.split_first_chunk_mut::<PREFIX>() else { return Ok(None) };
+    /// Where the next complete packet stands in [`Self::bytes`]. It stays there until the next [`Self::fill`].
+    pub(crate) fn next(&mut self) -> Result<Option<Range<usize>>, BadLength> {
+        let waiting = self.buf.get(self.start..self.end).unwrap_or_default();
+        let Some((prefix, rest)) = waiting.split_first_chunk::<PREFIX>() else { return Ok(None) };
         let prefix = u16::from_be_bytes(*prefix);
         let length = usize::from(prefix);
-        if length == 0 || length > LONGEST {
+        if length == 0 || length > self.longest {
             return Err(BadLength(prefix));
         }
-        let packet = rest.get_mut(..length);
-        if packet.is_some() {
-            self.start += PREFIX + length;
+        if length > rest.len() {
+            return Ok(None);
         }
-        Ok(packet)
+        let start = self.start + PREFIX;
+        (self.start, self.longest) = (start + length, LONGEST);
+        Ok(Some(start..self.start))
+    }
+
+    /// What was read, and is still there.
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.buf
     }
 }
 
@@ -68,7 +82,24 @@ impl Outbound {
     /// Queues a packet unless more than `limit` bytes would wait. False when it was not taken.
     pub(crate) fn push(&mut self, packet: &[u8], limit: usize) -> bool {
         let Ok(length) = u16::try_from(packet.len()) else { return false };
-        let added = PREFIX + packet.len();
+        let has_room = self.make_room(PREFIX + packet.len(), limit);
+        if has_room {
+            self.buf.extend_from_slice(&length.to_be_bytes());
+            self.buf.extend_from_slice(packet);
+        }
+        has_room
+    }
+
+    /// The same for packets that stand after their lengths already.
+    pub(crate) fn push_framed(&mut self, packets: &[u8], limit: usize) -> bool {
+        let has_room = self.make_room(packets.len(), limit);
+        if has_room {
+            self.buf.extend_from_slice(packets);
+        }
+        has_room
+    }
+
+    fn make_room(&mut self, added: usize, limit: usize) -> bool {
         if self.buf.len() - self.start + added > limit {
             return false;
         }
@@ -76,8 +107,6 @@ impl Outbound {
             self.buf.drain(..self.start);
             self.start = 0;
         }
-        self.buf.extend_from_slice(&length.to_be_bytes());
-        self.buf.extend_from_slice(packet);
         true
     }
 
@@ -134,8 +163,8 @@ mod tests {
         let mut stream = Pieces(pieces);
         let mut packets = Vec::new();
         while inbound.fill(&mut stream).is_ok() {
-            while let Some(packet) = inbound.next()? {
-                packets.push(packet.to_vec());
+            while let Some(range) = inbound.next()? {
+                packets.push(inbound.bytes()[range].to_vec());
             }
         }
         Ok(packets)
@@ -167,9 +196,13 @@ mod tests {
 
     #[test]
     fn bad_lengths_are_told_from_two_bytes() {
-        for bad in [0, LONGEST as u16 + 1, 0x1603, u16::MAX] {
+        for bad in [0, LONGEST as u16 + 1, u16::MAX] {
             let bytes = [&frame(&[vec![1, 2, 3]])[..], &bad.to_be_bytes()].concat();
             assert_eq!(unframe(vec![&bytes]), Err(BadLength(bad)));
+        }
+        // A connection cannot begin with as much as later.
+        for bad in [LONGEST_FIRST as u16 + 1, 0x1603] {
+            assert_eq!(unframe(vec![&bad.to_be_bytes()]), Err(BadLength(bad)));
         }
         assert_eq!(unframe(vec![&[0]]), Ok(vec![]));
     }

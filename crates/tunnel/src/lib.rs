@@ -1,15 +1,19 @@
 //! Drives `ovpn` over TUN and UDP or TCP, with TLS by OpenSSL over the reliability layer.
 //!
-//! [`start`] runs a tunnel as a task. It obeys [`Command`]s and a token, and reports by [`Event`]s and a [`Snapshot`],
+//! [`start`] runs a tunnel on a thread. It obeys [`Command`]s and a token, and reports by [`Event`]s and a [`Snapshot`],
 //! all of them plain data. It never sets addresses or routes: it says what they should be.
 
 mod certificates;
 mod config;
+mod datagrams;
 mod device;
 mod dial;
 mod driver;
 mod framing;
 mod listen;
+mod path;
+mod pump;
+mod queue;
 mod report;
 mod scout;
 mod sessions;
@@ -29,6 +33,7 @@ pub use config::{
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
+pub use path::{DataPath, DatagramPath, DevicePath, IoCount, IoCounters, Offload, UnknownOffload};
 pub use report::{
     Command, Configured, Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, DropReason, Drops, EndReason, Event,
     Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, Notice, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route,
@@ -36,8 +41,13 @@ pub use report::{
 };
 pub use tls::{TlsError, check_crl};
 
+use std::io;
+use std::pin::Pin;
+
 use ovpn::endpoint::MAX_PACKET_SIZES;
-use tokio::sync::{mpsc, watch};
+use report::Channels;
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -58,34 +68,74 @@ pub struct Handle {
     pub task: JoinHandle<Result<(), Error>>,
 }
 
-/// Starts a tunnel over `device`. It ends when `stop` is cancelled. Needs a tokio runtime.
+/// Starts a tunnel over `device`, on a thread of its own. It ends when `stop` is cancelled. Needs a tokio runtime, on which
+/// TLS runs; when that ends, the tunnel does.
 ///
 /// # Errors
 /// When the certificates or settings cannot be used, or a listener's address cannot be bound.
 pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> Result<Handle, Error> {
     check(&config)?;
-    let (event_sender, events) = mpsc::channel(64);
-    let (snapshot_sender, snapshot) = watch::channel(Snapshot::default());
-    let (commands, command_receiver) = mpsc::channel(16);
-    let (login_sender, logins) = mpsc::channel(64);
     let (role, expected) = match &config.mode {
         Mode::Listen(_) => (ovpn::wrap::Role::Server, None),
         Mode::Dial(dial) => (ovpn::wrap::Role::Client, dial.peer.clone()),
     };
     let tls = tls::TlsFactory::new(&config, role, expected)?;
-    let driver = driver::Driver::new(device, tls, stop, command_receiver, event_sender, login_sender, snapshot_sender);
-    let task = match config.mode.clone() {
-        Mode::Listen(listen) => {
-            let (sockets, addresses) = open(&listen)?;
-            tokio::spawn(listen::run(driver, listen::settings(&config, listen)?, sockets, addresses))
-        }
-        Mode::Dial(dial) => tokio::spawn(dial::run(driver, dial::settings(&config)?, dial, config.after_refusal)),
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
+    let stop = stop.child_token();
+    let prepared = {
+        // What waits for packets is woken on that thread.
+        let _context = runtime.enter();
+        prepare(config, device, tls, stop.clone())
     };
+    let (channels, tunnel) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // Here may be no place to wait for its end.
+            runtime.shutdown_background();
+            return Err(error);
+        }
+    };
+    let (done, ended) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("tunnel".to_owned());
+    thread
+        .spawn(move || {
+            // Nobody asks any more when the other side is gone.
+            let _ = done.send(runtime.block_on(tunnel));
+        })
+        .map_err(Error::Thread)?;
+    let task = tokio::spawn(async move {
+        // If this task goes with its runtime, the thread goes, too.
+        let _stop = stop.drop_guard();
+        ended.await.unwrap_or_else(|_| Err(Error::Thread(io::ErrorKind::Other.into())))
+    });
+    let Channels { events, snapshot, logins, commands } = channels;
     Ok(Handle { events, snapshot, logins, commands, task })
 }
 
+type Tunnel = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// Makes a tunnel that waits to be run.
+fn prepare(
+    config: TunnelConfig,
+    device: Device,
+    tls: tls::TlsFactory,
+    stop: CancellationToken,
+) -> Result<(Channels, Tunnel), Error> {
+    let (channels, outlets) = report::channels();
+    let device = device.watch().map_err(Error::Device)?;
+    let driver = driver::Driver::new(device, config.offload, tls, stop, outlets);
+    let tunnel: Tunnel = match config.mode.clone() {
+        Mode::Listen(listen) => {
+            let (sockets, addresses) = open(&listen, config.offload)?;
+            Box::pin(listen::run(driver, listen::settings(&config, listen)?, sockets, addresses))
+        }
+        Mode::Dial(dial) => Box::pin(dial::run(driver, dial::settings(&config)?, dial, config.after_refusal)),
+    };
+    Ok((channels, tunnel))
+}
+
 /// Opens a listener's sockets; tells where they are.
-fn open(listen: &Listen) -> Result<(sockets::Sockets, Vec<Underlay>), Error> {
+fn open(listen: &Listen, offload: Offload) -> Result<(sockets::Sockets, Vec<Underlay>), Error> {
     let address = Underlay::udp(listen.bind);
     let bind = |source| Error::Bind { address, source };
     let udp = socket::bind(listen.bind).map_err(bind)?;
@@ -98,12 +148,12 @@ fn open(listen: &Listen) -> Result<(sockets::Sockets, Vec<Underlay>), Error> {
         addresses.push(Underlay::tcp(listening.local_addr().map_err(bind)?));
         streams = Some(listening);
     }
-    Ok((sockets::Sockets::listening(udp, streams), addresses))
+    Ok((sockets::Sockets::listening(udp, streams, offload), addresses))
 }
 
 fn check(config: &TunnelConfig) -> Result<(), Error> {
     if !(576..=MAX_MTU).contains(&config.tun_mtu) {
-        return Err(Error::Setting("the tunnel's MTU must be from 576 to 1600"));
+        return Err(Error::Setting("the tunnel's MTU must be from 576 to 9000"));
     }
     if config.renewal.hand_window.is_zero() || config.renewal.overlap.is_zero() {
         return Err(Error::Setting("the times of a key renewal must not be zero"));

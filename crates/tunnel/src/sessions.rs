@@ -9,9 +9,9 @@
 //! more [`Event::Connected`], and an end only when nothing is left that could carry.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use ovpn::batch::{Batch, Packets};
 use ovpn::client::{Client, ClientConfig};
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{
@@ -346,12 +346,12 @@ impl Endpoint for Sessions {
         result
     }
 
-    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason> {
+    fn seal(&mut self, now: Instant, packets: &mut dyn Packets, out: &mut Batch) -> Result<(), DropReason> {
         let Some(session) = self.carrying() else {
             self.count_drop(DropReason::NoRoute);
             return Err(DropReason::NoRoute);
         };
-        let result = session.client.seal_packet(now, buf);
+        let result = session.client.seal(now, packets, out);
         if session.client.has_ended() {
             self.advance(now);
         }

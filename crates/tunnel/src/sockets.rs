@@ -4,18 +4,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use ovpn::batch::Batch;
 use ovpn::underlay::{Transport, Underlay};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::streams::{Kind, Queued, Streams};
+use crate::datagrams::Datagrams;
+use crate::path::{DatagramPath, IoCount, Offload};
+use crate::streams::{Queued, Streams};
 
-/// What became of a packet.
+/// What became of a control packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// It is on its way.
     Yes,
-    /// Nothing can be sent for now; [`Sockets::writable`] or [`Sockets::readable`] tells when to try again.
-    Later,
     /// It is lost.
     No,
 }
@@ -29,18 +30,22 @@ pub(crate) enum Opened {
 /// See the module's documentation.
 pub(crate) struct Sockets {
     /// A listener's, or a dialer's for IPv4.
-    udp: Option<UdpSocket>,
+    udp: Option<Datagrams>,
     /// A dialer's for IPv6.
-    udp6: Option<UdpSocket>,
+    udp6: Option<Datagrams>,
     streams: Option<Streams>,
     /// There is one peer only: when it is slow, everything may wait for it. Otherwise its packets are dropped.
     single: bool,
+    offload: Offload,
+    /// Counts of sockets that others took the place of.
+    closed: (IoCount, IoCount),
 }
 
 impl Sockets {
     /// A dialer's. `remote` is where the socket leads.
-    pub(crate) fn dialing(remote: Underlay, opened: Opened) -> io::Result<Self> {
-        let mut sockets = Self { udp: None, udp6: None, streams: None, single: true };
+    pub(crate) fn dialing(remote: Underlay, opened: Opened, offload: Offload) -> io::Result<Self> {
+        let mut sockets =
+            Self { udp: None, udp6: None, streams: None, single: true, offload, closed: Default::default() };
         sockets.add(remote, opened)?;
         Ok(sockets)
     }
@@ -48,8 +53,14 @@ impl Sockets {
     /// Takes up another socket of a dialer. One for datagrams takes the place of the one for the same family.
     pub(crate) fn add(&mut self, remote: Underlay, opened: Opened) -> io::Result<()> {
         match opened {
-            Opened::Udp(udp) if remote.address.is_ipv6() => self.udp6 = Some(udp),
-            Opened::Udp(udp) => self.udp = Some(udp),
+            Opened::Udp(udp) => {
+                let place = if remote.address.is_ipv6() { &mut self.udp6 } else { &mut self.udp };
+                if let Some(old) = place {
+                    self.closed.0.merge(old.counts().0);
+                    self.closed.1.merge(old.counts().1);
+                }
+                *place = Some(Datagrams::new(udp, self.offload == Offload::Auto));
+            }
             Opened::Tcp(stream) => match &mut self.streams {
                 Some(streams) => streams.add(stream.into_std()?, remote.address)?,
                 None => self.streams = Some(Streams::connected(stream.into_std()?)?),
@@ -66,24 +77,40 @@ impl Sockets {
     }
 
     /// A listener's.
-    pub(crate) fn listening(udp: UdpSocket, streams: Option<Streams>) -> Self {
-        Self { udp: Some(udp), udp6: None, streams, single: false }
+    pub(crate) fn listening(udp: UdpSocket, streams: Option<Streams>, offload: Offload) -> Self {
+        let udp = Some(Datagrams::new(udp, offload == Offload::Auto));
+        Self { udp, udp6: None, streams, single: false, offload, closed: Default::default() }
     }
 
     /// The sockets for datagrams.
-    pub(crate) fn udp(&self) -> [Option<&UdpSocket>; 2] {
-        [self.udp.as_ref(), self.udp6.as_ref()]
+    pub(crate) fn udp(&mut self) -> [Option<&mut Datagrams>; 2] {
+        [self.udp.as_mut(), self.udp6.as_mut()]
     }
 
     pub(crate) fn streams(&mut self) -> Option<&mut Streams> {
         self.streams.as_mut()
     }
 
+    /// How datagrams are sent and received. Single ones where there is no socket for them.
+    pub(crate) fn paths(&self) -> (DatagramPath, DatagramPath) {
+        self.udp.as_ref().or(self.udp6.as_ref()).map(Datagrams::paths).unwrap_or_default()
+    }
+
+    /// Calls that sent data in datagrams, and calls that received datagrams, since [`Self`] was made.
+    pub(crate) fn counts(&self) -> (IoCount, IoCount) {
+        let (mut sent, mut received) = self.closed;
+        for udp in [&self.udp, &self.udp6].into_iter().flatten() {
+            sent.merge(udp.counts().0);
+            received.merge(udp.counts().1);
+        }
+        (sent, received)
+    }
+
     /// Waits until something may have come in, or a connection can be written to again.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         tokio::select! {
-            Some(ready) = on(self.udp.as_ref(), UdpSocket::readable) => ready,
-            Some(ready) = on(self.udp6.as_ref(), UdpSocket::readable) => ready,
+            Some(ready) = on(self.udp.as_ref(), Datagrams::readable) => ready,
+            Some(ready) = on(self.udp6.as_ref(), Datagrams::readable) => ready,
             Some(ready) = on(self.streams.as_ref(), Streams::ready) => ready,
             else => std::future::pending().await,
         }
@@ -91,30 +118,64 @@ impl Sockets {
 
     /// Waits until datagrams to `to` are taken. Whether a connection takes more is told by [`Self::readable`].
     pub(crate) async fn writable(&self, to: Underlay) -> io::Result<()> {
-        match (to.transport, self.udp_to(to)) {
+        let udp = if self.is_of_ipv6(to) { &self.udp6 } else { &self.udp };
+        match (to.transport, udp) {
             (Transport::Udp, Some(udp)) => udp.writable().await,
             _ => std::future::pending().await,
         }
     }
 
-    fn udp_to(&self, to: Underlay) -> Option<&UdpSocket> {
-        if self.single && to.address.is_ipv6() { self.udp6.as_ref() } else { self.udp.as_ref() }
+    fn is_of_ipv6(&self, to: Underlay) -> bool {
+        self.single && to.address.is_ipv6()
     }
 
-    /// Sends a packet; over a connection it goes out with [`Self::flush`].
-    pub(crate) fn send(&mut self, packet: &[u8], to: Underlay, kind: Kind) -> Sent {
+    fn udp_to(&mut self, to: Underlay) -> Option<&mut Datagrams> {
+        if self.is_of_ipv6(to) { self.udp6.as_mut() } else { self.udp.as_mut() }
+    }
+
+    /// Sends a control packet; over a connection it goes out with [`Self::flush`].
+    pub(crate) fn send(&mut self, packet: &[u8], to: Underlay) -> Sent {
         match to.transport {
             Transport::Udp => match self.udp_to(to).map(|udp| udp.try_send_to(packet, to.address)) {
-                Some(Ok(_)) => Sent::Yes,
-                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Sent::Later,
+                Some(Ok(())) => Sent::Yes,
                 Some(Err(_)) | None => Sent::No,
             },
-            Transport::Tcp => match self.streams.as_mut().map(|streams| streams.send(to.address, packet, kind)) {
+            Transport::Tcp => match self.streams.as_mut().map(|streams| streams.send(to.address, packet)) {
                 Some(Queued::Yes) => Sent::Yes,
-                Some(Queued::Full) if self.single => Sent::Later,
                 Some(Queued::Full | Queued::Gone) | None => Sent::No,
             },
         }
+    }
+
+    /// Sends what waits in `batch`. What stays in it can be sent when [`Self::writable`] or [`Self::readable`] says so.
+    /// Gives how many packets are lost.
+    pub(crate) fn send_batch(&mut self, batch: &mut Batch) -> usize {
+        let (mut packets, bytes) = Datagrams::limits();
+        let mut lost = 0;
+        while let Some(group) = batch.group(packets, bytes) {
+            let to = group.to;
+            let sent = match to.transport {
+                Transport::Udp => match self.udp_to(to).map(|udp| udp.try_send(&group)) {
+                    Some(Ok(sent)) => Ok(sent),
+                    Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return lost,
+                    Some(Err(_)) | None => Err(group.packets),
+                },
+                Transport::Tcp => match self.streams.as_mut().map(|streams| streams.send_data(to.address, group.bytes))
+                {
+                    Some(Queued::Yes) => Ok(group.packets),
+                    // As many as there is room for.
+                    Some(Queued::Full) if group.packets > 1 => {
+                        packets = 1;
+                        continue;
+                    }
+                    Some(Queued::Full) if self.single => return lost,
+                    Some(Queued::Full | Queued::Gone) | None => Err(group.packets),
+                },
+            };
+            lost += sent.err().unwrap_or_default();
+            batch.advance(sent.unwrap_or_else(|lost| lost));
+        }
+        lost
     }
 
     /// Writes to connections what was queued for them.

@@ -4,8 +4,9 @@
 //! waits: a peer that does not read fills its own bounded queue, and one that sends nonsense is closed.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -16,7 +17,7 @@ use tokio::io::unix::AsyncFd;
 use crate::framing::{Inbound, Outbound};
 use crate::sys::WatchedEpoll;
 
-/// Data that may wait for one connection, bytes.
+/// Data that may wait for one connection, bytes: at least what is sent at once.
 const QUEUE: usize = 64 * 1024;
 /// What control packets may take beyond it: a full queue of data does not shut them out.
 const RESERVE: usize = 8 * 1024;
@@ -40,11 +41,13 @@ pub(crate) enum Queued {
     Gone,
 }
 
-/// Which packets have precedence when a connection is slow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Data,
-    Control,
+/// Takes packets as they come in.
+pub(crate) trait Intake {
+    /// A packet of `from` stands at `range` of `buf`. False when its connection is to be closed.
+    fn take(&mut self, from: SocketAddr, buf: &mut [u8], range: Range<usize>) -> bool;
+
+    /// What came from `buf` so far must be done with: it will have other contents.
+    fn finish(&mut self, buf: &mut [u8]);
 }
 
 struct Stream {
@@ -124,9 +127,8 @@ impl Streams {
         self.epoll.readable().await.map(|mut guard| guard.retain_ready())
     }
 
-    /// Accepts, reads and writes what is ready, within a bound. Each packet goes to `take`, which says whether its
-    /// connection may live on. Returns how many packets there were.
-    pub(crate) fn turn(&mut self, mut take: impl FnMut(SocketAddr, &mut [u8]) -> bool) -> io::Result<usize> {
+    /// Accepts, reads and writes what is ready, within a bound. Returns how many packets there were.
+    pub(crate) fn turn(&mut self, intake: &mut impl Intake) -> io::Result<usize> {
         let mut events = [EpollEvent::empty(); BATCH];
         let waited =
             self.epoll.try_io(Interest::READABLE, |epoll| match epoll.wait(&mut events, EpollTimeout::ZERO)? {
@@ -149,34 +151,37 @@ impl Streams {
                 self.flush_one(token);
             }
             if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-                packets += self.read(token, &mut take);
+                packets += self.read(token, intake);
             }
         }
         Ok(packets)
     }
 
-    fn read(&mut self, token: u64, take: &mut impl FnMut(SocketAddr, &mut [u8]) -> bool) -> usize {
+    fn read(&mut self, token: u64, intake: &mut impl Intake) -> usize {
         // It may have been closed since epoll told of it.
-        let Some(stream) = self.streams.get_mut(&token) else { return 0 };
+        let Some(Stream { socket, peer, inbound, .. }) = self.streams.get_mut(&token) else { return 0 };
         let mut packets = 0;
-        let why = match stream.inbound.fill(&mut stream.socket) {
-            Ok(0) => "the peer closed it".to_owned(),
+        let why = match inbound.fill(socket) {
+            Ok(0) => Some("the peer closed it".to_owned()),
             Ok(_) => loop {
-                match stream.inbound.next() {
-                    Ok(Some(packet)) => {
+                match inbound.next() {
+                    Ok(Some(range)) => {
                         packets += 1;
-                        if !take(stream.peer, packet) {
-                            break "it carries what is no packet of ours".to_owned();
+                        if !intake.take(*peer, inbound.bytes(), range) {
+                            break Some("it carries what is no packet of ours".to_owned());
                         }
                     }
-                    Ok(None) => return packets,
-                    Err(bad) => break format!("{} cannot be a packet's length", bad.0),
+                    Ok(None) => break None,
+                    Err(bad) => break Some(format!("{} cannot be a packet's length", bad.0)),
                 }
             },
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return 0,
-            Err(error) => error.to_string(),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+            Err(error) => Some(error.to_string()),
         };
-        self.close(token, &why);
+        intake.finish(inbound.bytes());
+        if let Some(why) = why {
+            self.close(token, &why);
+        }
         packets
     }
 
@@ -240,18 +245,30 @@ impl Streams {
         Ok(())
     }
 
-    /// Queues a packet for `peer`; it goes out with [`Self::flush`].
-    pub(crate) fn send(&mut self, peer: SocketAddr, packet: &[u8], kind: Kind) -> Queued {
+    /// Queues a control packet for `peer`; it goes out with [`Self::flush`].
+    pub(crate) fn send(&mut self, peer: SocketAddr, packet: &[u8]) -> Queued {
+        self.queue(peer, |outbound| outbound.push(packet, QUEUE + RESERVE))
+    }
+
+    /// Sends data packets to `peer`, which stand after their lengths: all of them or none.
+    pub(crate) fn send_data(&mut self, peer: SocketAddr, packets: &[u8]) -> Queued {
         let Some(&token) = self.by_peer.get(&peer) else { return Queued::Gone };
-        let limit = match kind {
-            Kind::Data => QUEUE,
-            Kind::Control => QUEUE + RESERVE,
-        };
+        let Some(stream) = self.streams.get_mut(&token) else { return Queued::Gone };
+        // Without a copy where the kernel takes them at once.
+        let written = if stream.outbound.is_empty() { stream.socket.write(packets).unwrap_or_default() } else { 0 };
+        match packets.get(written..) {
+            None | Some([]) => Queued::Yes,
+            Some(rest) => self.queue(peer, |outbound| outbound.push_framed(rest, QUEUE)),
+        }
+    }
+
+    fn queue(&mut self, peer: SocketAddr, mut push: impl FnMut(&mut Outbound) -> bool) -> Queued {
+        let Some(&token) = self.by_peer.get(&peer) else { return Queued::Gone };
         let mut tried = false;
         loop {
             let Some(stream) = self.streams.get_mut(&token) else { return Queued::Gone };
             let was_empty = stream.outbound.is_empty();
-            if stream.outbound.push(packet, limit) {
+            if push(&mut stream.outbound) {
                 if was_empty {
                     self.unflushed.push(token);
                 }

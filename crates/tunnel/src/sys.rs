@@ -7,9 +7,22 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 use nix::sys::epoll::Epoll;
+use segments::Offload;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// Datagrams of UDP over IPv4, and over IPv6, as one large packet (`linux/if_tun.h`).
+const TUN_F_USO4: libc::c_uint = 0x20;
+const TUN_F_USO6: libc::c_uint = 0x40;
+
+nix::ioctl_write_ptr! {
+    /// Makes an open `/dev/net/tun` a link. The kernel names it by the size of an int but takes an `ifreq`.
+    tunsetiff, b'T', 202, libc::c_int
+}
+nix::ioctl_write_int! {
+    /// What of the work on large packets the program does (`TUN_F_` constants).
+    tunsetoffload, b'T', 208
+}
 nix::ioctl_write_int! {
     /// Keeps a TUN device after its last file is closed (argument 1), or not (0).
     tunsetpersist, b'T', 203
@@ -20,9 +33,42 @@ nix::ioctl_write_int! {
 pub(crate) fn open_tun(name: &str) -> io::Result<(File, String)> {
     let iface = tun_tap::Iface::without_packet_info(name, tun_tap::Mode::Tun)?;
     let name = iface.name().to_owned();
+    // One that stayed from before may still have large packets switched on.
+    // SAFETY: the request takes an integer by value and the descriptor is an open TUN device.
+    unsafe { tunsetoffload(iface.as_raw_fd(), 0) }?;
     // SAFETY: into_raw_fd gives up the only owner of a valid file descriptor, which is owned here from now on.
     let fd = unsafe { OwnedFd::from_raw_fd(iface.into_raw_fd()) };
     Ok((File::from(fd), name))
+}
+
+/// Opens, or makes, a TUN device whose packets come after a header that describes large ones ([`VirtioHeader`]), and lets
+/// the kernel hand over and take large packets of TCP and, where it can (Linux 6.2), of UDP. As [`open_tun`] else.
+///
+/// [`VirtioHeader`]: segments::VirtioHeader
+pub(crate) fn open_offloading_tun(name: &str) -> io::Result<(File, String, Offload)> {
+    let file = File::options().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: an ifreq is plain data, for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // A name that is too long is cut; the caller has checked it, and the last byte stays zero.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name.iter_mut().take(room).zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: the request reads and writes an ifreq, to which the pointer is; it is live and writable.
+    unsafe { tunsetiff(file.as_raw_fd(), std::ptr::from_mut(&mut request).cast()) }?;
+    let name = request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte as u8)).collect();
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let udp = TUN_F_USO4 | TUN_F_USO6;
+    let set = |flags: libc::c_uint| {
+        // SAFETY: the request takes an integer by value and the descriptor is an open TUN device.
+        unsafe { tunsetoffload(file.as_raw_fd(), flags.into()) }
+    };
+    let udp = set(tcp | udp).is_ok();
+    if !udp {
+        set(tcp)?;
+    }
+    Ok((file, name, Offload { tcp: true, udp }))
 }
 
 /// Lets an open TUN device outlive this process.

@@ -19,6 +19,7 @@ use ovpn::keys::{DYNAMIC_TLS_CRYPT_LABEL, EXPORTER_LABEL, KeyBlock};
 use ovpn::static_key::StaticKey;
 use ovpn::wrap::Role;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_openssl::SslStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -68,6 +69,8 @@ pub(crate) struct TlsFactory {
     trust: Trust,
     check: Arc<PeerCheck>,
     clock: Clock,
+    /// Where connections run: handshakes take milliseconds, for which packets do not wait.
+    runtime: Handle,
     /// Looks at the revocation lists while the factory lives.
     _watching: Option<AbortOnDropHandle<()>>,
 }
@@ -104,7 +107,13 @@ impl TlsFactory {
             Trust::Fixed(_) => None,
             Trust::Revocable(revocation) => Some(revocation.watch()),
         };
-        Ok(Self { trust, check: Arc::new(check), clock: config.clock.clone(), _watching: watching })
+        Ok(Self {
+            trust,
+            check: Arc::new(check),
+            clock: config.clock.clone(),
+            runtime: Handle::current(),
+            _watching: watching,
+        })
     }
 
     /// When the revocation lists in force end, if there are any.
@@ -123,7 +132,7 @@ impl TlsFactory {
         output: mpsc::Sender<(TlsKey, TlsOutput)>,
     ) {
         let (check, trust, clock) = (Arc::clone(&self.check), self.trust.clone(), self.clock.clone());
-        tokio::spawn(run(key, trust, check, clock, input, output));
+        self.runtime.spawn(run(key, trust, check, clock, input, output));
     }
 }
 

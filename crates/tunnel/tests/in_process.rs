@@ -9,8 +9,8 @@ use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunnel::{
-    Command, Device, Dial, EndReason, Error, Event, Handle, Ipv4Prefix, Listen, Mode, NameCheck, Remote, StaticKey,
-    StaticPeer, TlsMaterial, Transport, TunnelConfig, Underlay,
+    Command, Device, Dial, EndReason, Error, Event, Handle, Ipv4Prefix, Listen, Mode, NameCheck, Offload, Remote,
+    StaticKey, StaticPeer, TlsMaterial, Transport, TunnelConfig, Underlay,
 };
 
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
@@ -275,7 +275,8 @@ async fn refuses_what_cannot_work() {
     let config = authority.listener(taken.local_addr().unwrap());
     let error = start(config).unwrap_err().to_string();
     assert!(error.contains(&format!("{}/tcp", taken.local_addr().unwrap())), "{error}");
-    assert!(Device::open_persistent("").is_err() && Device::open_persistent("has/slash").is_err());
+    let open = |name| Device::open_persistent(name, Offload::Auto);
+    assert!(open("").is_err() && open("has/slash").is_err());
     let shown = format!("{:?}", authority.dialer(nowhere));
     assert!(!shown.contains("PRIVATE") && !shown.contains("0505"));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use model::{DesiredConfig, HostStatus, ServiceAnnouncement};
 use ovpn::auth_token::{TokenKey, Tokens};
-use ovpn::data::{Cipher, DataChannel, HEADROOM, TAILROOM};
+use ovpn::data::{Cipher, DataChannel, OVERHEAD};
 use ovpn::key_method2::KeyMethod2;
 use ovpn::keys::KeyBlock;
 use ovpn::login::Credentials;
@@ -135,10 +135,10 @@ fn epoch_packet(bytes: &[u8]) {
         let end = |role| DataChannel::with_epochs(role, 0, 1, *cipher, &block).ok();
         let (Some(mut server), Some(mut client)) = (end(Role::Server), end(Role::Client)) else { continue };
         assert!(server.open(&mut bytes.to_vec()).is_err(), "a packet that nobody sealed");
-        let mut buf = [&[0; HEADROOM], bytes, &[0; TAILROOM]].concat();
-        let Ok(packet) = client.seal(&mut buf) else { continue };
-        let opened = server.open(&mut buf[packet.clone()]);
-        let opened = opened.ok().and_then(|inner| buf[packet].get(inner));
+        let mut packet = vec![0; bytes.len() + OVERHEAD];
+        let Ok(length) = client.seal(bytes, &mut packet) else { continue };
+        let opened = server.open(&mut packet[..length]);
+        let opened = opened.ok().and_then(|inner| packet.get(inner));
         assert_eq!(opened, Some(bytes), "a packet that changes");
     }
 }

@@ -5,8 +5,9 @@
 use std::time::{Duration, Instant};
 
 use ovpn::auth_token::{TokenKey, Tokens};
+use ovpn::batch::{Batch, Single};
 use ovpn::client::{Client, ClientConfig};
-use ovpn::data::{Cipher, DataSettings, HEADROOM, TAILROOM};
+use ovpn::data::{Cipher, DataSettings, OVERHEAD};
 use ovpn::endpoint::{
     DEFAULT_MAX_PACKET_SIZE, Endpoint, Identity, Keepalive, RenewalLimits, TlsInput, TlsKey, TlsOutput, TlsSession,
 };
@@ -102,8 +103,8 @@ impl<E: Endpoint> End<E> {
                     self.settle();
                 }
                 _ => {
-                    let mut buf = [&[0; HEADROOM], bytes, &[0; TAILROOM]].concat();
-                    let _ = self.endpoint.seal_packet(self.now, &mut buf);
+                    let mut batch = Batch::new(bytes.len() + OVERHEAD, 1);
+                    let _ = self.endpoint.seal(self.now, &mut Single::new(&mut bytes.to_vec()), &mut batch);
                     self.settle();
                 }
             }

@@ -1,7 +1,8 @@
 //! One machine of the lab.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sched::{CloneFlags, setns};
 
 use crate::process::Process;
 use crate::topology::Station;
@@ -126,6 +128,23 @@ impl Host {
     pub fn spawn(&self, label: &str, command: Command) -> Result<Process> {
         let log = self.lab.join("logs").join(format!("{}-{label}.log", self.name));
         Process::start(format!("{label} on {}", self.name), command, log)
+    }
+
+    /// Runs `work` on a thread in this host's network, for as long as it takes. It sees the machine's own files.
+    ///
+    /// # Errors
+    /// When the thread cannot be made or moved there, or `work` panics.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let namespace = self.lab.join("ns").join(self.name);
+        let doing = || format!("enter the network of {}", self.name);
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, || {
+                setns(File::open(&namespace)?, CloneFlags::CLONE_NEWNET)?;
+                Ok(work())
+            });
+            let done: io::Result<T> = thread.with_context(doing)?.join().map_err(|_| anyhow!("the work panicked"))?;
+            done.with_context(doing)
+        })
     }
 
     /// Whether this host gets a TCP connection to `to` within `limit`.

@@ -24,12 +24,12 @@ pub struct Lab {
     topology: Topology,
     hosts: Vec<Host>,
     // Fields are dropped in this order: the name service is ended, then the guardian takes down what remains.
-    _names: Process,
+    _names: Option<Process>,
     _guardian: Guardian,
 }
 
 impl Lab {
-    /// Builds a lab: hosts, routers, name service. No engine and no ACME server yet.
+    /// Builds a lab: hosts, routers, and the name service where there is an internet. No engine and no ACME server yet.
     ///
     /// # Errors
     /// When a step fails: not root, or a program is missing (see [`crate::packages`]). Nothing is left behind then.
@@ -54,7 +54,12 @@ impl Lab {
         topology::build(topology, &dir.join("ns"))?;
         let hosts: Vec<Host> =
             topology.stations().into_iter().map(|station| Host::create(&dir, station)).collect::<Result<_>>()?;
-        let names = serve_names(find(&hosts, "internet")?, find(&hosts, "visitor")?)?;
+        let names = match topology {
+            Topology::HomeBehindNat | Topology::HomePublic => {
+                Some(serve_names(find(&hosts, "internet")?, find(&hosts, "visitor")?)?)
+            }
+            Topology::Pair => None,
+        };
         Ok(Self { dir, topology, hosts, _names: names, _guardian: guardian })
     }
 
@@ -78,7 +83,7 @@ impl Lab {
         &self.hosts
     }
 
-    /// A host by its name: `internet`, `vps`, `visitor`, `home`, and behind NAT `isp` and `cpe`.
+    /// A host by its name: `internet`, `vps`, `visitor`, `home`, and behind NAT `isp` and `cpe`; or `left` and `right`.
     ///
     /// # Errors
     /// When the topology has no such host.

@@ -11,11 +11,12 @@
 //!                        home 192.168.1.10
 //! ```
 //!
-//! With [`Topology::HomePublic`] home stands on the internet itself, at 198.51.100.200.
+//! With [`Topology::HomePublic`] home stands on the internet itself, at 198.51.100.200. [`Topology::Pair`] is no internet but two
+//! hosts on one cable, 192.0.2.1 and 192.0.2.2.
 //!
 //! Any host can have a Docker engine of its own ([`Host::start_engine`]); [`Pebble`] is the certificate authority;
-//! [`Http`] is a visitor's client; [`Peers`] are newer OpenVPNs than the machine's own. [`packages`] installs what is needed and [`capability`] tells whether the machine
-//! lets a lab run at all.
+//! [`Http`] is a visitor's client; [`Peers`] are newer OpenVPNs than the machine's own, and WireGuard in user space.
+//! [`packages`] installs what is needed and [`capability`] tells whether the machine lets a lab run at all.
 //!
 //! Several labs can run side by side: all that a lab has is in namespaces of its own or in a directory of its own, and
 //! its host names and addresses mean something only inside. [`Lab::describe`] tells how to look inside.

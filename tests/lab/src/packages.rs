@@ -68,6 +68,18 @@ pub const TESTS: &[Package] = &[
     program("iputils-ping", "ping", "send packets through the tunnel"),
 ];
 
+/// To measure tunnels side by side.
+pub const BENCH: &[Package] = &[
+    program("iproute2", "ip", "lay the cable between the two hosts"),
+    program("ethtool", "ethtool", "switch the cable's offloads off"),
+    program("iperf3", "iperf3", "measure throughput"),
+    program("iputils-ping", "ping", "measure round trips"),
+    program("tcpdump", "tcpdump", "see how large the packets on the cable are"),
+    program("openvpn", "openvpn", "be measured beside our tunnel"),
+    program("wireguard-tools", "wg", "set up boringtun, which is measured beside our tunnel"),
+    program("mmdebstrap", "mmdebstrap", "unpack newer programs to measure than this Debian's"),
+];
+
 /// Those of `packages` that are not there.
 pub fn missing<'a>(packages: impl IntoIterator<Item = &'a Package>) -> Vec<&'a Package> {
     packages.into_iter().filter(|package| !package.probe.holds()).collect()

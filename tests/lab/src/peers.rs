@@ -1,5 +1,5 @@
-//! OpenVPNs that this machine's own Debian does not have, in a root of sid: 2.7, the OpenVPN 3 client for Linux, and
-//! NetworkManager's reader of profiles.
+//! Peers that this machine's own Debian does not have, in a root of sid: OpenVPN 2.7, the OpenVPN 3 client for Linux,
+//! NetworkManager's reader of profiles, and WireGuard in user space.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -16,7 +16,8 @@ const SUITE: &str = "sid";
 /// Counted up when this program starts to build differently from the same packages.
 const BUILDER: &str = "cloudathome peers 1";
 /// OpenVPN 3 is a set of services on a message bus and asks another one, of systemd, what system this is.
-const PACKAGES: &str = "openvpn,openvpn3-client,network-manager-openvpn,dbus,dbus-bin,systemd";
+const PACKAGES: &str =
+    "openvpn,openvpn3-client,network-manager-openvpn,dbus,dbus-bin,systemd,wireguard-go,wireguard-tools";
 /// Runs a program in the root.
 const ENTER: &str = include_str!("peers/enter.sh");
 /// A session of OpenVPN 3, from inside of the root.
@@ -24,11 +25,12 @@ const SESSION: &str = include_str!("peers/session.sh");
 /// An import into NetworkManager, from inside of the root.
 const IMPORT: &str = include_str!("peers/import.sh");
 /// What must be there.
-const PROGRAMS: [&str; 3] = ["usr/sbin/openvpn", "usr/bin/openvpn3", "usr/bin/nmcli"];
+const PROGRAMS: [&str; 5] =
+    ["usr/sbin/openvpn", "usr/bin/openvpn3", "usr/bin/nmcli", "usr/bin/wireguard-go", "usr/bin/wg"];
 /// For programs of several processes: they end together.
 const TOGETHER: &str = "--mount --pid --fork --kill-child";
 
-/// A root folder of Debian sid with `openvpn` 2.7, OpenVPN 3 and NetworkManager. It is kept in a cache under `/var/cache/cloudathome` and
+/// A root folder of Debian sid with `openvpn` 2.7, OpenVPN 3, NetworkManager and `wireguard-go`. It is kept in a cache under `/var/cache/cloudathome` and
 /// never written to: each program runs in a copy that goes with it.
 #[derive(Debug, Clone)]
 pub struct Peers {
@@ -88,6 +90,22 @@ impl Peers {
         self.script(dir, "network-manager", &format!("{TOGETHER} --net"), IMPORT)
     }
 
+    /// Writes into `dir` a program `name` that runs the shell script `text` in the root with the caller's network, among
+    /// others with `wireguard-go` and `wg`. Of the caller's files it has those
+    /// below `dir`. The started process is the script's shell.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn shell(&self, dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
+        self.script(dir, name, "--mount", text)
+    }
+
+    /// The root folder, to ask what is in it. Nothing may be written to it.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
     fn script(&self, dir: &Path, name: &str, unshare: &str, text: &str) -> Result<PathBuf> {
         let script = dir.join(name).with_extension("sh");
         fs::write(&script, text).with_context(|| format!("cannot write {}", script.display()))?;
@@ -121,7 +139,9 @@ fn build(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
     directories.mode(0o755).recursive(true);
     directories.create(part.join("mount")).with_context(|| format!("cannot make {}", part.display()))?;
     let (root, mirror) = (part.join("root"), debian::mirror());
-    progress(&format!("unpacking OpenVPN 2.7, OpenVPN 3 and NetworkManager from Debian {SUITE} ({mirror}), once"));
+    progress(&format!(
+        "unpacking OpenVPN 2.7, OpenVPN 3, NetworkManager and wireguard-go from Debian {SUITE} ({mirror}), once"
+    ));
     let mut mmdebstrap = debian::mmdebstrap("directory", "minbase", PACKAGES, &debian::apt_options()?);
     mmdebstrap.arg(SUITE).arg(&root).arg(&mirror);
     output(mmdebstrap).with_context(|| {

@@ -21,13 +21,20 @@ pub const HOME_PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 200);
 /// The visitor's address.
 pub const VISITOR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
 
-/// Where home stands.
+/// One end of the cable between two hosts.
+pub const LEFT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The other end of that cable.
+pub const RIGHT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+/// What a lab consists of: usually where home stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topology {
     /// Behind its router's NAT and the provider's (carrier-grade): only home can open connections.
     HomeBehindNat,
     /// On a public address of its own, so that the VPS can dial.
     HomePublic,
+    /// Two hosts, `left` and `right`, whose `eth0` are the ends of one cable. No internet, no names: for measuring.
+    Pair,
 }
 
 /// A host as the topology knows it.
@@ -59,36 +66,40 @@ const VPS_STATION: Station = host("vps", VPS, INTERNET);
 const VISITOR_STATION: Station = host("visitor", VISITOR, Ipv4Addr::new(203, 0, 113, 1));
 const TO_ISP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 129);
 
+const LEFT_STATION: Station = Station { name: "left", address: LEFT, routes: false, hides_behind: None, gateway: None };
+const RIGHT_STATION: Station = Station { name: "right", address: RIGHT, ..LEFT_STATION };
+
 const VPS_LINK: Link = [("internet", "to-vps", "198.51.100.1/25"), ("vps", "eth0", "198.51.100.10/25")];
 const VISITOR_LINK: Link = [("internet", "to-visitor", "203.0.113.1/24"), ("visitor", "eth0", "203.0.113.5/24")];
 
 impl Topology {
     pub(crate) fn stations(self) -> Vec<Station> {
-        let mut stations = vec![INTERNET_STATION, VPS_STATION, VISITOR_STATION];
-        match self {
-            Self::HomeBehindNat => stations.extend([
+        let internet = [INTERNET_STATION, VPS_STATION, VISITOR_STATION];
+        let homes = match self {
+            Self::HomeBehindNat => vec![
                 nat("isp", PROVIDER, TO_ISP),
                 nat("cpe", HOME_ROUTER, Ipv4Addr::new(100, 64, 0, 1)),
                 host("home", HOME_PRIVATE, Ipv4Addr::new(192, 168, 1, 1)),
-            ]),
-            Self::HomePublic => stations.push(host("home", HOME_PUBLIC, TO_ISP)),
-        }
-        stations
+            ],
+            Self::HomePublic => vec![host("home", HOME_PUBLIC, TO_ISP)],
+            Self::Pair => return vec![LEFT_STATION, RIGHT_STATION],
+        };
+        internet.into_iter().chain(homes).collect()
     }
 
     fn links(self) -> Vec<Link> {
-        let mut links = vec![VPS_LINK, VISITOR_LINK];
-        match self {
-            Self::HomeBehindNat => links.extend([
+        let homes = match self {
+            Self::HomeBehindNat => vec![
                 [("internet", "to-isp", "198.51.100.129/25"), ("isp", "wan", "198.51.100.130/25")],
                 [("isp", "lan", "100.64.0.1/24"), ("cpe", "wan", "100.64.0.2/24")],
                 [("cpe", "lan", "192.168.1.1/24"), ("home", "eth0", "192.168.1.10/24")],
-            ]),
+            ],
             Self::HomePublic => {
-                links.push([("internet", "to-home", "198.51.100.129/25"), ("home", "eth0", "198.51.100.200/25")]);
+                vec![[("internet", "to-home", "198.51.100.129/25"), ("home", "eth0", "198.51.100.200/25")]]
             }
-        }
-        links
+            Self::Pair => return vec![[("left", "eth0", "192.0.2.1/24"), ("right", "eth0", "192.0.2.2/24")]],
+        };
+        [VPS_LINK, VISITOR_LINK].into_iter().chain(homes).collect()
     }
 }
 

@@ -109,8 +109,9 @@ impl Netlink {
     pub(super) async fn take(&self, device: &str, step: &Step) -> Result<(), NetlinkError> {
         let what = format!("set {step}");
         match step {
-            Step::Link { mtu } => {
-                let message = LinkUnspec::new_with_index(self.index(device).await?).up().mtu(*mtu).build();
+            Step::Link { mtu, tx_queue_len } => {
+                let link = LinkUnspec::new_with_index(self.index(device).await?).up();
+                let message = link.mtu(*mtu).txqueuelen(*tx_queue_len).build();
                 within(what, self.handle.link().set(message).execute()).await
             }
             Step::Address(address) => {

@@ -68,8 +68,8 @@ pub(super) struct Plan {
 /// One change of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Set the MTU of the tunnel's link and let it be up.
-    Link { mtu: u32 },
+    /// Set the MTU and the queue of the tunnel's link and let it be up.
+    Link { mtu: u32, tx_queue_len: u32 },
     /// Put an address on it.
     Address(Address),
     /// Take the default route away, whose message this is.
@@ -125,7 +125,7 @@ impl fmt::Display for RouteSpec {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Link { mtu } => write!(f, "device up, mtu {mtu}"),
+            Self::Link { mtu, tx_queue_len } => write!(f, "device up, mtu {mtu}, queue length {tx_queue_len}"),
             Self::Address(Address { net, peer: None }) => write!(f, "address {net}"),
             Self::Address(Address { net, peer: Some(peer) }) => write!(f, "address {} peer {peer}", net.addr()),
             Self::RemoveDefault(_) => write!(f, "the default route taken away for the time of the connection"),
@@ -137,7 +137,7 @@ impl fmt::Display for Step {
 /// The steps that give the host what is wanted.
 pub(super) fn plan(settings: &Settings, facts: &Facts) -> Plan {
     let mut planner = Planner { settings, facts, plan: Plan::default(), taken: facts.routes.clone() };
-    planner.plan.steps.push(Step::Link { mtu: settings.mtu });
+    planner.plan.steps.push(Step::Link { mtu: settings.mtu, tx_queue_len: settings.tx_queue_len });
     planner.plan.steps.extend(settings.addresses.iter().copied().map(Step::Address));
     planner.bypass_server();
     if let Some(redirect) = settings.redirect {

@@ -11,6 +11,8 @@ pub struct Settings {
     pub device: String,
     /// Largest IP packet, bytes.
     pub mtu: u32,
+    /// Packets the device may queue.
+    pub tx_queue_len: u32,
     /// Own addresses inside of the tunnel.
     pub addresses: Vec<Address>,
     /// IPv4 gateway inside of the tunnel; without it packets go to the device as they are.

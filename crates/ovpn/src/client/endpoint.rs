@@ -1,10 +1,10 @@
 //! The calls of a driver.
 
-use std::ops::Range;
 use std::time::Instant;
 
 use super::{Client, PUSH_REQUEST_INTERVAL, Phase};
-use crate::data::{HEADROOM, Payload};
+use crate::batch::{Batch, Packets};
+use crate::data::{KeyExhausted, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{Counters, EndReason, Endpoint, Event, PeerStatus, Received, TlsInput, TlsKey, TlsOutput};
 use crate::live::Heard;
@@ -28,28 +28,20 @@ impl Endpoint for Client {
         result.inspect_err(|&reason| self.counters.drops.count(reason))
     }
 
-    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason> {
-        let result = match &mut self.phase {
-            Phase::Connected { live, .. } if buf.get(HEADROOM).is_some_and(|byte| matches!(byte >> 4, 4 | 6)) => {
-                live.seal(now, buf).map_err(|_| EndReason::KeyExhausted)
-            }
-            Phase::Connected { .. } => {
-                self.count_drop(DropReason::NotIp);
-                return Err(DropReason::NotIp);
-            }
-            _ => {
-                self.count_drop(DropReason::NoRoute);
-                return Err(DropReason::NoRoute);
-            }
+    fn seal(&mut self, now: Instant, packets: &mut dyn Packets, out: &mut Batch) -> Result<(), DropReason> {
+        let Phase::Connected { live, .. } = &mut self.phase else {
+            self.count_drop(DropReason::NoRoute);
+            return Err(DropReason::NoRoute);
         };
-        match result {
-            Ok(range) => Ok((self.remote, range)),
-            Err(reason) => {
-                self.end(reason);
-                self.count_drop(DropReason::NoRoute);
-                Err(DropReason::NoRoute)
-            }
+        if !packets.head().first().is_some_and(|byte| matches!(byte >> 4, 4 | 6)) {
+            self.count_drop(DropReason::NotIp);
+            return Err(DropReason::NotIp);
         }
+        live.seal_all(now, self.remote, packets, out).map_err(|KeyExhausted| {
+            self.end(EndReason::KeyExhausted);
+            self.count_drop(DropReason::NoRoute);
+            DropReason::NoRoute
+        })
     }
 
     fn handle_closed(&mut self, _now: Instant, at: Underlay) {

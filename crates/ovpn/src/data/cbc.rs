@@ -59,7 +59,7 @@ impl Cbc {
         })
     }
 
-    pub(super) fn seal(&mut self, buf: &mut [u8], body: Range<usize>) -> Result<Range<usize>, KeyExhausted> {
+    pub(super) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, KeyExhausted> {
         let number = self.next_id.ok_or(KeyExhausted)?;
         self.next_id = number.checked_add(1);
         let id = number.to_be_bytes();
@@ -67,27 +67,28 @@ impl Cbc {
         // is as short.
         let mut iv = [0; IV];
         iv.copy_from_slice(&hmac::sign(&self.seal_hmac, &id).as_ref()[..IV]);
-        self.seal_with(buf, body, id, iv)
+        self.seal_with(plain, out, id, iv)
     }
 
-    fn seal_with(
-        &self,
-        buf: &mut [u8],
-        body: Range<usize>,
-        id: [u8; ID],
-        iv: [u8; IV],
-    ) -> Result<Range<usize>, KeyExhausted> {
-        let plain = body.start - ID;
-        let end = plain + (ID + body.len() + 1).next_multiple_of(BLOCK);
-        let tag = plain - IV - self.tag;
-        buf[plain..body.start].copy_from_slice(&id);
-        let mut in_place = InPlace { buf: &mut buf[plain..end], used: ID + body.len() };
+    fn seal_with(&self, plain: &[u8], out: &mut [u8], id: [u8; ID], iv: [u8; IV]) -> Result<usize, KeyExhausted> {
+        let header = self.header.as_bytes();
+        let tag_at = header.len();
+        let iv_at = tag_at + self.tag;
+        let id_at = iv_at + IV;
+        let body_at = id_at + ID;
+        let used = ID + plain.len();
+        let end = id_at + (used + 1).next_multiple_of(BLOCK);
+        let out = out.get_mut(..end).ok_or(KeyExhausted)?;
+        out[..tag_at].copy_from_slice(header);
+        out[iv_at..id_at].copy_from_slice(&iv);
+        out[id_at..body_at].copy_from_slice(&id);
+        out[body_at..id_at + used].copy_from_slice(plain);
+        let mut in_place = InPlace { buf: &mut out[id_at..], used };
         let context = EncryptionContext::Iv128(FixedLength::from(iv));
         self.encrypt.less_safe_encrypt(&mut in_place, context).map_err(|_| KeyExhausted)?;
-        buf[plain - IV..plain].copy_from_slice(&iv);
-        let signed = hmac::sign(&self.seal_hmac, &buf[plain - IV..end]);
-        buf[tag..plain - IV].copy_from_slice(signed.as_ref());
-        Ok(self.header.write(buf, tag)..end)
+        let signed = hmac::sign(&self.seal_hmac, &out[iv_at..]);
+        out[tag_at..iv_at].copy_from_slice(signed.as_ref());
+        Ok(end)
     }
 
     pub(super) fn open(&mut self, packet: &mut [u8]) -> Result<Range<usize>, DropReason> {
@@ -150,7 +151,7 @@ impl<'b> Extend<&'b u8> for InPlace<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{HEADROOM, TAILROOM, send_header};
+    use crate::data::{OVERHEAD, send_header};
 
     fn hex(value: &serde_json::Value) -> Vec<u8> {
         let text = value.as_str().unwrap();
@@ -175,15 +176,15 @@ mod tests {
             let is_v2 = Header::decode(wire[0]).unwrap().opcode == Opcode::DataV2;
             let header = send_header(0, is_v2.then(|| u32::from_be_bytes([0, wire[1], wire[2], wire[3]])));
             let cbc = Cbc::new(role, header, cipher, digest, &block).unwrap();
-            let mut buf = [&[0; HEADROOM][..], &plain, &[0; TAILROOM]].concat();
+            let mut out = vec![0; plain.len() + OVERHEAD];
             // The packet id is inside.
             let receiver = if role == Role::Client { Role::Server } else { Role::Client };
             let mut opener = Cbc::new(receiver, header, cipher, digest, &block).unwrap();
             let mut opened = wire.clone();
             let at = opener.open(&mut opened).unwrap().start;
             let (id, iv) = (*opened[at - ID..].first_chunk().unwrap(), hex(&vector["iv"]).try_into().unwrap());
-            let range = cbc.seal_with(&mut buf, HEADROOM..HEADROOM + plain.len(), id, iv).unwrap();
-            assert_eq!(buf[range], wire);
+            let length = cbc.seal_with(&plain, &mut out, id, iv).unwrap();
+            assert_eq!(out[..length], wire);
             seen += 1;
         }
         assert_eq!(seen, 4);
@@ -199,9 +200,9 @@ mod tests {
                 let mut ivs = std::collections::HashSet::new();
                 for length in 0..70 {
                     let plain: Vec<u8> = (0..length).collect();
-                    let mut buf = [&[0; HEADROOM][..], &plain, &[0; TAILROOM]].concat();
-                    let range = client.seal(&mut buf, HEADROOM..HEADROOM + plain.len()).unwrap();
-                    let packet = &mut buf[range];
+                    let mut out = [0; 70 + OVERHEAD];
+                    let length = client.seal(&plain, &mut out).unwrap();
+                    let packet = &mut out[..length];
                     ivs.insert(packet[4 + digest.len()..][..IV].to_vec());
                     let again = packet.to_vec();
                     let range = server.open(packet).unwrap();
@@ -211,10 +212,10 @@ mod tests {
                 assert_eq!(ivs.len(), 70);
                 client.preset(u32::MAX - 1);
                 assert!(client.is_worn());
-                let mut buf = [0; HEADROOM + 20 + TAILROOM];
-                client.seal(&mut buf, HEADROOM..HEADROOM + 20).unwrap();
-                client.seal(&mut buf, HEADROOM..HEADROOM + 20).unwrap();
-                assert_eq!(client.seal(&mut buf, HEADROOM..HEADROOM + 20), Err(KeyExhausted));
+                let mut out = [0; 20 + OVERHEAD];
+                client.seal(&[0; 20], &mut out).unwrap();
+                client.seal(&[0; 20], &mut out).unwrap();
+                assert_eq!(client.seal(&[0; 20], &mut out), Err(KeyExhausted));
             }
         }
     }

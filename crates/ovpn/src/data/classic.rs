@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
-
+use super::aead_key::{AeadKey, NONCE};
 use super::{AES_GCM_LIMIT, Cipher, KeyExhausted, SendHeader, TAG, WORN_PACKET_ID};
 use crate::drops::DropReason;
 use crate::keys::KeyBlock;
@@ -11,6 +10,8 @@ use crate::packet::{Header, Opcode};
 use crate::replay::ReplayWindow;
 use crate::wrap::Role;
 
+/// Bytes of a packet id.
+const ID: usize = 4;
 /// How many of [`AES_GCM_LIMIT`] should be left when a key is renewed.
 const AES_GCM_RESERVE: u64 = 1 << 33;
 
@@ -27,7 +28,7 @@ pub(super) struct Classic {
 }
 
 struct Direction {
-    key: LessSafeKey,
+    key: AeadKey,
     implicit_iv: [u8; 8],
 }
 
@@ -49,26 +50,27 @@ impl Classic {
         })
     }
 
-    pub(super) fn seal(&mut self, buf: &mut [u8], body: Range<usize>) -> Result<Range<usize>, KeyExhausted> {
+    pub(super) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, KeyExhausted> {
+        let header = self.header.as_bytes();
+        let (id_at, tag_at) = (header.len(), header.len() + ID);
+        let body_at = tag_at + TAG;
+        let end = body_at + plain.len();
+        let out = out.get_mut(..end).ok_or(KeyExhausted)?;
         let number = self.next_id.ok_or(KeyExhausted)?;
-        self.seal_budget = self.seal_budget.checked_sub(self.cipher.cost(body.len())).ok_or(KeyExhausted)?;
+        self.seal_budget = self.seal_budget.checked_sub(self.cipher.cost(plain.len())).ok_or(KeyExhausted)?;
         self.next_id = number.checked_add(1);
         let id = number.to_be_bytes();
-        let nonce = self.seal.nonce(id);
-        let id_at = body.start - TAG - id.len();
-        let start = self.header.write(buf, id_at);
-        let (head, rest) = buf.split_at_mut(body.start);
-        let (front, tag_place) = head.split_at_mut(body.start - TAG);
+        let (front, sealed) = out.split_at_mut(tag_at);
+        let (tag, body) = sealed.split_at_mut(TAG);
+        front[..id_at].copy_from_slice(header);
         front[id_at..].copy_from_slice(&id);
         // The first format's header is not authenticated.
         let aad = match self.header {
             SendHeader::V1(_) => &front[id_at..],
-            SendHeader::V2(_) => &front[start..],
+            SendHeader::V2(_) => &*front,
         };
-        let plain = &mut rest[..body.len()];
-        let tag = self.seal.key.seal_in_place_separate_tag(nonce, Aad::from(aad), plain).map_err(|_| KeyExhausted)?;
-        tag_place.copy_from_slice(tag.as_ref());
-        Ok(start..body.end)
+        self.seal.key.seal(self.seal.nonce(id), aad, plain, body, tag)?;
+        Ok(end)
     }
 
     pub(super) fn open(&mut self, packet: &mut [u8]) -> Result<Range<usize>, DropReason> {
@@ -92,10 +94,7 @@ impl Classic {
         if !self.window.is_fresh(number) {
             return Err(DropReason::Replay);
         }
-        self.open
-            .key
-            .open_in_place_separate_tag(self.open.nonce(id), Aad::from(&front[aad_at..]), tag, body)
-            .map_err(|_| DropReason::Authentication)?;
+        self.open.key.open(self.open.nonce(id), &front[aad_at..], tag, body)?;
         if !self.window.accept(number) {
             return Err(DropReason::Replay);
         }
@@ -116,25 +115,25 @@ impl Classic {
 }
 
 impl Direction {
-    fn nonce(&self, packet_id: [u8; 4]) -> Nonce {
-        let mut nonce = [0; 12];
+    fn nonce(&self, packet_id: [u8; 4]) -> [u8; NONCE] {
+        let mut nonce = [0; NONCE];
         nonce[..4].copy_from_slice(&packet_id);
         nonce[4..].copy_from_slice(&self.implicit_iv);
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{HEADROOM, TAILROOM, send_header};
+    use crate::data::{OVERHEAD, send_header};
 
     fn channel(cipher: Cipher) -> Classic {
         Classic::new(Role::Client, send_header(0, Some(0)), cipher, &KeyBlock::from_exporter([7; 256])).unwrap()
     }
 
-    fn seal(channel: &mut Classic) -> Result<Range<usize>, KeyExhausted> {
-        channel.seal(&mut [0; HEADROOM + 16 + TAILROOM], HEADROOM..HEADROOM + 16)
+    fn seal(channel: &mut Classic) -> Result<usize, KeyExhausted> {
+        channel.seal(&[0; 16], &mut [0; 16 + OVERHEAD])
     }
 
     #[test]

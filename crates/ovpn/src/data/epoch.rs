@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
 
+use super::aead_key::{AeadKey, NONCE};
 use super::{AES_GCM_LIMIT, Cipher, KeyExhausted, TAG};
 use crate::drops::DropReason;
 use crate::keys::KeyBlock;
@@ -48,8 +48,8 @@ struct Secret {
 
 struct EpochKey {
     epoch: u16,
-    key: LessSafeKey,
-    iv: [u8; 12],
+    key: AeadKey,
+    iv: [u8; NONCE],
 }
 
 struct Receiving {
@@ -120,8 +120,10 @@ impl Epochs {
         Ok(epochs)
     }
 
-    pub(super) fn seal(&mut self, buf: &mut [u8], body: Range<usize>) -> Result<Range<usize>, KeyExhausted> {
-        let cost = self.cipher.cost(body.len());
+    pub(super) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, KeyExhausted> {
+        let end = AD + plain.len() + TAG;
+        let out = out.get_mut(..end).ok_or(KeyExhausted)?;
+        let cost = self.cipher.cost(plain.len());
         if self.budget < cost || self.next_counter > MAX_COUNTER {
             self.sending.advance()?;
             self.begin_sending()?;
@@ -129,16 +131,12 @@ impl Epochs {
         self.budget = self.budget.saturating_sub(cost);
         let number = (u64::from(self.seal.epoch) << 48 | self.next_counter).to_be_bytes();
         self.next_counter += 1;
-        let nonce = self.seal.nonce(number);
-        let (front, rest) = buf.split_at_mut(body.start);
-        let (plain, tag_place) = rest.split_at_mut(body.len());
-        let start = body.start - AD;
-        let ad = &mut front[start..];
+        let (ad, sealed) = out.split_at_mut(AD);
+        let (body, tag) = sealed.split_at_mut(plain.len());
         ad[..4].copy_from_slice(&self.header);
         ad[4..].copy_from_slice(&number);
-        let tag = self.seal.key.seal_in_place_separate_tag(nonce, Aad::from(&*ad), plain).map_err(|_| KeyExhausted)?;
-        tag_place[..TAG].copy_from_slice(tag.as_ref());
-        Ok(start..body.end + TAG)
+        self.seal.key.seal(self.seal.nonce(number), ad, plain, body, tag)?;
+        Ok(end)
     }
 
     pub(super) fn open(&mut self, packet: &mut [u8]) -> Result<Range<usize>, DropReason> {
@@ -215,24 +213,23 @@ fn split_number(number: [u8; 8]) -> (u16, u64) {
 }
 
 impl EpochKey {
-    fn nonce(&self, number: [u8; 8]) -> Nonce {
+    fn nonce(&self, number: [u8; 8]) -> [u8; NONCE] {
         let mut nonce = self.iv;
         for (byte, mixed) in nonce.iter_mut().zip(number) {
             *byte ^= mixed;
         }
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 
     fn open(&self, number: [u8; 8], ad: &[u8], tag: &[u8], body: &mut [u8]) -> Result<(), DropReason> {
-        let opened = self.key.open_in_place_separate_tag(self.nonce(number), Aad::from(ad), tag, body);
-        opened.map(drop).map_err(|_| DropReason::Authentication)
+        self.key.open(self.nonce(number), ad, tag, body)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{HEADROOM, TAILROOM};
+    use crate::data::OVERHEAD;
 
     fn pair(cipher: Cipher) -> (Epochs, Epochs) {
         let block = KeyBlock::from_exporter(std::array::from_fn(|at| at as u8));
@@ -241,8 +238,8 @@ mod tests {
     }
 
     fn sealed(epochs: &mut Epochs) -> Result<Vec<u8>, KeyExhausted> {
-        let mut buf = [&[0; HEADROOM][..], b"some packet", &[0; TAILROOM]].concat();
-        epochs.seal(&mut buf, HEADROOM..HEADROOM + 11).map(|range| buf[range].to_vec())
+        let mut out = [0; 11 + OVERHEAD];
+        epochs.seal(b"some packet", &mut out).map(|length| out[..length].to_vec())
     }
 
     fn epoch_of(packet: &[u8]) -> (u16, u64) {

@@ -27,10 +27,8 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// Most that it puts before a payload, bytes.
-    pub(crate) const BEFORE: usize = 2;
-    /// Most that it puts behind a payload, bytes.
-    pub(crate) const BEHIND: usize = 1;
+    /// Most that it adds to a payload, bytes.
+    pub(crate) const MOST: usize = 2;
 
     /// What it adds to an IP packet, bytes.
     pub(crate) fn overhead(self) -> usize {
@@ -40,24 +38,21 @@ impl Framing {
         }
     }
 
-    /// Frames the payload at `body` of `buf`, which has [`Self::BEFORE`] and [`Self::BEHIND`] free around it.
-    pub(crate) fn wrap(self, buf: &mut [u8], body: Range<usize>) -> Range<usize> {
-        let Range { start, end } = body;
+    /// Writes the framed payload to `out`. False when the payload stands as it is.
+    pub(crate) fn wrap(self, payload: &[u8], out: &mut Vec<u8>) -> bool {
+        let Some((&first, rest)) = payload.split_first() else { return false };
+        out.clear();
         match self {
-            Self::StubV2 if buf[start] == V2_MARK => {
-                buf[start - 2..start].copy_from_slice(&[V2_MARK, 0]);
-                start - 2..end
-            }
-            Self::None | Self::StubV2 => start..end,
-            Self::Stub => {
-                buf[end] = std::mem::replace(&mut buf[start], SWAPPED);
-                start..end + 1
-            }
-            Self::LzoStub => {
-                buf[start - 1] = PLAIN;
-                start - 1..end
-            }
+            Self::StubV2 if first == V2_MARK => out.extend([V2_MARK, 0, first]),
+            Self::None | Self::StubV2 => return false,
+            Self::Stub => out.push(SWAPPED),
+            Self::LzoStub => out.extend([PLAIN, first]),
         }
+        out.extend_from_slice(rest);
+        if self == Self::Stub {
+            out.push(first);
+        }
+        true
     }
 
     /// Where the payload of what was decrypted at `body` of `buf` stands.
@@ -83,9 +78,8 @@ mod tests {
     use super::*;
 
     fn wrapped(framing: Framing, payload: &[u8]) -> Vec<u8> {
-        let mut buf = [&[0; Framing::BEFORE], payload, &[0; Framing::BEHIND]].concat();
-        let range = framing.wrap(&mut buf, Framing::BEFORE..Framing::BEFORE + payload.len());
-        buf[range].to_vec()
+        let mut out = vec![9; 3];
+        if framing.wrap(payload, &mut out) { out } else { payload.to_vec() }
     }
 
     fn unwrapped(framing: Framing, wire: &[u8]) -> Result<Vec<u8>, DropReason> {

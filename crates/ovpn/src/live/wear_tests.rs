@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 
 use super::{Desk, Live, Terms};
 use crate::channel::ControlChannel;
-use crate::data::{Cipher, DataSettings, Framing, HEADROOM, KeyExhausted, TAILROOM};
+use crate::data::{Cipher, DataSettings, Framing, KeyExhausted, OVERHEAD};
 use crate::endpoint::{Counters, Identity, Keepalive, RenewalLimits};
 use crate::keys::{KeyBlock, KeyDerivation};
 use crate::packet::{Header, Opcode, SessionId};
@@ -61,7 +61,7 @@ fn a_key_near_its_last_packet_id_is_renewed_and_never_wraps() {
             let mut channel = ControlChannel::client(0, now, SessionId([1; 8]), &ClientProtection::None, 0);
             // The reset of the session itself.
             sent(now, &mut live, &mut channel);
-            let seal = |live: &mut Live| live.seal(now, &mut [0x45; HEADROOM + 40 + TAILROOM]).map(drop);
+            let seal = |live: &mut Live| live.seal(now, &mut [0x45; 40], &mut [0; 40 + OVERHEAD]).map(drop);
 
             live.keys[0].channel.preset(0xff00_0000 - 2);
             seal(&mut live).unwrap();

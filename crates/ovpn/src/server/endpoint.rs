@@ -1,10 +1,10 @@
 //! The calls of a driver.
 
-use std::ops::Range;
 use std::time::Instant;
 
 use super::{Desk, Phase, Server, Session};
-use crate::data::{HEADROOM, TAILROOM};
+use crate::batch::{Batch, Packets};
+use crate::data::KeyExhausted;
 use crate::drops::DropReason;
 use crate::endpoint::{
     Counters, EndReason, Endpoint, Event, PeerStatus, Received, SessionKey, TlsInput, TlsKey, TlsOutput,
@@ -32,22 +32,20 @@ impl Endpoint for Server {
         result.inspect_err(|&reason| self.counters.drops.count(reason))
     }
 
-    fn seal_packet(&mut self, now: Instant, buf: &mut [u8]) -> Result<(Underlay, Range<usize>), DropReason> {
-        let packet = buf.get(HEADROOM..buf.len().saturating_sub(TAILROOM)).unwrap_or_default();
-        let result = match inner::addresses(packet) {
+    fn seal(&mut self, now: Instant, packets: &mut dyn Packets, out: &mut Batch) -> Result<(), DropReason> {
+        let key = match inner::addresses(packets.head()) {
             Some((_, destination)) => self.by_address.get(&destination).copied().ok_or(DropReason::NoRoute),
             None => Err(DropReason::NotIp),
         };
-        let result = result.and_then(|key| {
+        let result = key.and_then(|key| {
             let Some(Session { phase: Phase::Connected { live, .. }, remote, .. }) = self.sessions.get_mut(&key) else {
                 return Err(DropReason::NoRoute);
             };
-            let remote = *remote;
-            let sealed = live.seal(now, buf);
+            let sealed = live.seal_all(now, *remote, packets, out);
             if live.is_renewal_due(now) {
                 self.next_timeout = Some(now);
             }
-            sealed.map(|range| (remote, range)).map_err(|_| {
+            sealed.map_err(|KeyExhausted| {
                 self.end(now, key, EndReason::KeyExhausted);
                 DropReason::NoRoute
             })

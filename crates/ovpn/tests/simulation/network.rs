@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use ovpn::batch::{Batch, Single};
 use ovpn::client::{Client, ClientConfig};
-use ovpn::data::{Cipher, DataSettings, HEADROOM, TAILROOM};
+use ovpn::data::{Cipher, DataSettings};
 use ovpn::endpoint::{
     Counters, DEFAULT_MAX_PACKET_SIZE, EndReason, Endpoint, Event, Identity, Keepalive, Received, RenewalLimits,
     SessionKey, TlsInput, TlsKey, TlsOutput, TlsSession,
@@ -16,7 +17,7 @@ use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
 use ovpn::push::{Ipv4Prefix, PullRules, PushSet};
 use ovpn::server::{Server, ServerConfig, StaticPeer};
 use ovpn::static_key::StaticKey;
-use ovpn::underlay::Underlay;
+use ovpn::underlay::{Transport, Underlay};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -522,18 +523,15 @@ impl Network {
     }
 
     pub(crate) fn client_seals(&mut self, at: usize, inner: &[u8]) -> Vec<u8> {
-        let mut buf = [&[0; HEADROOM], inner, &[0; TAILROOM]].concat();
-        let now = self.now;
-        let (to, range) = self.clients[at].as_mut().unwrap().client.seal_packet(now, &mut buf).unwrap();
-        assert_eq!(to, self.clients[at].as_ref().unwrap().server);
-        buf[range].to_vec()
+        let host = self.clients[at].as_mut().unwrap();
+        let (to, datagram) = seal(&mut host.client, self.now, inner).unwrap();
+        assert_eq!(to, host.server);
+        datagram
     }
 
     /// Seals what the server sends; gives the datagram.
     pub(crate) fn server_seals(&mut self, inner: &[u8]) -> Vec<u8> {
-        let mut buf = [&[0; HEADROOM], inner, &[0; TAILROOM]].concat();
-        let (_, range) = self.server.seal_packet(self.now, &mut buf).unwrap();
-        buf[range].to_vec()
+        seal(&mut self.server, self.now, inner).unwrap().1
     }
 
     /// What comes out at the server for a datagram from the client's address.
@@ -565,11 +563,20 @@ impl Network {
 
     /// What comes out at a client when the server sends `inner`.
     pub(crate) fn server_sends(&mut self, inner: &[u8]) -> Option<Vec<u8>> {
-        let mut buf = [&[0; HEADROOM], inner, &[0; TAILROOM]].concat();
-        let (to, range) = self.server.seal_packet(self.now, &mut buf).ok()?;
+        let (to, datagram) = seal(&mut self.server, self.now, inner)?;
         let reached: BTreeSet<usize> = (0..self.clients.len())
             .filter(|&at| self.clients[at].as_ref().is_some_and(|host| host.address == to))
             .collect();
-        reached.into_iter().find_map(|at| self.deliver_to_client(at, &buf[range.clone()]))
+        reached.into_iter().find_map(|at| self.deliver_to_client(at, &datagram))
     }
+}
+
+/// What an endpoint makes of a packet from its device, and where that goes; `None` if it drops it.
+pub(crate) fn seal(endpoint: &mut impl Endpoint, now: Instant, inner: &[u8]) -> Option<(Underlay, Vec<u8>)> {
+    let mut batch = Batch::new(4096, 1);
+    endpoint.seal(now, &mut Single::new(&mut inner.to_vec()), &mut batch).ok()?;
+    let group = batch.group(1, usize::MAX)?;
+    // Over a stream its length comes first.
+    let prefix = if group.to.transport == Transport::Tcp { 2 } else { 0 };
+    Some((group.to, group.bytes[prefix..].to_vec()))
 }

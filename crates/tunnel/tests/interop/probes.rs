@@ -141,6 +141,8 @@ fn our_dialer_repeats_itself_to_a_silent_server() {
     let mut lab = Lab::new();
     let key = lab.path("ta.key");
     let silent = socket(&lab, Side::Server, &format!("{SERVER}:1194"));
+    // The first packet must not wait until the hosts have found each other.
+    lab.ping(Side::Client, SERVER, 56);
     lab.spawn_ours(Side::Client, "ours", "client", &[&format!("tls_crypt={key}")]);
     /// When a reset came, and its replay id.
     type Reset = (Duration, u32);

@@ -16,6 +16,7 @@ fn settings() -> Settings {
     Settings {
         device: "tun7".to_owned(),
         mtu: 1500,
+        tx_queue_len: 64,
         addresses: vec![
             Address { net: net("10.8.0.2/24"), peer: None },
             Address { net: net("fd00:8::1000/64"), peer: None },
@@ -75,7 +76,7 @@ const DEF1: Redirect = Redirect {
 fn the_device_comes_first() {
     let plan = plan(&settings(), &facts());
     let shown: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
-    assert_eq!(shown, ["device up, mtu 1500", "address 10.8.0.2/24", "address fd00:8::1000/64"]);
+    assert_eq!(shown, ["device up, mtu 1500, queue length 64", "address 10.8.0.2/24", "address fd00:8::1000/64"]);
     assert!(plan.notes.is_empty());
 }
 
