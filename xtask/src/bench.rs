@@ -6,6 +6,7 @@ mod goals;
 mod load;
 mod machine;
 mod paths;
+pub(crate) mod peers;
 mod programs;
 mod report;
 mod results;
@@ -58,7 +59,7 @@ pub(crate) struct Options {
 /// Measures and prints.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let progress = Progress::start();
-    ensure!(nix::unistd::Uid::effective().is_root(), "not root: run it as root or with sudo");
+    need_root()?;
     let paths = paths::selected(&options.paths, &options.peer)?;
     let needed = packages::BUILD.iter().chain(packages::BENCH);
     packages::ensure(needed, &mut |line| eprintln!("{line}"))?;
@@ -94,6 +95,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         0 => Ok(()),
         failures => bail!("{failures} measurements failed: see above"),
     }
+}
+
+fn need_root() -> Result<()> {
+    ensure!(nix::unistd::Uid::effective().is_root(), "not root: run it as root or with sudo");
+    Ok(())
+}
+
+/// Three digits that say something.
+fn figure(value: f64) -> String {
+    let decimals = match value {
+        value if value >= 100.0 => 0,
+        value if value >= 10.0 => 1,
+        value if value >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.decimals$}")
 }
 
 /// One path, once, between hosts of its own that go with it.

@@ -63,6 +63,11 @@ enum Bench {
     /// is a veth of MTU 1500; congestion control is cubic, which network namespaces are allowed to choose from then on
     /// (net.ipv4.tcp_allowed_congestion_control).
     Tunnel(bench::Options),
+    /// Measure many peers on one listener, ours and Debian's openvpn in turn
+    ///
+    /// Handshakes a second, when as many of our own dialers connect to either at once; the listener's CPU time and memory for
+    /// each peer; and one peer's throughput beside them. Prints which goals were met.
+    Peers(bench::peers::Options),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +75,7 @@ fn main() -> ExitCode {
         Command::Demo { check } => demo::run(check),
         Command::Test => test::run(),
         Command::Bench(Bench::Tunnel(options)) => bench::run(&options),
+        Command::Bench(Bench::Peers(options)) => bench::peers::run(&options),
         Command::Soak { minutes, role } => soak::run(minutes, &role),
     };
     match result {

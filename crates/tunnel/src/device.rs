@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::path::{DevicePath, IoCount, Offload};
+use crate::queue::Frame;
 
 /// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -177,15 +178,15 @@ impl Watched {
         self.file.readable().await.map(drop)
     }
 
-    /// Reads a frame into `buf`, which has room for [`FRAME`]; gives its header and its bytes.
-    pub(crate) fn try_recv<'a>(&self, buf: &'a mut [u8]) -> io::Result<(VirtioHeader, &'a mut [u8])> {
-        let length = self.file.try_io(Interest::READABLE, |mut file| file.read(buf))?;
-        let frame = buf.get_mut(..length).unwrap_or_default();
-        if self.frames.is_none() {
-            return Ok((VirtioHeader::default(), frame));
+    /// Reads a frame.
+    pub(crate) fn try_recv(&self, frame: &mut Frame) -> io::Result<()> {
+        let length = self.file.try_io(Interest::READABLE, |mut file| file.read(&mut frame.buf))?;
+        (frame.header, frame.packet) = (VirtioHeader::default(), 0..length);
+        if self.frames.is_some() {
+            let header = frame.buf.first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
+            (frame.header, frame.packet) = (VirtioHeader::decode(header), VirtioHeader::LEN..length);
         }
-        let (header, packet) = frame.split_first_chunk_mut().ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok((VirtioHeader::decode(header), packet))
+        Ok(())
     }
 
     /// Writes a frame; gives how many of its packets the device did not take.

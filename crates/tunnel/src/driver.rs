@@ -1,51 +1,27 @@
 //! The loop that drives an endpoint: the one owner of its socket, device, sessions, keys and timers.
 //!
 //! It runs on a thread of its own. Each turn waits until something can be done, does a bounded amount of it, and hands out
-//! what came of it. On the way of a packet there is no lock, no channel and no allocation, and system calls move many
-//! packets at a time: what the device gives as one frame is cut and sealed into a [`Batch`], which goes out in as few
-//! pieces as can be; what comes in is opened where it lies, and packets of the same flow go to the device as one frame.
+//! what came of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use ovpn::batch::{Batch, Packets};
-use ovpn::data::OVERHEAD;
 use ovpn::drops::DropReason;
-use ovpn::endpoint::{Counters, EndReason, Endpoint, PeerStatus, Received, TlsInput, TlsKey, TlsOutput};
+use ovpn::endpoint::{Counters, EndReason, Endpoint, PeerStatus, TlsInput, TlsKey, TlsOutput};
 use ovpn::login::{Advance, Decision, LoginRequest};
 use ovpn::underlay::Underlay;
-use segments::{Coalescer, MAX_FRAME, Split};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::datagrams::{self, Datagrams};
-use crate::device::{FRAME, Watched};
+use crate::device::Watched;
 use crate::path::{DataPath, IoCounters, Offload};
-use crate::report::{Command, Event, Snapshot};
+use crate::pump::{Pump, count_drops};
+use crate::report::{Command, Event, Outlets, Snapshot};
 use crate::scout::Way;
 use crate::sockets::{Sent, Sockets};
-use crate::streams::Intake;
 use crate::tls::TlsFactory;
 
-/// Packets taken from one side before the other gets its turn.
-const BATCH: usize = 64;
-/// Rounds of batches before the task yields.
-const ROUNDS: usize = 8;
-/// Longest datagram that is accepted, and room for a control packet, bytes.
-const DATAGRAM: usize = 2048;
-/// Most packets that a frame of the device is cut into: payload of TCP is cut in 48 bytes at least, as the kernel has it
-/// (`TCP_MIN_SND_MSS`), and that of UDP into at most 64 datagrams.
-const CUTS: usize = MAX_FRAME / 48;
-/// Bytes of them, with headers of IP and TCP of 100 bytes at most on all.
-const CUT_BYTES: usize = MAX_FRAME + CUTS * 100;
-/// Room for all packets of a frame and, before them, a few frames that are smaller.
-const BATCH_BYTES: usize = CUT_BYTES + CUTS * (OVERHEAD + 2) + MAX_FRAME;
-const BATCH_PACKETS: usize = CUTS + BATCH;
-/// Room for what is received before the device gets it.
-const ARENA: usize = 4 * datagrams::ROOM;
 /// Work that may wait for one TLS connection. A handshake never comes near.
 const TLS_QUEUE: usize = 64;
 /// Events that may wait for a slow reader; later ones are dropped with a warning.
@@ -102,7 +78,7 @@ pub(crate) enum Outcome {
 
 /// What outlives single endpoints: the device, and the ways to and from whoever started the tunnel.
 pub(crate) struct Driver {
-    pub(crate) device: Watched,
+    pump: Pump,
     pub(crate) offload: Offload,
     pub(crate) tls: TlsFactory,
     pub(crate) stop: CancellationToken,
@@ -120,13 +96,6 @@ pub(crate) struct Driver {
     io: IoCounters,
     /// What earlier sockets counted.
     io_base: IoCounters,
-    /// A frame of the device.
-    frame: Box<[u8]>,
-    /// What the sockets have not taken yet.
-    batch: Batch,
-    /// Datagrams as they came in.
-    arena: Box<[u8]>,
-    coalescer: Coalescer,
     control: Vec<u8>,
 }
 
@@ -152,14 +121,11 @@ impl Driver {
         offload: Offload,
         tls: TlsFactory,
         stop: CancellationToken,
-        commands: mpsc::Receiver<Command>,
-        events: mpsc::Sender<Event>,
-        logins: mpsc::Sender<LoginRequest>,
-        snapshot: watch::Sender<Snapshot>,
+        outlets: Outlets,
     ) -> Self {
+        let Outlets { commands, events, logins, snapshot } = outlets;
         Self {
-            coalescer: Coalescer::new(device.gathers()),
-            device,
+            pump: Pump::new(device),
             offload,
             tls,
             stop,
@@ -173,10 +139,7 @@ impl Driver {
             path: None,
             io: IoCounters::default(),
             io_base: IoCounters::default(),
-            frame: vec![0; FRAME].into(),
-            batch: Batch::new(BATCH_BYTES, BATCH_PACKETS),
-            arena: vec![0; ARENA].into(),
-            control: Vec::with_capacity(DATAGRAM),
+            control: Vec::new(),
         }
     }
 
@@ -205,7 +168,7 @@ impl Driver {
     fn picture(&self, counters: &Counters, peers: Vec<PeerStatus>) -> Snapshot {
         Snapshot {
             crl_next_update: self.tls.crl_next_update(),
-            data_path: self.path.unwrap_or_else(|| DataPath { device: self.device.path(), ..DataPath::default() }),
+            data_path: self.path.unwrap_or_else(|| DataPath { device: self.pump.device_path(), ..DataPath::default() }),
             io: self.io,
             ..Snapshot::new(&self.base, counters, peers)
         }
@@ -228,7 +191,7 @@ impl Driver {
         self.io_base = self.io;
         crate::report::add(&mut self.base, &endpoint.counters());
         self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
-        self.batch.clear();
+        self.pump.forget();
         result
     }
 
@@ -247,7 +210,7 @@ impl Driver {
         tokio::pin!(timer);
         loop {
             self.settle(endpoint, socket, tls);
-            let blocked = self.blocked();
+            let blocked = self.pump.blocked();
             if endpoint.has_ended() {
                 return Ok(Outcome::Ended);
             }
@@ -274,15 +237,15 @@ impl Driver {
                 }
                 ready = socket.readable() => {
                     ready.map_err(Error::Receive)?;
-                    self.pump(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket)?;
                 }
-                ready = self.device.readable(), if blocked.is_none() => {
+                ready = self.pump.readable(), if blocked.is_none() => {
                     ready.map_err(Error::Device)?;
-                    self.pump(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket)?;
                 }
                 Some(ready) = when_writable(socket, blocked) => {
                     ready.map_err(Error::Receive)?;
-                    self.send_batch(endpoint, socket);
+                    self.pump.turn(endpoint, socket)?;
                 }
                 permit = events.reserve(), if !self.backlog.is_empty() => {
                     match (permit, self.backlog.pop_front()) {
@@ -302,9 +265,9 @@ impl Driver {
     /// Notes how packets pass now, and says so when it is news.
     fn look_at_path(&mut self, socket: &Sockets) {
         let (udp_send, udp_receive) = socket.paths();
-        let path = DataPath { device: self.device.path(), udp_send, udp_receive };
+        let path = DataPath { device: self.pump.device_path(), udp_send, udp_receive };
         path.log(self.path.replace(path));
-        (self.io.device_read, self.io.device_write) = self.device.counts();
+        (self.io.device_read, self.io.device_write) = self.pump.device_counts();
         let (sent, received) = socket.counts();
         (self.io.udp_send, self.io.udp_receive) = (self.io_base.udp_send, self.io_base.udp_receive);
         self.io.udp_send.merge(sent);
@@ -330,7 +293,7 @@ impl Driver {
                     endpoint.handle_tls(Instant::now(), key, output);
                 }
                 ready = socket.readable() => {
-                    if ready.is_err() || self.receive(endpoint, socket, Instant::now()).is_err() {
+                    if ready.is_err() || self.pump.receive(endpoint, socket, Instant::now()).is_err() {
                         return;
                     }
                 }
@@ -357,8 +320,8 @@ impl Driver {
                 endpoint.obey(now, Command::Decide { login: id, decision });
             }
         }
-        if self.blocked().is_some_and(|to| !endpoint.carries(to)) {
-            count_drops(endpoint, self.batch.clear());
+        if self.pump.blocked().is_some_and(|to| !endpoint.carries(to)) {
+            count_drops(endpoint, self.pump.forget());
         }
         while let Some((key, input)) = endpoint.poll_tls() {
             if let Err(why) = tls.pass(&self.tls, key, input) {
@@ -393,184 +356,6 @@ impl Driver {
             differs
         });
     }
-
-    /// Moves packets both ways in turns, within the budget.
-    fn pump<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<(), Error> {
-        for _ in 0..ROUNDS {
-            let now = Instant::now();
-            let received = self.receive(endpoint, socket, now)?;
-            self.send_batch(endpoint, socket);
-            let sent = self.send(endpoint, socket, now)?;
-            socket.flush();
-            if received < BATCH && sent < BATCH {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sockets to device, one batch of each kind. Returns how many packets were there.
-    fn receive<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) -> Result<usize, Error> {
-        let mut inlet = Inlet { device: &mut self.device, coalescer: &mut self.coalescer, endpoint, now };
-        let mut most = 0;
-        for udp in socket.udp().into_iter().flatten() {
-            let count = receive_datagrams(udp, &mut self.arena, &mut inlet).map_err(Error::Receive)?;
-            most = most.max(count);
-        }
-        let Some(streams) = socket.streams() else { return Ok(most) };
-        let packets = streams.turn(&mut inlet).map_err(Error::Receive)?;
-        while let Some(at) = socket.poll_closed() {
-            endpoint.handle_closed(now, at);
-        }
-        Ok(most + packets)
-    }
-
-    /// Device to socket, one batch. Returns how many frames were there.
-    fn send<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) -> Result<usize, Error> {
-        let mut frames = 0;
-        while frames < BATCH {
-            if !self.batch.has_room(CUTS, CUT_BYTES) {
-                self.send_batch(endpoint, socket);
-                if !self.batch.is_empty() {
-                    return Ok(frames);
-                }
-            }
-            let (header, packet) = match self.device.try_recv(&mut self.frame) {
-                Ok(frame) => frame,
-                Err(error) if is_transient(&error) => break,
-                Err(error) => return Err(Error::Device(error)),
-            };
-            frames += 1;
-            match Split::new(header, packet) {
-                Ok(split) if split.count() <= CUTS => {
-                    self.device.note_read(split.count());
-                    if let Err(reason) = endpoint.seal(now, &mut Cuts(split), &mut self.batch) {
-                        tracing::trace!(%reason, "dropped a frame of the device");
-                    }
-                }
-                Ok(_) => endpoint.count_drop(DropReason::TooLarge),
-                Err(error) => {
-                    tracing::trace!(%error, "dropped a frame of the device");
-                    endpoint.count_drop(DropReason::NotIp);
-                }
-            }
-        }
-        self.send_batch(endpoint, socket);
-        Ok(frames)
-    }
-
-    /// Sends what was sealed, as far as the sockets take it.
-    fn send_batch<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
-        count_drops(endpoint, socket.send_batch(&mut self.batch));
-    }
-
-    /// Where that is to go which the sockets do not take.
-    fn blocked(&self) -> Option<Underlay> {
-        self.batch.group(1, usize::MAX).map(|group| group.to)
-    }
-}
-
-/// Takes datagrams from a socket, one batch. Returns how many there were.
-fn receive_datagrams<E: Endpoint>(
-    udp: &mut Datagrams,
-    arena: &mut [u8],
-    inlet: &mut Inlet<'_, E>,
-) -> io::Result<usize> {
-    let (mut used, mut count) = (0, 0);
-    while count < BATCH {
-        let Some(room) = arena.get_mut(used..).filter(|room| room.len() >= datagrams::ROOM) else { break };
-        let arrived = match udp.try_recv(room) {
-            Ok(arrived) => arrived,
-            Err(error) if is_transient(&error) => break,
-            Err(error) => {
-                inlet.finish(arena);
-                return Err(error);
-            }
-        };
-        let from = Underlay::udp(arrived.from);
-        let end = used + arrived.length;
-        loop {
-            let next = end.min(used + arrived.segment);
-            // A lost datagram is not news to the peer.
-            let _ = inlet.deliver(from, arena, used..next);
-            (used, count) = (next, count + 1);
-            if used == end {
-                break;
-            }
-        }
-    }
-    inlet.finish(arena);
-    Ok(count)
-}
-
-/// Where what comes in goes on.
-struct Inlet<'a, E> {
-    device: &'a mut Watched,
-    coalescer: &'a mut Coalescer,
-    endpoint: &'a mut E,
-    now: Instant,
-}
-
-impl<E: Endpoint> Inlet<'_, E> {
-    /// Gives a packet from outside to the endpoint, and what is in it to the device, at last with [`Intake::finish`].
-    fn deliver(&mut self, from: Underlay, buf: &mut [u8], range: Range<usize>) -> Result<(), DropReason> {
-        let Some(packet) = buf.get_mut(range.clone()) else { return Ok(()) };
-        if packet.len() > DATAGRAM {
-            self.endpoint.count_drop(DropReason::TooLarge);
-            return Err(DropReason::TooLarge);
-        }
-        match self.endpoint.handle_datagram(self.now, from, packet) {
-            Ok(Received::Packet(inner)) => {
-                let Self { device, coalescer, .. } = self;
-                let inner = range.start + inner.start..range.start + inner.end;
-                let mut lost = 0;
-                coalescer.push(buf, inner, &mut |run| lost += device.try_send(&run));
-                count_drops(self.endpoint, lost);
-                Ok(())
-            }
-            Ok(Received::Consumed) => Ok(()),
-            Err(reason) => {
-                tracing::trace!(%from, %reason, "dropped a packet");
-                Err(reason)
-            }
-        }
-    }
-}
-
-impl<E: Endpoint> Intake for Inlet<'_, E> {
-    fn take(&mut self, from: SocketAddr, buf: &mut [u8], range: Range<usize>) -> bool {
-        !self.deliver(Underlay::tcp(from), buf, range).is_err_and(ends_connection)
-    }
-
-    fn finish(&mut self, buf: &mut [u8]) {
-        let Self { device, coalescer, .. } = self;
-        let mut lost = 0;
-        coalescer.flush(buf, &mut |run| lost += device.try_send(&run));
-        if coalescer.offload() != device.gathers() {
-            **coalescer = Coalescer::new(device.gathers());
-        }
-        count_drops(self.endpoint, lost);
-    }
-}
-
-/// A frame of the device, in packets.
-struct Cuts<'a>(Split<'a>);
-
-impl Packets for Cuts<'_> {
-    fn head(&self) -> &[u8] {
-        self.0.head()
-    }
-
-    fn next(&mut self) -> Option<&mut [u8]> {
-        self.0.next_packet()
-    }
-}
-
-/// Counts packets that found no way on.
-fn count_drops(endpoint: &mut impl Endpoint, packets: usize) {
-    for _ in 0..packets {
-        endpoint.count_drop(DropReason::Blocked);
-    }
 }
 
 /// Waits until a blocked datagram can be sent; gives nothing if there is none.
@@ -580,24 +365,6 @@ async fn when_writable(socket: &Sockets, blocked: Option<Underlay>) -> Option<io
 
 async fn next_way(ways: &mut Option<mpsc::Receiver<Way>>) -> Option<Way> {
     ways.as_mut()?.recv().await
-}
-
-/// Whether a packet that was dropped for `reason` shows that its stream is out of step, or not a peer's at all. Nothing
-/// is lost or forged inside of a connection, so there is no going on from there.
-fn ends_connection(reason: DropReason) -> bool {
-    matches!(
-        reason,
-        DropReason::Malformed
-            | DropReason::Wrap
-            | DropReason::Replay
-            | DropReason::Cookie
-            | DropReason::Authentication
-            | DropReason::TooLarge
-    )
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused)
 }
 
 /// The TLS connections of an endpoint's sessions, a task each. Dropping a sender ends its task.

@@ -13,6 +13,8 @@ mod framing;
 mod listen;
 mod mtu;
 mod path;
+mod pump;
+mod queue;
 mod report;
 mod scout;
 mod sessions;
@@ -44,6 +46,7 @@ use std::io;
 use std::pin::Pin;
 
 use ovpn::endpoint::MAX_PACKET_SIZES;
+use report::Channels;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -85,7 +88,7 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
         let _context = runtime.enter();
         prepare(config, device, tls, stop.clone())
     };
-    let (handle, tunnel) = match prepared {
+    let (channels, tunnel) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             // Here may be no place to wait for its end.
@@ -106,16 +109,8 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
         let _stop = stop.drop_guard();
         ended.await.unwrap_or_else(|_| Err(Error::Thread(io::ErrorKind::Other.into())))
     });
-    let Channels { events, snapshot, logins, commands } = handle;
+    let Channels { events, snapshot, logins, commands } = channels;
     Ok(Handle { events, snapshot, logins, commands, task })
-}
-
-/// The near ends of a tunnel's channels.
-struct Channels {
-    events: mpsc::Receiver<Event>,
-    snapshot: watch::Receiver<Snapshot>,
-    logins: mpsc::Receiver<LoginRequest>,
-    commands: mpsc::Sender<Command>,
 }
 
 type Tunnel = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
@@ -127,21 +122,9 @@ fn prepare(
     tls: tls::TlsFactory,
     stop: CancellationToken,
 ) -> Result<(Channels, Tunnel), Error> {
-    let (event_sender, events) = mpsc::channel(64);
-    let (snapshot_sender, snapshot) = watch::channel(Snapshot::default());
-    let (commands, command_receiver) = mpsc::channel(16);
-    let (login_sender, logins) = mpsc::channel(64);
+    let (channels, outlets) = report::channels();
     let device = device.watch().map_err(Error::Device)?;
-    let driver = driver::Driver::new(
-        device,
-        config.offload,
-        tls,
-        stop,
-        command_receiver,
-        event_sender,
-        login_sender,
-        snapshot_sender,
-    );
+    let driver = driver::Driver::new(device, config.offload, tls, stop, outlets);
     let tunnel: Tunnel = match config.mode.clone() {
         Mode::Listen(listen) => {
             let (sockets, addresses) = open(&listen, config.offload)?;
@@ -151,7 +134,7 @@ fn prepare(
             Box::pin(dial::run(driver, dial::settings(&config)?, dial, config.fit_route, config.after_refusal))
         }
     };
-    Ok((Channels { events, snapshot, logins, commands }, tunnel))
+    Ok((channels, tunnel))
 }
 
 /// Opens a listener's sockets; tells where they are.

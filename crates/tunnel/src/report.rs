@@ -14,7 +14,8 @@ pub use ovpn::server::Notice;
 pub use ovpn::underlay::{Transport, Underlay};
 
 use ovpn::endpoint::{Counters, PeerStatus};
-use ovpn::login::Decision;
+use ovpn::login::{Decision, LoginRequest};
+use tokio::sync::{mpsc, watch};
 
 use crate::path::{DataPath, IoCounters};
 
@@ -209,4 +210,31 @@ pub(crate) fn add(sum: &mut Counters, counters: &Counters) {
     sum.renewals_failed += counters.renewals_failed;
     sum.drops.add(&counters.drops);
     sum.traffic.add(&counters.traffic);
+}
+
+/// The near ends of a tunnel's channels: what whoever started it has.
+pub(crate) struct Channels {
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) snapshot: watch::Receiver<Snapshot>,
+    pub(crate) logins: mpsc::Receiver<LoginRequest>,
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+/// Their far ends.
+pub(crate) struct Outlets {
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) snapshot: watch::Sender<Snapshot>,
+    pub(crate) logins: mpsc::Sender<LoginRequest>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+}
+
+/// The channels of a tunnel.
+pub(crate) fn channels() -> (Channels, Outlets) {
+    let (event_sender, events) = mpsc::channel(64);
+    let (snapshot_sender, snapshot) = watch::channel(Snapshot::default());
+    let (commands, command_receiver) = mpsc::channel(16);
+    let (login_sender, logins) = mpsc::channel(64);
+    let outlets =
+        Outlets { events: event_sender, snapshot: snapshot_sender, logins: login_sender, commands: command_receiver };
+    (Channels { events, snapshot, logins, commands }, outlets)
 }

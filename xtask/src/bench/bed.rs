@@ -25,13 +25,20 @@ pub(crate) struct Bed {
     pub(crate) right: Host,
     /// Whether super-packets stay whole on the cable.
     pub(crate) whole: bool,
+    ca: Ca,
     lab: Lab,
 }
 
 impl Bed {
     pub(crate) fn new(whole: bool) -> Result<Self> {
         let lab = Lab::new(Topology::Pair)?;
-        let bed = Self { left: lab.host("left")?.clone(), right: lab.host("right")?.clone(), whole, lab };
+        let bed = Self {
+            left: lab.host("left")?.clone(),
+            right: lab.host("right")?.clone(),
+            whole,
+            ca: Ca::generate("bench", Validity::from_now(LIFE))?,
+            lab,
+        };
         for host in [&bed.left, &bed.right] {
             // What one path taught the kernel about the other host must not serve the next.
             let control = format!("net.ipv4.tcp_congestion_control={CONTROL}");
@@ -43,7 +50,9 @@ impl Bed {
                 }
             }
         }
-        bed.issue_certificates()?;
+        fs::write(bed.file("ca.pem"), bed.ca.cert_pem())?;
+        bed.issue("left", Role::Home)?;
+        bed.issue("right", Role::Edge)?;
         Ok(bed)
     }
 
@@ -56,17 +65,17 @@ impl Bed {
         self.dir().join(name).display().to_string()
     }
 
-    /// `ca.pem`, and `left.pem`, `left.key` and so on.
-    fn issue_certificates(&self) -> Result<()> {
-        let validity = Validity::from_now(LIFE);
-        let ca = Ca::generate("bench", validity)?;
-        fs::write(self.file("ca.pem"), ca.cert_pem())?;
-        for (name, role) in [("left", Role::Home), ("right", Role::Edge)] {
-            let identity = ca.issue(&Subject { role, name: name.parse()?, validity })?;
-            fs::write(self.file(&format!("{name}.pem")), identity.cert_pem)?;
-            fs::write(self.file(&format!("{name}.key")), identity.key_pem.expose_secret())?;
-        }
+    /// `NAME.pem` and `NAME.key`.
+    fn issue(&self, name: &str, role: Role) -> Result<()> {
+        let identity = self.ca.issue(&Subject { role, name: name.parse()?, validity: Validity::from_now(LIFE) })?;
+        fs::write(self.file(&format!("{name}.pem")), identity.cert_pem)?;
+        fs::write(self.file(&format!("{name}.key")), identity.key_pem.expose_secret())?;
         Ok(())
+    }
+
+    /// `device0` and so on.
+    pub(crate) fn issue_device_certificates(&self, count: u32) -> Result<()> {
+        (0..count).try_for_each(|number| self.issue(&format!("device{number}"), Role::Device))
     }
 
     /// Looks at the cable while `send` makes traffic.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::Host;
+use lab::{Host, Process};
 use serde::{Deserialize, Serialize};
 
 use super::bed::Bed;
@@ -65,12 +65,7 @@ pub(crate) fn seconds(each: u32) -> usize {
 
 /// Measures. `say` hears each result.
 pub(crate) fn measure(bed: &Bed, mut tunnel: Tunnel, seconds: u32, say: &mut dyn FnMut(&str)) -> Result<Round> {
-    let mut server = bed.right.command("iperf3");
-    server.arg("-s");
-    let mut server = bed.right.spawn("iperf3", server)?;
-    server.wait_until("iperf3", Duration::from_secs(5), || {
-        Ok(!bed.right.exec(&["ss", "-Hltn", "sport = :5201"])?.is_empty())
-    })?;
+    let _server = serve(bed)?;
     if !bed.whole {
         bed.check_frames(|| tcp(&bed.left, &tunnel, 1, false, 1).map(drop))?;
     }
@@ -104,8 +99,19 @@ pub(crate) fn best(offers: &[Offer]) -> f64 {
     offers.iter().map(|offer| offer.received).fold(0.0, f64::max)
 }
 
+/// Starts what takes and gives the streams on the right.
+pub(crate) fn serve(bed: &Bed) -> Result<Process> {
+    let mut server = bed.right.command("iperf3");
+    server.arg("-s");
+    let mut server = bed.right.spawn("iperf3", server)?;
+    server.wait_until("iperf3", Duration::from_secs(5), || {
+        Ok(!bed.right.exec(&["ss", "-Hltn", "sport = :5201"])?.is_empty())
+    })?;
+    Ok(server)
+}
+
 /// Streams from left to right, or back, and pings meanwhile.
-fn tcp(left: &Host, tunnel: &Tunnel, flows: u32, down: bool, seconds: u32) -> Result<Load> {
+pub(crate) fn tcp(left: &Host, tunnel: &Tunnel, flows: u32, down: bool, seconds: u32) -> Result<Load> {
     let all = seconds + WARM_UP;
     let limit = Duration::from_secs(all.into()) + SLACK;
     let (flows, time, warm_up) = (flows.to_string(), seconds.to_string(), WARM_UP.to_string());

@@ -13,7 +13,7 @@ use super::programs::Programs;
 use super::tunnel::Tunnel;
 
 /// The right end's address in the tunnel.
-const INSIDE: &str = "10.9.0.1";
+pub(crate) const INSIDE: &str = "10.9.0.1";
 const DEVICE: &str = "tun0";
 /// Time that a tunnel has to come up.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -157,7 +157,7 @@ impl Path {
 }
 
 /// Our end's words for its role and its identity.
-fn ours(bed: &Bed, programs: &Programs, host: &Host, words: &[&str]) -> Command {
+pub(crate) fn ours(bed: &Bed, programs: &Programs, host: &Host, words: &[&str]) -> Command {
     let mut command = host.command(&programs.ours.display().to_string());
     command.args(words).arg(format!("tun={DEVICE}"));
     command.arg(format!("ca={}", bed.file("ca.pem")));
@@ -167,7 +167,7 @@ fn ours(bed: &Bed, programs: &Programs, host: &Host, words: &[&str]) -> Command 
 }
 
 /// A stock end's. The kernel's own data channel is another thing than these programs.
-fn stock(bed: &Bed, programs: &Programs, host: &Host, end: End, words: &str) -> Result<Command> {
+pub(crate) fn stock(bed: &Bed, programs: &Programs, host: &Host, end: End, words: &str) -> Result<Command> {
     let program = if end == End::Stock27 { programs.openvpn_2_7(bed)? } else { "openvpn".to_owned() };
     let mut command = host.command(&program);
     command.args(words.split_whitespace()).args(["--dev", DEVICE, "--dev-type", "tun", "--disable-dco"]);
@@ -189,7 +189,7 @@ fn listener(bed: &Bed, programs: &Programs, end: End, tcp: bool) -> Result<Comma
     stock(bed, programs, &bed.right, end, &words)
 }
 
-fn dialer(bed: &Bed, programs: &Programs, end: End, tcp: bool) -> Result<Command> {
+pub(crate) fn dialer(bed: &Bed, programs: &Programs, end: End, tcp: bool) -> Result<Command> {
     if end == End::Ours {
         let remote = format!("remote={RIGHT}:1194{}", if tcp { "/tcp" } else { "" });
         return Ok(ours(bed, programs, &bed.left, &["mode=dial", &remote]));

@@ -1,5 +1,6 @@
 //! The tables that people read.
 
+use super::figure;
 use super::machine::Machine;
 use super::results::{METRICS, Metric, Results, Rounds};
 
@@ -29,15 +30,4 @@ fn table(title: &str, results: &Results, cell: impl Fn(&str, &Rounds, Metric) ->
         let cells = METRICS.map(|metric| format!("{:>10}", cell(name, rounds, metric).unwrap_or("–".to_owned())));
         println!("{name:<22}{}", cells.concat());
     }
-}
-
-/// Three digits that say something.
-fn figure(value: f64) -> String {
-    let decimals = match value {
-        value if value >= 100.0 => 0,
-        value if value >= 10.0 => 1,
-        value if value >= 1.0 => 2,
-        _ => 3,
-    };
-    format!("{value:.decimals$}")
 }

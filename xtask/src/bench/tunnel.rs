@@ -25,9 +25,18 @@ impl Tunnel {
 
     /// MiB of memory that both ends had at most; none for the bare cable.
     pub(crate) fn peak_memory(&self) -> Option<f64> {
+        self.status("VmHWM:")
+    }
+
+    /// MiB of memory that both ends have now; none for the bare cable.
+    pub(crate) fn memory(&self) -> Option<f64> {
+        self.status("VmRSS:")
+    }
+
+    fn status(&self, key: &str) -> Option<f64> {
         self.of_processes(|stat| {
             let status = fs::read_to_string(format!("/proc/{}/status", stat.pid)).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
             line.trim().trim_end_matches(" kB").parse::<f64>().ok()
         })
         .map(|kib| kib / 1024.0)

@@ -1,0 +1,328 @@
+//! The way of packets between the device and the sockets, many at a time.
+//!
+//! Out: what the device gives as one frame is cut and sealed into a [`Batch`], which goes out in as few pieces as can be.
+//! In: what arrives at once is opened where it lies, and packets of the same flow go to the device as one frame. On the
+//! way of a packet there is no lock, no channel and no allocation.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Instant;
+
+use ovpn::batch::{Batch, Packets};
+use ovpn::data::OVERHEAD;
+use ovpn::drops::DropReason;
+use ovpn::endpoint::{Endpoint, Received};
+use ovpn::underlay::Underlay;
+use segments::{Coalescer, MAX_FRAME, Split};
+
+use crate::datagrams::{self, Datagrams};
+use crate::device::Watched;
+use crate::driver::Error;
+use crate::path::{DevicePath, IoCount};
+use crate::queue::{Frame, Queue, Turn};
+use crate::sockets::Sockets;
+use crate::streams::Intake;
+
+/// Packets taken from one side before the other gets its turn.
+const BATCH: usize = 64;
+/// Large frames that are sent before the other side gets its turn.
+const TURN: usize = 4;
+/// Rounds of batches before the task yields.
+const ROUNDS: usize = 8;
+/// Longest datagram that is accepted, and room for a control packet, bytes.
+const DATAGRAM: usize = 2048;
+/// Most packets that a frame of the device is cut into: payload of TCP is cut in 48 bytes at least, as the kernel has it
+/// (`TCP_MIN_SND_MSS`), and that of UDP into at most 64 datagrams.
+const CUTS: usize = MAX_FRAME / 48;
+/// Bytes of them, with headers of IP and TCP of 100 bytes at most on all.
+const CUT_BYTES: usize = MAX_FRAME + CUTS * 100;
+/// Room for all packets of a frame and, before them, a few frames that are smaller.
+const BATCH_BYTES: usize = CUT_BYTES + CUTS * (OVERHEAD + 2) + MAX_FRAME;
+const BATCH_PACKETS: usize = CUTS + BATCH;
+/// Room for what is received before the device gets it.
+const ARENA: usize = 4 * datagrams::ROOM;
+
+/// See the module's documentation.
+pub(crate) struct Pump {
+    device: Watched,
+    /// Frames of the device.
+    queue: Queue,
+    /// What the sockets have not taken yet.
+    batch: Batch,
+    /// Datagrams as they came in.
+    arena: Box<[u8]>,
+    coalescer: Coalescer,
+}
+
+impl Pump {
+    pub(crate) fn new(device: Watched) -> Self {
+        Self {
+            coalescer: Coalescer::new(device.gathers()),
+            device,
+            queue: Queue::new(),
+            batch: Batch::new(BATCH_BYTES, BATCH_PACKETS),
+            arena: vec![0; ARENA].into(),
+        }
+    }
+
+    /// Waits until the device may have a frame.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.device.readable().await
+    }
+
+    /// What a read or write of the device carries.
+    pub(crate) fn device_path(&self) -> DevicePath {
+        self.device.path()
+    }
+
+    /// Reads and writes of the device.
+    pub(crate) fn device_counts(&self) -> (IoCount, IoCount) {
+        self.device.counts()
+    }
+
+    /// Where that is to go which the sockets do not take.
+    pub(crate) fn blocked(&self) -> Option<Underlay> {
+        self.batch.group(1, usize::MAX).map(|group| group.to)
+    }
+
+    /// Drops what is sealed; how many packets that was.
+    pub(crate) fn forget(&mut self) -> usize {
+        self.batch.clear()
+    }
+
+    /// Moves packets both ways in turns, within the budget.
+    pub(crate) fn turn<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<(), Error> {
+        for _ in 0..ROUNDS {
+            let now = Instant::now();
+            let received = self.receive(endpoint, socket, now)?;
+            self.send_batch(endpoint, socket);
+            let sent = self.send(endpoint, socket, now)?;
+            socket.flush();
+            if received < BATCH && sent < BATCH && self.queue.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sockets to device, one batch of each kind. Returns how many packets were there.
+    pub(crate) fn receive<E: Endpoint>(
+        &mut self,
+        endpoint: &mut E,
+        socket: &mut Sockets,
+        now: Instant,
+    ) -> Result<usize, Error> {
+        let mut inlet = Inlet { device: &mut self.device, coalescer: &mut self.coalescer, endpoint, now };
+        let mut most = 0;
+        for udp in socket.udp().into_iter().flatten() {
+            let count = receive_datagrams(udp, &mut self.arena, &mut inlet).map_err(Error::Receive)?;
+            most = most.max(count);
+        }
+        let Some(streams) = socket.streams() else { return Ok(most) };
+        let packets = streams.turn(&mut inlet).map_err(Error::Receive)?;
+        while let Some(at) = socket.poll_closed() {
+            endpoint.handle_closed(now, at);
+        }
+        Ok(most + packets)
+    }
+
+    /// Device to socket. Returns how many frames were there.
+    fn send<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) -> Result<usize, Error> {
+        let mut frames = 0;
+        for _ in 0..TURN {
+            frames += self.empty_device(endpoint, socket, now)?;
+            if !self.make_room(endpoint, socket) {
+                break;
+            }
+            let Some(frame) = self.queue.pop() else { break };
+            self.seal(endpoint, now, frame);
+            self.send_batch(endpoint, socket);
+        }
+        Ok(frames)
+    }
+
+    /// Reads what the device has, and sends what does not have to wait. Returns how many frames were there.
+    fn empty_device<E: Endpoint>(
+        &mut self,
+        endpoint: &mut E,
+        socket: &mut Sockets,
+        now: Instant,
+    ) -> Result<usize, Error> {
+        let mut frames = 0;
+        while frames < BATCH && self.make_room(endpoint, socket) {
+            let Some(mut frame) = self.queue.room() else { break };
+            if let Err(error) = self.device.try_recv(&mut frame) {
+                self.queue.give_back(frame);
+                if is_transient(&error) {
+                    break;
+                }
+                return Err(Error::Device(error));
+            }
+            frames += 1;
+            match self.queue.turn(&mut frame) {
+                Turn::Now => self.seal(endpoint, now, frame),
+                Turn::Later => self.queue.push(frame),
+                Turn::Never => {
+                    endpoint.count_drop(DropReason::Blocked);
+                    self.queue.give_back(frame);
+                }
+            }
+        }
+        self.send_batch(endpoint, socket);
+        Ok(frames)
+    }
+
+    /// Whether there is room for what a frame is cut into.
+    fn make_room<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> bool {
+        if !self.batch.has_room(CUTS, CUT_BYTES) {
+            self.send_batch(endpoint, socket);
+        }
+        self.batch.has_room(CUTS, CUT_BYTES)
+    }
+
+    /// Cuts and seals a frame.
+    fn seal<E: Endpoint>(&mut self, endpoint: &mut E, now: Instant, mut frame: Frame) {
+        let packet = frame.buf.get_mut(frame.packet.clone()).unwrap_or_default();
+        match Split::new(frame.header, packet) {
+            Ok(split) if split.count() <= CUTS => {
+                self.device.note_read(split.count());
+                if let Err(reason) = endpoint.seal(now, &mut Cuts(split), &mut self.batch) {
+                    tracing::trace!(%reason, "dropped a frame of the device");
+                }
+            }
+            Ok(_) => endpoint.count_drop(DropReason::TooLarge),
+            Err(error) => {
+                tracing::trace!(%error, "dropped a frame of the device");
+                endpoint.count_drop(DropReason::NotIp);
+            }
+        }
+        self.queue.give_back(frame);
+    }
+
+    /// Sends what was sealed, as far as the sockets take it.
+    fn send_batch<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
+        count_drops(endpoint, socket.send_batch(&mut self.batch));
+    }
+}
+
+/// Takes datagrams from a socket, one batch. Returns how many there were.
+fn receive_datagrams<E: Endpoint>(
+    udp: &mut Datagrams,
+    arena: &mut [u8],
+    inlet: &mut Inlet<'_, E>,
+) -> io::Result<usize> {
+    let (mut used, mut count) = (0, 0);
+    while count < BATCH {
+        let Some(room) = arena.get_mut(used..).filter(|room| room.len() >= datagrams::ROOM) else { break };
+        let arrived = match udp.try_recv(room) {
+            Ok(arrived) => arrived,
+            Err(error) if is_transient(&error) => break,
+            Err(error) => {
+                inlet.finish(arena);
+                return Err(error);
+            }
+        };
+        let from = Underlay::udp(arrived.from);
+        let end = used + arrived.length;
+        loop {
+            let next = end.min(used + arrived.segment);
+            // A lost datagram is not news to the peer.
+            let _ = inlet.deliver(from, arena, used..next);
+            (used, count) = (next, count + 1);
+            if used == end {
+                break;
+            }
+        }
+    }
+    inlet.finish(arena);
+    Ok(count)
+}
+
+/// Where what comes in goes on.
+struct Inlet<'a, E> {
+    device: &'a mut Watched,
+    coalescer: &'a mut Coalescer,
+    endpoint: &'a mut E,
+    now: Instant,
+}
+
+impl<E: Endpoint> Inlet<'_, E> {
+    /// Gives a packet from outside to the endpoint, and what is in it to the device, at last with [`Intake::finish`].
+    fn deliver(&mut self, from: Underlay, buf: &mut [u8], range: Range<usize>) -> Result<(), DropReason> {
+        let Some(packet) = buf.get_mut(range.clone()) else { return Ok(()) };
+        if packet.len() > DATAGRAM {
+            self.endpoint.count_drop(DropReason::TooLarge);
+            return Err(DropReason::TooLarge);
+        }
+        match self.endpoint.handle_datagram(self.now, from, packet) {
+            Ok(Received::Packet(inner)) => {
+                let Self { device, coalescer, .. } = self;
+                let inner = range.start + inner.start..range.start + inner.end;
+                let mut lost = 0;
+                coalescer.push(buf, inner, &mut |run| lost += device.try_send(&run));
+                count_drops(self.endpoint, lost);
+                Ok(())
+            }
+            Ok(Received::Consumed) => Ok(()),
+            Err(reason) => {
+                tracing::trace!(%from, %reason, "dropped a packet");
+                Err(reason)
+            }
+        }
+    }
+}
+
+impl<E: Endpoint> Intake for Inlet<'_, E> {
+    fn take(&mut self, from: SocketAddr, buf: &mut [u8], range: Range<usize>) -> bool {
+        !self.deliver(Underlay::tcp(from), buf, range).is_err_and(ends_connection)
+    }
+
+    fn finish(&mut self, buf: &mut [u8]) {
+        let Self { device, coalescer, .. } = self;
+        let mut lost = 0;
+        coalescer.flush(buf, &mut |run| lost += device.try_send(&run));
+        if coalescer.offload() != device.gathers() {
+            **coalescer = Coalescer::new(device.gathers());
+        }
+        count_drops(self.endpoint, lost);
+    }
+}
+
+/// A frame of the device, in packets.
+struct Cuts<'a>(Split<'a>);
+
+impl Packets for Cuts<'_> {
+    fn head(&self) -> &[u8] {
+        self.0.head()
+    }
+
+    fn next(&mut self) -> Option<&mut [u8]> {
+        self.0.next_packet()
+    }
+}
+
+/// Counts packets that found no way on.
+pub(crate) fn count_drops(endpoint: &mut impl Endpoint, packets: usize) {
+    for _ in 0..packets {
+        endpoint.count_drop(DropReason::Blocked);
+    }
+}
+
+/// Whether a packet that was dropped for `reason` shows that its stream is out of step, or not a peer's at all. Nothing
+/// is lost or forged inside of a connection, so there is no going on from there.
+fn ends_connection(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::Malformed
+            | DropReason::Wrap
+            | DropReason::Replay
+            | DropReason::Cookie
+            | DropReason::Authentication
+            | DropReason::TooLarge
+    )
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused)
+}

@@ -1,0 +1,182 @@
+//! Frames of the device that wait for their turn.
+//!
+//! The device is emptied first, then its frames are sent: a packet of a flow that has none waiting goes before the large
+//! frames of others. What a download has in the queue costs a call or a keystroke no time then, and where that is full it
+//! is the frames of those who filled it that are lost: they take it as the sign to slow down.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use segments::VirtioHeader;
+
+use crate::device::FRAME;
+
+/// Frames that may wait. Of 64 KiB they are a millisecond or two at 5 Gbit/s, and enough for full speed.
+const FRAMES: usize = 16;
+/// Bytes of a packet that may go first: any that is not many in one.
+const SMALL: usize = 1600;
+
+/// A frame, and which flow it is of.
+pub(crate) struct Frame {
+    pub(crate) buf: Box<[u8]>,
+    pub(crate) header: VirtioHeader,
+    /// Where in `buf` the packet stands.
+    pub(crate) packet: Range<usize>,
+    flow: u64,
+}
+
+/// See the module's documentation.
+pub(crate) struct Queue {
+    waiting: VecDeque<Frame>,
+    free: Vec<Frame>,
+}
+
+/// What becomes of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It goes now.
+    Now,
+    /// It waits behind others.
+    Later,
+    /// There is no room.
+    Never,
+}
+
+impl Queue {
+    pub(crate) fn new() -> Self {
+        let frame = || Frame { buf: vec![0; FRAME].into(), header: VirtioHeader::default(), packet: 0..0, flow: 0 };
+        Self { waiting: VecDeque::with_capacity(FRAMES), free: (0..=FRAMES).map(|_| frame()).collect() }
+    }
+
+    /// Room for a frame. There is one as long as each is given back, or waits.
+    pub(crate) fn room(&mut self) -> Option<Frame> {
+        self.free.pop()
+    }
+
+    /// Gives room back.
+    pub(crate) fn give_back(&mut self, frame: Frame) {
+        self.free.push(frame);
+    }
+
+    /// When a frame that was read has its turn.
+    pub(crate) fn turn(&self, frame: &mut Frame) -> Turn {
+        let packet = frame.buf.get(frame.packet.clone()).unwrap_or_default();
+        frame.flow = flow(packet);
+        let may_pass = |other: &Frame| other.flow != frame.flow && other.flow != UNKNOWN;
+        let is_first = packet.len() <= SMALL
+            && (self.waiting.is_empty() || frame.flow != UNKNOWN && self.waiting.iter().all(may_pass));
+        match self.waiting.len() {
+            _ if is_first => Turn::Now,
+            FRAMES.. => Turn::Never,
+            _ => Turn::Later,
+        }
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Lets a frame wait.
+    pub(crate) fn push(&mut self, frame: Frame) {
+        self.waiting.push_back(frame);
+    }
+
+    /// The frame whose turn it is.
+    pub(crate) fn pop(&mut self) -> Option<Frame> {
+        self.waiting.pop_front()
+    }
+}
+
+/// Of packets whose flow is not told: fragments, and IPv6 with extension headers. None of them passes another frame, and
+/// none is passed.
+const UNKNOWN: u64 = 0;
+
+/// A number that packets of a flow share: of addresses, protocol and ports. That another flow may have the same costs its
+/// packets nothing but their place.
+fn flow(packet: &[u8]) -> u64 {
+    let (addresses, protocol, transport) = match packet.first().map(|first| (first >> 4, usize::from(first & 15) * 4)) {
+        Some((4, length)) if packet.get(6..8).is_some_and(|part| part[0] & 0x3f == 0 && part[1] == 0) => {
+            (packet.get(12..20), packet.get(9), length)
+        }
+        Some((6, _)) => (packet.get(8..40), packet.get(6), 40),
+        _ => return UNKNOWN,
+    };
+    let ports = match protocol {
+        // TCP and UDP.
+        Some(6 | 17) => packet.get(transport..transport + 4),
+        // Options of hops, routes, fragments, options of destinations.
+        Some(0 | 43 | 44 | 60) => return UNKNOWN,
+        _ => None,
+    };
+    let bytes = [addresses, ports].into_iter().flatten().flatten().chain(protocol);
+    // FNV-1a.
+    bytes.fold(0xcbf2_9ce4_8422_2325, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet of UDP over IPv4 of so many bytes.
+    fn packet(port: u8, length: usize) -> Vec<u8> {
+        let mut packet = vec![0; length];
+        packet[0] = 0x45;
+        packet[9] = 17;
+        packet[12..20].copy_from_slice(&[10, 8, 0, 1, 10, 8, 0, 2]);
+        packet[21] = port;
+        packet
+    }
+
+    fn put(queue: &mut Queue, packet: &[u8]) -> Turn {
+        let mut frame = queue.room().unwrap();
+        frame.buf[..packet.len()].copy_from_slice(packet);
+        frame.packet = 0..packet.len();
+        let turn = queue.turn(&mut frame);
+        match turn {
+            Turn::Later => queue.push(frame),
+            Turn::Now | Turn::Never => queue.give_back(frame),
+        }
+        turn
+    }
+
+    #[test]
+    fn small_packets_pass_the_large_frames_of_others_only() {
+        let mut queue = Queue::new();
+        assert_eq!(put(&mut queue, &packet(1, 60)), Turn::Now);
+        assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Later);
+        assert_eq!(put(&mut queue, &packet(2, 60)), Turn::Now);
+        assert_eq!(put(&mut queue, &packet(1, 60)), Turn::Later);
+        assert_eq!(queue.pop().map(|frame| frame.packet), Some(0..60_000));
+        assert_eq!(put(&mut queue, &packet(1, 60)), Turn::Later);
+        assert_eq!(put(&mut queue, &packet(3, 1400)), Turn::Now);
+    }
+
+    #[test]
+    fn fragments_keep_their_place() {
+        let mut queue = Queue::new();
+        let mut fragment = packet(9, 600);
+        fragment[6] = 0x20;
+        assert_eq!(put(&mut queue, &fragment), Turn::Now);
+        assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Later);
+        assert_eq!(put(&mut queue, &fragment), Turn::Later);
+        assert_eq!(put(&mut queue, &packet(2, 60)), Turn::Later);
+        let mut ipv6 = vec![0; 80];
+        ipv6[0] = 0x60;
+        assert_eq!(put(&mut queue, &ipv6), Turn::Later);
+        assert_eq!(put(&mut queue, &[0x45]), Turn::Later);
+        assert_eq!(put(&mut queue, &[]), Turn::Later);
+    }
+
+    #[test]
+    fn only_large_frames_are_lost_where_there_are_too_many() {
+        let mut queue = Queue::new();
+        for _ in 0..FRAMES {
+            assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Later);
+        }
+        assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Never);
+        assert_eq!(put(&mut queue, &packet(1, 60)), Turn::Never);
+        assert_eq!(put(&mut queue, &packet(2, 60)), Turn::Now);
+        assert!(queue.pop().is_some());
+    }
+}
