@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use aws_lc_rs::aead::{self, LessSafeKey, UnboundKey};
+use aws_lc_rs::aead;
 use aws_lc_rs::cipher;
 
 use crate::drops::DropReason;
@@ -15,11 +15,13 @@ use crate::packet::{Header, Opcode};
 use crate::protection::AuthDigest;
 use crate::wrap::Role;
 
+mod aead_key;
 mod cbc;
 mod classic;
 mod epoch;
 mod framing;
 
+use aead_key::AeadKey;
 use cbc::Cbc;
 use classic::Classic;
 use epoch::Epochs;
@@ -85,10 +87,8 @@ impl Cipher {
         self.cbc().is_none()
     }
 
-    fn key(self, bytes: &[u8]) -> Result<LessSafeKey, KeyExhausted> {
-        let algorithm = self.aead().ok_or(KeyExhausted)?;
-        let bytes = bytes.get(..algorithm.key_len()).ok_or(KeyExhausted)?;
-        UnboundKey::new(algorithm, bytes).map(LessSafeKey::new).map_err(|_| KeyExhausted)
+    fn key(self, bytes: &[u8]) -> Result<AeadKey, KeyExhausted> {
+        AeadKey::new(self.aead().ok_or(KeyExhausted)?, bytes)
     }
 
     /// What a plaintext of this length takes from the number of blocks and packets that a key may seal.

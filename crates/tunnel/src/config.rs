@@ -93,7 +93,7 @@ pub struct TunnelConfig {
 }
 
 /// Largest MTU of the device, bytes; also what a server may push.
-pub const MAX_MTU: u16 = 1600;
+pub const MAX_MTU: u16 = 9000;
 
 impl TunnelConfig {
     /// Defaults for everything but who and where: TLS 1.2 or later, certificates checked for their role, every cipher,

@@ -4,15 +4,21 @@
 use std::io::{self, Read, Write};
 use std::ops::Range;
 
-/// Longest packet that is taken from a stream, bytes. A TLS connection begins with 22 and 3, which would be the length
-/// 5635: the first two bytes of a connection tell whether it is a tunnel's, so that the port can be shared.
-pub(crate) const LONGEST: usize = 2048;
+use ovpn::data::OVERHEAD;
+
+use crate::config::MAX_MTU;
+
+/// Longest packet that is taken from a stream, bytes: any data packet.
+pub(crate) const LONGEST: usize = MAX_MTU as usize + OVERHEAD;
+/// Longest packet that a stream begins with, bytes. A TLS connection begins with 22 and 3, which would be the length 5635:
+/// the first two bytes of a connection tell whether it is a tunnel's, so that the port can be shared.
+const LONGEST_FIRST: usize = 2048;
 /// Bytes before each packet.
 const PREFIX: usize = 2;
 /// Read at a time. More than one packet of any length, so that there is always room when none is complete.
 const ROOM: usize = 64 * 1024;
 
-/// A length of zero, or above [`LONGEST`].
+/// A length of zero, or above [`LONGEST`], or [`LONGEST_FIRST`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadLength(pub(crate) u16);
 
@@ -21,11 +27,12 @@ pub(crate) struct Inbound {
     buf: Box<[u8]>,
     start: usize,
     end: usize,
+    longest: usize,
 }
 
 impl Inbound {
     pub(crate) fn new() -> Self {
-        Self { buf: vec![0; ROOM].into(), start: 0, end: 0 }
+        Self { buf: vec![0; ROOM].into(), start: 0, end: 0, longest: LONGEST_FIRST }
     }
 
     /// Reads once from `stream`. To be called when [`Self::next`] has nothing more; zero is the end of the stream.
@@ -43,14 +50,14 @@ impl Inbound {
         let Some((prefix, rest)) = waiting.split_first_chunk::<PREFIX>() else { return Ok(None) };
         let prefix = u16::from_be_bytes(*prefix);
         let length = usize::from(prefix);
-        if length == 0 || length > LONGEST {
+        if length == 0 || length > self.longest {
             return Err(BadLength(prefix));
         }
         if length > rest.len() {
             return Ok(None);
         }
         let start = self.start + PREFIX;
-        self.start = start + length;
+        (self.start, self.longest) = (start + length, LONGEST);
         Ok(Some(start..self.start))
     }
 
@@ -189,9 +196,13 @@ mod tests {
 
     #[test]
     fn bad_lengths_are_told_from_two_bytes() {
-        for bad in [0, LONGEST as u16 + 1, 0x1603, u16::MAX] {
+        for bad in [0, LONGEST as u16 + 1, u16::MAX] {
             let bytes = [&frame(&[vec![1, 2, 3]])[..], &bad.to_be_bytes()].concat();
             assert_eq!(unframe(vec![&bytes]), Err(BadLength(bad)));
+        }
+        // A connection cannot begin with as much as later.
+        for bad in [LONGEST_FIRST as u16 + 1, 0x1603] {
+            assert_eq!(unframe(vec![&bad.to_be_bytes()]), Err(BadLength(bad)));
         }
         assert_eq!(unframe(vec![&[0]]), Ok(vec![]));
     }

@@ -156,7 +156,7 @@ fn open(listen: &Listen, offload: Offload) -> Result<(sockets::Sockets, Vec<Unde
 
 fn check(config: &TunnelConfig) -> Result<(), Error> {
     if !(576..=MAX_MTU).contains(&config.tun_mtu) {
-        return Err(Error::Setting("the tunnel's MTU must be from 576 to 1600"));
+        return Err(Error::Setting("the tunnel's MTU must be from 576 to 9000"));
     }
     if config.renewal.hand_window.is_zero() || config.renewal.overlap.is_zero() {
         return Err(Error::Setting("the times of a key renewal must not be zero"));

@@ -16,6 +16,7 @@ use ovpn::endpoint::{Endpoint, Received};
 use ovpn::underlay::Underlay;
 use segments::{Coalescer, MAX_FRAME, Split};
 
+use crate::config::MAX_MTU;
 use crate::datagrams::{self, Datagrams};
 use crate::device::Watched;
 use crate::driver::Error;
@@ -30,8 +31,8 @@ const BATCH: usize = 64;
 const TURN: usize = 4;
 /// Rounds of batches before the task yields.
 const ROUNDS: usize = 8;
-/// Longest datagram that is accepted, and room for a control packet, bytes.
-const DATAGRAM: usize = 2048;
+/// Longest datagram that is accepted, bytes.
+const DATAGRAM: usize = MAX_MTU as usize + OVERHEAD;
 /// Most packets that a frame of the device is cut into: payload of TCP is cut in 48 bytes at least, as the kernel has it
 /// (`TCP_MIN_SND_MSS`), and that of UDP into at most 64 datagrams.
 const CUTS: usize = MAX_FRAME / 48;

@@ -11,11 +11,10 @@ use segments::VirtioHeader;
 
 use crate::device::FRAME;
 
-/// Frames that may wait. Of 64 KiB they are a millisecond or two at 5 Gbit/s, and enough for full speed.
-const FRAMES: usize = 16;
-/// Bytes of a packet that may go first: any that is not many in one.
-const SMALL: usize = 1600;
-
+/// Bytes behind which no large frame waits: a millisecond or two at 5 Gbit/s, and enough for full speed.
+const BYTES: usize = 1 << 20;
+/// Frames that may wait. The trains of single packets of a flow are not cut short by its own large frames.
+const FRAMES: usize = 256;
 /// A frame, and which flow it is of.
 pub(crate) struct Frame {
     pub(crate) buf: Box<[u8]>,
@@ -28,7 +27,11 @@ pub(crate) struct Frame {
 /// See the module's documentation.
 pub(crate) struct Queue {
     waiting: VecDeque<Frame>,
+    /// Bytes of their packets.
+    bytes: usize,
     free: Vec<Frame>,
+    /// Frames that there are, at most one more than may wait. They are made when they are needed first.
+    made: usize,
 }
 
 /// What becomes of a frame.
@@ -44,12 +47,16 @@ pub(crate) enum Turn {
 
 impl Queue {
     pub(crate) fn new() -> Self {
-        let frame = || Frame { buf: vec![0; FRAME].into(), header: VirtioHeader::default(), packet: 0..0, flow: 0 };
-        Self { waiting: VecDeque::with_capacity(FRAMES), free: (0..=FRAMES).map(|_| frame()).collect() }
+        Self { waiting: VecDeque::with_capacity(FRAMES), bytes: 0, free: Vec::with_capacity(FRAMES + 1), made: 0 }
     }
 
     /// Room for a frame. There is one as long as each is given back, or waits.
     pub(crate) fn room(&mut self) -> Option<Frame> {
+        if self.free.is_empty() && self.made <= FRAMES {
+            self.made += 1;
+            let buf = vec![0; FRAME].into();
+            return Some(Frame { buf, header: VirtioHeader::default(), packet: 0..0, flow: UNKNOWN });
+        }
         self.free.pop()
     }
 
@@ -63,12 +70,15 @@ impl Queue {
         let packet = frame.buf.get(frame.packet.clone()).unwrap_or_default();
         frame.flow = flow(packet);
         let may_pass = |other: &Frame| other.flow != frame.flow && other.flow != UNKNOWN;
-        let is_first = packet.len() <= SMALL
+        let is_first = frame.header.gso_type == VirtioHeader::GSO_NONE
             && (self.waiting.is_empty() || frame.flow != UNKNOWN && self.waiting.iter().all(may_pass));
-        match self.waiting.len() {
-            _ if is_first => Turn::Now,
-            FRAMES.. => Turn::Never,
-            _ => Turn::Later,
+        let is_large = frame.header.gso_type != VirtioHeader::GSO_NONE;
+        if is_first {
+            Turn::Now
+        } else if self.waiting.len() >= FRAMES || (is_large && self.bytes >= BYTES) {
+            Turn::Never
+        } else {
+            Turn::Later
         }
     }
 
@@ -79,12 +89,15 @@ impl Queue {
 
     /// Lets a frame wait.
     pub(crate) fn push(&mut self, frame: Frame) {
+        self.bytes += frame.packet.len();
         self.waiting.push_back(frame);
     }
 
     /// The frame whose turn it is.
     pub(crate) fn pop(&mut self) -> Option<Frame> {
-        self.waiting.pop_front()
+        let frame = self.waiting.pop_front()?;
+        self.bytes -= frame.packet.len();
+        Some(frame)
     }
 }
 
@@ -130,6 +143,8 @@ mod tests {
 
     fn put(queue: &mut Queue, packet: &[u8]) -> Turn {
         let mut frame = queue.room().unwrap();
+        let gso_type = if packet.len() > 9000 { VirtioHeader::GSO_UDP_L4 } else { VirtioHeader::GSO_NONE };
+        frame.header = VirtioHeader { gso_type, ..VirtioHeader::default() };
         frame.buf[..packet.len()].copy_from_slice(packet);
         frame.packet = 0..packet.len();
         let turn = queue.turn(&mut frame);
@@ -171,12 +186,21 @@ mod tests {
     #[test]
     fn only_large_frames_are_lost_where_there_are_too_many() {
         let mut queue = Queue::new();
-        for _ in 0..FRAMES {
+        let large = BYTES.div_ceil(60_000);
+        for _ in 0..large {
             assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Later);
         }
         assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Never);
+        for _ in large..FRAMES {
+            assert_eq!(put(&mut queue, &packet(1, 60)), Turn::Later);
+        }
         assert_eq!(put(&mut queue, &packet(1, 60)), Turn::Never);
         assert_eq!(put(&mut queue, &packet(2, 60)), Turn::Now);
-        assert!(queue.pop().is_some());
+        for _ in 0..FRAMES {
+            let frame = queue.pop().unwrap();
+            queue.give_back(frame);
+        }
+        assert!(queue.pop().is_none() && queue.is_empty());
+        assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Later);
     }
 }

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
-
+use super::aead_key::{AeadKey, NONCE};
 use super::{AES_GCM_LIMIT, Cipher, KeyExhausted, SendHeader, TAG, WORN_PACKET_ID};
 use crate::drops::DropReason;
 use crate::keys::KeyBlock;
@@ -29,7 +28,7 @@ pub(super) struct Classic {
 }
 
 struct Direction {
-    key: LessSafeKey,
+    key: AeadKey,
     implicit_iv: [u8; 8],
 }
 
@@ -70,8 +69,7 @@ impl Classic {
             SendHeader::V1(_) => &front[id_at..],
             SendHeader::V2(_) => &*front,
         };
-        let (key, nonce) = (&self.seal.key, self.seal.nonce(id));
-        key.seal_out_of_place_scatter(nonce, Aad::from(aad), plain, body, &[], tag).map_err(|_| KeyExhausted)?;
+        self.seal.key.seal(self.seal.nonce(id), aad, plain, body, tag)?;
         Ok(end)
     }
 
@@ -96,10 +94,7 @@ impl Classic {
         if !self.window.is_fresh(number) {
             return Err(DropReason::Replay);
         }
-        self.open
-            .key
-            .open_in_place_separate_tag(self.open.nonce(id), Aad::from(&front[aad_at..]), tag, body)
-            .map_err(|_| DropReason::Authentication)?;
+        self.open.key.open(self.open.nonce(id), &front[aad_at..], tag, body)?;
         if !self.window.accept(number) {
             return Err(DropReason::Replay);
         }
@@ -120,11 +115,11 @@ impl Classic {
 }
 
 impl Direction {
-    fn nonce(&self, packet_id: [u8; 4]) -> Nonce {
-        let mut nonce = [0; 12];
+    fn nonce(&self, packet_id: [u8; 4]) -> [u8; NONCE] {
+        let mut nonce = [0; NONCE];
         nonce[..4].copy_from_slice(&packet_id);
         nonce[4..].copy_from_slice(&self.implicit_iv);
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 }
 

@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
 
+use super::aead_key::{AeadKey, NONCE};
 use super::{AES_GCM_LIMIT, Cipher, KeyExhausted, TAG};
 use crate::drops::DropReason;
 use crate::keys::KeyBlock;
@@ -48,8 +48,8 @@ struct Secret {
 
 struct EpochKey {
     epoch: u16,
-    key: LessSafeKey,
-    iv: [u8; 12],
+    key: AeadKey,
+    iv: [u8; NONCE],
 }
 
 struct Receiving {
@@ -135,8 +135,7 @@ impl Epochs {
         let (body, tag) = sealed.split_at_mut(plain.len());
         ad[..4].copy_from_slice(&self.header);
         ad[4..].copy_from_slice(&number);
-        let (key, nonce) = (&self.seal.key, self.seal.nonce(number));
-        key.seal_out_of_place_scatter(nonce, Aad::from(&*ad), plain, body, &[], tag).map_err(|_| KeyExhausted)?;
+        self.seal.key.seal(self.seal.nonce(number), ad, plain, body, tag)?;
         Ok(end)
     }
 
@@ -214,17 +213,16 @@ fn split_number(number: [u8; 8]) -> (u16, u64) {
 }
 
 impl EpochKey {
-    fn nonce(&self, number: [u8; 8]) -> Nonce {
+    fn nonce(&self, number: [u8; 8]) -> [u8; NONCE] {
         let mut nonce = self.iv;
         for (byte, mixed) in nonce.iter_mut().zip(number) {
             *byte ^= mixed;
         }
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 
     fn open(&self, number: [u8; 8], ad: &[u8], tag: &[u8], body: &mut [u8]) -> Result<(), DropReason> {
-        let opened = self.key.open_in_place_separate_tag(self.nonce(number), Aad::from(ad), tag, body);
-        opened.map(drop).map_err(|_| DropReason::Authentication)
+        self.key.open(self.nonce(number), ad, tag, body)
     }
 }
 

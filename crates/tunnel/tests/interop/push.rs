@@ -156,11 +156,14 @@ fn stock_server_sets_the_mtu() {
     lab.ping(Side::Client, "10.8.0.1", 1372);
     assert!(ip(&lab, &["link", "show", "tun0"]).contains("mtu 1400"), "{}", lab.log("ours"));
     drop(lab);
-    // More than can be is not taken.
     let Some(lab) = stock_server(&[], &["--tun-mtu", "9000"]) else { return };
+    lab.ping(Side::Client, "10.8.0.1", 8972);
+    drop(lab);
+    // More than can be is not taken.
+    let Some(lab) = stock_server(&[], &["--tun-mtu", "9500"]) else { return };
     lab.ping(Side::Client, "10.8.0.1", 1400);
     let log = lab.log("ours");
-    assert!(log.contains("mtu: 1600") && log.contains("tun-mtu 9000 (larger than 1600"), "{log}");
+    assert!(log.contains("mtu: 9000") && log.contains("tun-mtu 9500 (larger than 9000"), "{log}");
 }
 
 /// Packets of the first format, both ways.
