@@ -9,6 +9,7 @@ mod float;
 mod flood;
 mod mtu;
 mod nat;
+mod offload;
 mod probes;
 mod protection;
 mod push;
