@@ -20,8 +20,9 @@ use crate::path::{DatagramPath, IoCount};
 const MAX_SEGMENTS: usize = 64;
 /// Most bytes that are sent at once: what a datagram over IPv4 can carry.
 const MAX_BYTES: usize = 65_507;
-/// Bytes of datagrams that any route takes whole (RFC 8200, 5: 1,280 with the headers).
-const TYPICAL: usize = 1200;
+/// Bytes of the datagrams of a TCP connection that sends as fast as it can, over IPv4 and with the usual `mssfix`: 1,492
+/// with the headers. Where these are refused, little is cut.
+const TYPICAL: usize = 1464;
 /// Room for anything that is received at once.
 pub(crate) const ROOM: usize = 65_536;
 /// After how long it is tried again what the kernel refused: routes and their MTU change.
@@ -121,20 +122,24 @@ impl Datagrams {
 
     /// Sends the beginning of a group; gives how many datagrams that were.
     pub(crate) fn try_send(&mut self, group: &Group<'_>) -> io::Result<usize> {
-        if self.single_until.is_some_and(|until| until <= Instant::now()) {
-            (self.single_from, self.single_until) = (usize::MAX, None);
-        }
-        if group.packets > 1 && group.segment < self.single_from {
+        let tries_again = self.single_until.is_some_and(|until| until <= Instant::now());
+        if group.packets > 1 && (group.segment < self.single_from || tries_again) {
             match self.try_send_many(group) {
                 Err(error) if is_refusal(&error) => {
                     tracing::debug!(%error, segment = group.segment, "the kernel does not cut these datagrams; they go one by one");
                     // Without checksums by the device there is no cutting at all; else they are too long for the route,
                     // and have to be fragmented.
                     let unable = error.raw_os_error() == Some(Errno::EIO as i32);
-                    self.single_from = if unable { 0 } else { group.segment };
+                    self.single_from = if unable { 0 } else { group.segment.min(self.single_from) };
                     self.single_until = Some(Instant::now() + AGAIN);
                 }
-                sent => return sent.map(|()| self.note_sent(group.packets)),
+                Ok(()) => {
+                    if tries_again {
+                        (self.single_from, self.single_until) = (usize::MAX, None);
+                    }
+                    return Ok(self.note_sent(group.packets));
+                }
+                Err(error) => return Err(error),
             }
         }
         let first = group.bytes.get(..group.segment).unwrap_or(group.bytes);

@@ -243,6 +243,10 @@ impl Driver {
                     ready.map_err(Error::Device)?;
                     self.pump.turn(endpoint, socket)?;
                 }
+                // The device and the sockets have said all, but a turn was over before it was all done.
+                () = std::future::ready(()), if blocked.is_none() && self.pump.is_waiting() => {
+                    self.pump.turn(endpoint, socket)?;
+                }
                 Some(ready) = when_writable(socket, blocked) => {
                     ready.map_err(Error::Receive)?;
                     self.pump.turn(endpoint, socket)?;

@@ -82,6 +82,11 @@ impl Pump {
         self.device.counts()
     }
 
+    /// Whether frames of the device wait for their turn.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Where that is to go which the sockets do not take.
     pub(crate) fn blocked(&self) -> Option<Underlay> {
         self.batch.group(1, usize::MAX).map(|group| group.to)

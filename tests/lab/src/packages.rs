@@ -66,6 +66,7 @@ pub const TESTS: &[Package] = &[
     program("openvpn", "openvpn", "be the other end of the tunnel in the interoperability tests"),
     program("busybox-static", "busybox", "be the content of a tiny container image"),
     program("iputils-ping", "ping", "send packets through the tunnel"),
+    program("ethtool", "ethtool", "switch a wire's offloads off"),
 ];
 
 /// To measure tunnels side by side.

@@ -108,3 +108,22 @@ fn frame_lengths(capture: &[u8]) -> Vec<u32> {
     }
     lengths
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_lengths_of_a_capture() {
+        let mut capture = vec![0; 24];
+        for (kept, length) in [(2u32, 1514u32), (3, 60)] {
+            capture.extend([0; 8]);
+            capture.extend(kept.to_ne_bytes());
+            capture.extend(length.to_ne_bytes());
+            capture.extend(vec![7; kept as usize]);
+        }
+        assert_eq!(frame_lengths(&capture), [1514, 60]);
+        assert_eq!(frame_lengths(&capture[..45]), [1514]);
+        assert_eq!(frame_lengths(&[]), [0; 0]);
+    }
+}

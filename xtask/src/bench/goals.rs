@@ -28,7 +28,7 @@ const STOCK: &str = "openvpn-2.6";
 const GO: &str = "wireguard-go";
 const STOCK_SEGMENTED: &str = "openvpn-2.6-segmented";
 
-const GOALS: [Goal; 20] = [
+const GOALS: [Goal; 22] = [
     goal("one flow up, to OpenVPN", "ours", STOCK, ONE_UP, Bound::AtLeast(13.0)),
     goal("one flow down, to OpenVPN", "ours", STOCK, ONE_DOWN, Bound::AtLeast(13.0)),
     goal("one flow up, to wireguard-go", "ours", GO, ONE_UP, Bound::AtLeast(2.3)),
@@ -48,6 +48,8 @@ const GOALS: [Goal; 20] = [
     goal("idle round trip, to OpenVPN", "ours", STOCK, IDLE, Bound::AtMost(0.7)),
     goal("small UDP packets, to OpenVPN", "ours", STOCK, UDP, Bound::AtLeast(5.0)),
     goal("the same as super-packets, to OpenVPN", "ours", STOCK, UDP_SEGMENTED, Bound::AtLeast(5.0)),
+    goal("one flow up, to a null cipher", "ours", "ours-null", ONE_UP, Bound::AtLeast(0.75)),
+    goal("one flow down, to a null cipher", "ours", "ours-null", ONE_DOWN, Bound::AtLeast(0.75)),
     goal("segmented cable, up, to OpenVPN", "ours-segmented", STOCK_SEGMENTED, ONE_UP, Bound::AtLeast(4.0)),
     goal("segmented cable, down, to OpenVPN", "ours-segmented", STOCK_SEGMENTED, ONE_DOWN, Bound::AtLeast(4.0)),
     goal("we dial OpenVPN, up, to two OpenVPNs", "ours-to-2.6", STOCK, ONE_UP, Bound::AtLeast(1.5)),

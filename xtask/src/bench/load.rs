@@ -73,10 +73,15 @@ pub(crate) fn measure(bed: &Bed, mut tunnel: Tunnel, seconds: u32, say: &mut dyn
         let load = tcp(&bed.left, &tunnel, flows, down, seconds)?;
         tunnel.check()?;
         let cpu = load.cpu.map_or(String::new(), |cpu| format!(", {cpu:.2} CPU s/GB"));
-        let way = if down { "down" } else { "up" };
+        let what = match (flows, down) {
+            (1, false) => "one flow up",
+            (1, true) => "one flow down",
+            (_, false) => "four flows up",
+            (_, true) => "four flows down",
+        };
         let trip = &load.round_trip;
         let (rate, median, p99) = (load.rate, trip.median, trip.p99);
-        say(&format!("{flows} flow(s) {way}: {rate:.2} Gbit/s{cpu}, ping {median:.2} ms (99 %: {p99:.2})"));
+        say(&format!("{what}: {rate:.2} Gbit/s{cpu}, ping {median:.2} ms (99 %: {p99:.2})"));
         Ok(load)
     };
     let one = Ways { up: load(1, false)?, down: load(1, true)? };

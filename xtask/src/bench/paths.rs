@@ -51,6 +51,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Ours,
+    /// Ours without encryption, which is never in what ships: the limit of all but the cipher.
+    OursNull,
     /// Debian's own.
     Stock26,
     /// Sid's.
@@ -73,10 +75,11 @@ const fn over_tcp(end: End) -> Kind {
 }
 
 /// All but those that are given. Super-packets stay whole in the first list and not in the second.
-const WHOLE: [(&str, &str, Kind); 11] = [
+const WHOLE: [(&str, &str, Kind); 12] = [
     ("veth", "the bare cable, without a tunnel", Kind::Bare),
     ("ours", "our tunnel at both ends, over UDP", openvpn(End::Ours, End::Ours)),
     ("ours-tcp", "the same over TCP", over_tcp(End::Ours)),
+    ("ours-null", "ours over UDP, built without encryption", openvpn(End::OursNull, End::OursNull)),
     ("openvpn-2.6", "Debian's openvpn, over UDP", openvpn(End::Stock26, End::Stock26)),
     ("openvpn-2.6-tcp", "the same over TCP", over_tcp(End::Stock26)),
     ("openvpn-2.7", "sid's openvpn, over UDP", openvpn(End::Stock27, End::Stock27)),
@@ -156,9 +159,10 @@ impl Path {
     }
 }
 
-/// Our end's words for its role and its identity.
-pub(crate) fn ours(bed: &Bed, programs: &Programs, host: &Host, words: &[&str]) -> Command {
-    let mut command = host.command(&programs.ours.display().to_string());
+/// Our end's words for its role and its identity. It is the one without encryption if `end` says so.
+pub(crate) fn ours(bed: &Bed, programs: &Programs, end: End, host: &Host, words: &[&str]) -> Command {
+    let program = if end == End::OursNull { &programs.ours_null } else { &programs.ours };
+    let mut command = host.command(&program.display().to_string());
     command.args(words).arg(format!("tun={DEVICE}"));
     command.arg(format!("ca={}", bed.file("ca.pem")));
     command.arg(format!("cert={}", bed.file(&format!("{}.pem", host.name()))));
@@ -178,10 +182,10 @@ pub(crate) fn stock(bed: &Bed, programs: &Programs, host: &Host, end: End, words
 }
 
 fn listener(bed: &Bed, programs: &Programs, end: End, tcp: bool) -> Result<Command> {
-    if end == End::Ours {
+    if matches!(end, End::Ours | End::OursNull) {
         let (bind, pool) = ("bind=0.0.0.0:1194", "pool=10.9.0.10-10.9.0.20");
         let words = ["mode=listen", bind, "tcp=0.0.0.0:1194", "address=10.9.0.1/24", pool];
-        return Ok(ours(bed, programs, &bed.right, &words));
+        return Ok(ours(bed, programs, end, &bed.right, &words));
     }
     let proto = if tcp { "tcp-server" } else { "udp" };
     let words =
@@ -190,9 +194,9 @@ fn listener(bed: &Bed, programs: &Programs, end: End, tcp: bool) -> Result<Comma
 }
 
 pub(crate) fn dialer(bed: &Bed, programs: &Programs, end: End, tcp: bool) -> Result<Command> {
-    if end == End::Ours {
+    if matches!(end, End::Ours | End::OursNull) {
         let remote = format!("remote={RIGHT}:1194{}", if tcp { "/tcp" } else { "" });
-        return Ok(ours(bed, programs, &bed.left, &["mode=dial", &remote]));
+        return Ok(ours(bed, programs, end, &bed.left, &["mode=dial", &remote]));
     }
     let proto = if tcp { "tcp-client" } else { "udp" };
     let words =

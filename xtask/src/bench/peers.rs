@@ -154,7 +154,7 @@ fn listener(bed: &Bed, programs: &Programs, end: End) -> Result<Command> {
     if end == End::Ours {
         let words =
             ["mode=listen", "bind=0.0.0.0:1194", "address=10.9.0.1/16", "pool=10.9.1.0-10.9.7.255", "peers=1100"];
-        return Ok(paths::ours(bed, programs, &bed.right, &words));
+        return Ok(paths::ours(bed, programs, end, &bed.right, &words));
     }
     let words = "--server 10.9.0.0 255.255.0.0 --topology subnet --dh none --keepalive 10 60 --max-clients 1100";
     paths::stock(bed, programs, &bed.right, end, words)

@@ -13,11 +13,16 @@ use crate::cargo;
 
 const BORINGTUN: &str = "0.7.1";
 const CACHE: &str = "/var/cache/cloudathome";
+const OURS: [&str; 6] = ["build", "--release", "-p", "tunnel", "--example", "peer"];
+/// See `ovpn`'s data channel.
+const NULL_CIPHER: &str = r#"build.rustflags=["--cfg", "null_cipher"]"#;
 const WIREGUARD: &str = include_str!("wireguard.sh");
 
 /// All that a run needs, built or unpacked.
 pub(crate) struct Programs {
     pub(crate) ours: PathBuf,
+    /// There only if a path needs it.
+    pub(crate) ours_null: PathBuf,
     pub(crate) sid: Option<Peers>,
     boringtun: Option<PathBuf>,
 }
@@ -26,15 +31,23 @@ impl Programs {
     /// Builds ours and provides the others that `paths` need. `progress` hears what is waited for.
     pub(crate) fn provide(paths: &[paths::Path], progress: &mut dyn FnMut(&str)) -> Result<Self> {
         progress("building our peer");
-        cargo::run(&["build", "--release", "-p", "tunnel", "--example", "peer"])?;
+        cargo::run(&OURS)?;
+        let null = cargo::workspace().join("target/null-cipher");
+        let any = |needs: &dyn Fn(&Kind) -> bool| paths.iter().any(|path| needs(&path.kind));
+        if any(&|kind| matches!(kind, Kind::OpenVpn { left: End::OursNull, .. })) {
+            progress("building our peer without encryption");
+            // In a directory of its own: either build would throw out the other's work.
+            let dir = null.display().to_string();
+            cargo::run(&[&OURS[..], &["--target-dir", &dir, "--config", NULL_CIPHER]].concat())?;
+        }
         let newest = |kind: &Kind| match kind {
             Kind::OpenVpn { left, right, .. } => [left, right].contains(&&End::Stock27),
             Kind::WireGuard(which) => *which == WireGuard::Go,
             Kind::Bare | Kind::Given { .. } => false,
         };
-        let any = |needs: &dyn Fn(&Kind) -> bool| paths.iter().any(|path| needs(&path.kind));
         Ok(Self {
             ours: cargo::workspace().join("target/release/examples/peer"),
+            ours_null: null.join("release/examples/peer"),
             sid: any(&newest).then(|| Peers::provide(progress)).transpose()?,
             boringtun: any(&|kind| matches!(kind, Kind::WireGuard(WireGuard::Boring)))
                 .then(|| boringtun(progress))

@@ -150,3 +150,38 @@ impl Results {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::load::Load;
+    use super::*;
+
+    fn round(rate: f64, cpu: f64) -> Round {
+        let trip = RoundTrip { median: 1.0, p99: 2.0 };
+        let load = Load { rate, cpu: Some(cpu), round_trip: trip.clone() };
+        let ways = Ways { up: load.clone(), down: load };
+        let (udp, udp_segmented) = (vec![], vec![]);
+        Round { one: ways.clone(), four: ways, idle: trip, udp, udp_segmented, peak_memory: None }
+    }
+
+    #[test]
+    fn the_best_is_the_most_of_a_rate_and_the_least_of_a_cost() {
+        let rounds = [(3.0, 5.0), (1.0, 4.0), (2.0, 9.0)].map(|(rate, cpu)| round(rate, cpu));
+        let rounds = Rounds { rounds: rounds.into(), failures: vec![] };
+        assert_eq!((rounds.median(ONE_UP), rounds.best(ONE_UP)), (Some(2.0), Some(3.0)));
+        assert_eq!((rounds.median(CPU_DOWN), rounds.best(CPU_DOWN)), (Some(5.0), Some(4.0)));
+        assert_eq!(rounds.median(MEMORY), None);
+    }
+
+    #[test]
+    fn a_goal_is_met_by_its_bound() {
+        let path = |name: &str, round| (name.to_owned(), Rounds { rounds: vec![round], failures: vec![] });
+        let results = Results { paths: vec![path("ours", round(13.0, 1.0)), path("openvpn-2.6", round(1.0, 12.9))] };
+        let outcomes = serde_json::to_value(goals::outcomes(&results)).unwrap();
+        let met =
+            |goal: &str| outcomes.as_array().unwrap().iter().find(|one| one["goal"] == goal).unwrap()["met"].clone();
+        assert_eq!(met("one flow up, to OpenVPN"), true);
+        assert_eq!(met("CPU per byte up, to OpenVPN"), false);
+        assert!(met("one flow up, to wireguard-go").is_null());
+    }
+}

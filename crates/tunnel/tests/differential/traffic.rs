@@ -17,6 +17,8 @@ const MSS: [u16; 2] = [1260, 1240];
 pub(crate) const MSS_FIX: u16 = MSS[0] + 40;
 /// Bytes that a packet may have.
 pub(crate) const MTU: u16 = 1500;
+/// Frames of a step.
+pub(crate) const FRAMES: usize = 12;
 /// Most headers that a packet here has, bytes.
 const HEADERS: usize = 140;
 
@@ -25,7 +27,7 @@ pub(crate) struct Step {
     pub(crate) from: u8,
     pub(crate) to: u8,
     /// As a device with offload does it.
-    pub(crate) frame: (VirtioHeader, Vec<u8>),
+    pub(crate) frames: Vec<(VirtioHeader, Vec<u8>)>,
     /// As a plain device does it.
     pub(crate) packets: Vec<Vec<u8>>,
     /// What has to come out at the other end.
@@ -63,8 +65,9 @@ impl Traffic {
             self.change(&mut flow);
         }
         let (packet, step) = match self.rng.random_range(0..100) {
-            0..45 => self.many(&flow),
-            45..80 => self.single(&flow),
+            0..35 => self.many(&flow),
+            35..55 => self.train(&flow),
+            55..80 => self.single(&flow),
             80..84 => self.opening(&flow),
             _ => (flow.clone(), self.odd(&flow)),
         };
@@ -116,6 +119,26 @@ impl Traffic {
         let packets: Vec<_> = packet.segments(size).iter().map(Packet::bytes).collect();
         let arrives = packets.clone();
         (plain(packet), self.made(frame, packets, arrives))
+    }
+
+    /// Packets that could be joined at the other end, but for what changes between them.
+    fn train(&mut self, flow: &Packet) -> (Packet, Step) {
+        let mut packet = flow.clone();
+        let (mut frames, mut packets) = (Vec::new(), Vec::new());
+        for _ in 0..self.rng.random_range(4..=FRAMES) {
+            packet = packet.following(600);
+            if self.rng.random_bool(0.15) {
+                self.change(&mut packet);
+            }
+            let mut bytes = packet.bytes();
+            if self.rng.random_bool(0.05) {
+                *bytes.last_mut().unwrap() ^= 1;
+            }
+            frames.push((VirtioHeader::default(), bytes.clone()));
+            packets.push(bytes);
+        }
+        let arrives = packets.clone();
+        (packet, Step { from: self.from, to: self.to, frames, packets, arrives })
     }
 
     /// One packet of any size, its checksum half done or done.
@@ -227,7 +250,7 @@ impl Traffic {
     }
 
     fn made(&self, frame: (VirtioHeader, Vec<u8>), packets: Vec<Vec<u8>>, arrives: Vec<Vec<u8>>) -> Step {
-        Step { from: self.from, to: self.to, frame, packets, arrives }
+        Step { from: self.from, to: self.to, frames: vec![frame], packets, arrives }
     }
 }
 

@@ -119,7 +119,7 @@ impl Lab {
 /// Every size of UDP payload up to 1500 bytes, there and back, twenty on their way at a time. The last ones are in packets
 /// larger than the MTU, and so in two.
 #[track_caller]
-fn echo_every_size(lab: &Lab, client: &str) {
+pub(crate) fn echo_every_size(lab: &Lab, client: &str) {
     let (server, client) = (lab.udp(Side::Server, US), lab.udp(Side::Client, &format!("{client}:7000")));
     let payload = |size: usize| -> Vec<u8> { (0..size).map(|at| (at * 31 + size * 7) as u8).collect() };
     let mut buf = [0; 2000];

@@ -1,7 +1,8 @@
 //! Two network namespaces with a wire between them, processes in them, and certificates.
 //!
 //! The stock peer is `openvpn`, or what the environment variable `CLOUDATHOME_OPENVPN` names: a program that takes the
-//! same options, such as a script that runs another version in a root directory of its own.
+//! same options, such as a script that runs another version in a root directory of its own. With `CLOUDATHOME_OFFLOAD=off`
+//! our ends carry one packet a call, but where a test says otherwise.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -214,9 +215,17 @@ impl Lab {
         self.spawn_example(side, log, &all);
     }
 
-    /// Starts our end with nothing but these words.
+    /// Starts our end with nothing but these words, and what is set for all tests.
     pub(crate) fn spawn_example(&mut self, side: Side, log: &str, words: &[String]) {
-        self.spawn(side, log, example().to_str().unwrap(), words);
+        let offload = if self.has_offload() { "offload=auto" } else { "offload=off" };
+        // Of the same words the last counts.
+        let words = [&[offload.to_owned()], words].concat();
+        self.spawn(side, log, example().to_str().unwrap(), &words);
+    }
+
+    /// Whether our ends carry many packets a call unless they are told otherwise.
+    pub(crate) fn has_offload(&self) -> bool {
+        !std::env::var("CLOUDATHOME_OFFLOAD").is_ok_and(|value| value == "off")
     }
 
     /// Starts stock openvpn as `name`'s certificate holder.
@@ -352,29 +361,34 @@ impl Lab {
     }
 }
 
-/// Bytes of [`Lab::transfer`].
-const TRANSFER: u64 = 100_000_000;
-
 impl Lab {
     /// Sends 100 MB over TCP to `address`, which is an inner address of the other side, and compares what arrived.
     #[track_caller]
     pub(crate) fn transfer(&self, from: Side, address: &str) {
+        self.transfer_of(100_000_000, from, address);
+    }
+
+    /// The same with so many bytes.
+    #[track_caller]
+    pub(crate) fn transfer_of(&self, bytes: u64, from: Side, address: &str) {
         let (source, copy) = (self.path("source"), self.path("copy"));
         if !Path::new(&source).exists() {
-            let mut random = File::open("/dev/urandom").unwrap().take(TRANSFER);
+            let mut random = File::open("/dev/urandom").unwrap().take(bytes);
             std::io::copy(&mut random, &mut File::create(&source).unwrap()).unwrap();
         }
         let _ = fs::remove_file(&copy);
         let to = if from == Side::Client { Side::Server } else { Side::Client };
+        let (protocol, address) =
+            if address.contains(':') { ("TCP6", format!("[{address}]")) } else { ("TCP4", address.to_owned()) };
         let mut receiver = self
             .command(to, "socat")
-            .args(["-u", &format!("TCP-LISTEN:5000,bind={address},reuseaddr"), &format!("CREATE:{copy}")])
+            .args(["-u", &format!("{protocol}-LISTEN:5000,bind={address},reuseaddr"), &format!("CREATE:{copy}")])
             .spawn()
             .unwrap();
         let sender = self
             .command(from, "timeout")
             .args(["60", "socat", "-u", &format!("OPEN:{source},rdonly")])
-            .arg(format!("TCP:{address}:5000,retry=100,interval=0.05"))
+            .arg(format!("{protocol}:{address}:5000,retry=100,interval=0.05"))
             .status()
             .unwrap();
         if !sender.success() {
@@ -382,8 +396,8 @@ impl Lab {
         }
         receiver.wait().unwrap();
         let sum = |path: &str| run("sha256sum", &[path]).split(' ').next().map(str::to_owned);
-        assert!(sender.success(), "the transfer to {address} failed");
-        assert_eq!(fs::metadata(&copy).unwrap().len(), TRANSFER);
+        assert!(sender.success(), "the transfer to {address} failed\n{}", self.all_logs());
+        assert_eq!(fs::metadata(&copy).unwrap().len(), bytes);
         assert_eq!(sum(&source), sum(&copy));
     }
 }
