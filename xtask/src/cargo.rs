@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
 
 /// The workspace's directory.
 pub(crate) fn workspace() -> &'static Path {
@@ -29,20 +30,87 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs cargo's tests, passing on what they print but for what passed tests printed, of which only the lines that
-/// begin with `SKIPPED:` are returned.
+/// A program that runs tests.
+pub(crate) struct TestBinary {
+    /// Directory of its package, in which it expects to run.
+    pub(crate) package: PathBuf,
+    /// Its name, as in `interop`.
+    pub(crate) name: String,
+    program: PathBuf,
+}
+
+/// What of cargo's messages is needed here.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    manifest_path: Option<PathBuf>,
+    executable: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Builds all tests; gives the programs that run them.
 ///
 /// # Errors
-/// When a test fails.
-pub(crate) fn test(arguments: &[&str], environment: &[(&str, PathBuf)]) -> Result<Vec<String>> {
-    let mut command = cargo(arguments);
-    command.stdout(Stdio::piped()).envs(environment.iter().map(|(name, value)| (name, value)));
-    let mut child = command.spawn().context("run cargo")?;
-    let output = child.stdout.take().context("read what cargo prints")?;
-    let mut skipped = Vec::new();
+/// When cargo fails.
+pub(crate) fn build_tests() -> Result<Vec<TestBinary>> {
+    let arguments = ["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
+    let output = cargo(&arguments).stderr(Stdio::inherit()).output().context("run cargo")?;
+    ensure!(output.status.success(), "`cargo {}` failed ({})", arguments.join(" "), output.status);
+    let mut binaries = Vec::new();
+    for line in output.stdout.lines() {
+        let line = line.context("read what cargo prints")?;
+        let message: Message = serde_json::from_str(&line).with_context(|| format!("read cargo's message {line}"))?;
+        let is_test = message.reason == "compiler-artifact" && message.profile.is_some_and(|profile| profile.test);
+        let parts = message.executable.zip(message.manifest_path).zip(message.target).filter(|_| is_test);
+        let Some(((program, manifest), target)) = parts else { continue };
+        let package = manifest.parent().unwrap_or(workspace()).to_owned();
+        binaries.push(TestBinary { package, name: target.name, program });
+    }
+    Ok(binaries)
+}
+
+impl TestBinary {
+    /// Whether this is what `tests/NAME` of the package at `directory` of the workspace makes.
+    pub(crate) fn is(&self, directory: &str, name: &str) -> bool {
+        self.package == workspace().join(directory) && self.name == name
+    }
+
+    /// A command that runs its tests.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.current_dir(&self.package).env("CARGO_MANIFEST_DIR", &self.package);
+        command
+    }
+}
+
+/// A command that runs the examples in the documentation.
+pub(crate) fn doc_tests() -> Command {
+    cargo(&["test", "--workspace", "--doc", "--no-fail-fast", "--"])
+}
+
+/// Runs tests, passing on what they print but for what passed tests printed, of which only the lines that begin with
+/// `SKIPPED:` are added to `skipped`. Whether all passed.
+///
+/// # Errors
+/// When they cannot be run.
+pub(crate) fn test(mut command: Command, skipped: &mut Vec<String>) -> Result<bool> {
+    let doing = format!("run {}", Path::new(command.get_program()).display());
+    let mut child = command.arg("--show-output").stdout(Stdio::piped()).spawn().context(doing)?;
+    let output = child.stdout.take().context("read what tests print")?;
     let mut passed = false;
     for line in BufReader::new(output).lines() {
-        let line = line.context("read what cargo prints")?;
+        let line = line.context("read what tests print")?;
         if line.starts_with("SKIPPED:") && !skipped.contains(&line) {
             skipped.push(line.clone());
         }
@@ -57,9 +125,5 @@ pub(crate) fn test(arguments: &[&str], environment: &[(&str, PathBuf)]) -> Resul
             println!("{line}");
         }
     }
-    let status = child.wait().context("wait for cargo")?;
-    if !status.success() {
-        bail!("`cargo {}` failed ({status})", arguments.join(" "));
-    }
-    Ok(skipped)
+    Ok(child.wait().context("wait for tests")?.success())
 }

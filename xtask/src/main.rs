@@ -50,6 +50,9 @@ enum Command {
         /// Our role in it: listen, dial, or both side by side
         #[arg(long, default_value = "both")]
         role: String,
+        /// Whether our ends carry many packets a system call: auto, as far as the kernel can do it, or off
+        #[arg(long, default_value = "auto")]
+        offload: String,
     },
 }
 
@@ -76,7 +79,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Bench(Bench::Tunnel(options)) => bench::run(&options),
         Command::Bench(Bench::Peers(options)) => bench::peers::run(&options),
-        Command::Soak { minutes, role } => soak::run(minutes, &role),
+        Command::Soak { minutes, role, offload } => soak::run(minutes, &role, &offload),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,12 +8,13 @@ use lab::packages;
 use crate::cargo;
 
 /// Builds it and lets it run.
-pub(crate) fn run(minutes: u32, role: &str) -> Result<()> {
+pub(crate) fn run(minutes: u32, role: &str, offload: &str) -> Result<()> {
     let needed = packages::BUILD.iter().chain(packages::LAB).chain(packages::TESTS);
     packages::ensure(needed, &mut |line| eprintln!("{line}"))?;
     cargo::run(&["build", "--release", "-p", "soak", "-p", "tunnel", "--bin", "soak", "--example", "peer"])?;
     let mut command = Command::new(cargo::workspace().join("target/release/soak"));
-    let status = command.args(["--minutes", &minutes.to_string(), "--role", role]).status().context("run the soak")?;
+    command.args(["--minutes", &minutes.to_string(), "--role", role, "--offload", offload]);
+    let status = command.status().context("run the soak")?;
     ensure!(status.success(), "the soak failed ({status})");
     Ok(())
 }

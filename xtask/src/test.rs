@@ -1,10 +1,19 @@
 //! Every test there is, in the order in which they find faults fastest.
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail, ensure};
 use lab::{Peers, capability, images, packages};
 
+use crate::cargo::TestBinary;
 use crate::progress::Progress;
 use crate::{cargo, demo};
+
+/// How the tests of the tunnel with stock peers run: most of the time they wait, so many at a time, except for floods,
+/// which need what the machine can do.
+const INTEROP: &[(&str, &[&str])] =
+    &[("all but floods", &["--test-threads=8", "--skip=flood::"]), ("floods", &["--test-threads=1", "flood::"])];
 
 /// Runs every test.
 pub(crate) fn run() -> Result<()> {
@@ -22,7 +31,7 @@ pub(crate) fn run() -> Result<()> {
     cargo::run(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     progress.step("building");
     cargo::run(&["build", "--workspace"])?;
-    cargo::run(&["test", "--workspace", "--no-run"])?;
+    let binaries = cargo::build_tests()?;
 
     let obstacles = capability::obstacles();
     let mut environment = Vec::new();
@@ -35,8 +44,7 @@ pub(crate) fn run() -> Result<()> {
         let caddy = images.caddy.extract("usr/bin/caddy", &cargo::workspace().join("target/caddy"));
         environment.push(("CLOUDATHOME_CADDY", caddy?));
     }
-    progress.step("tests");
-    skipped.extend(cargo::test(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"], &environment)?);
+    run_tests(&progress, &binaries, &environment, &mut skipped)?;
 
     if obstacles.is_empty() {
         progress.step("the demo's check");
@@ -45,6 +53,41 @@ pub(crate) fn run() -> Result<()> {
         skipped.push(format!("SKIPPED: the demo's check: {}", obstacles.join("; ")));
     }
     report(&progress, &skipped)
+}
+
+/// Runs all test programs, of whose failures none keeps the next from running.
+fn run_tests(
+    progress: &Progress,
+    binaries: &[TestBinary],
+    environment: &[(&str, PathBuf)],
+    skipped: &mut Vec<String>,
+) -> Result<()> {
+    let mut failed = Vec::new();
+    let mut run = |title: String, mut command: Command| -> Result<()> {
+        progress.step(&title);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        if !cargo::test(command, skipped)? {
+            failed.push(title);
+        }
+        Ok(())
+    };
+    let (interop, others): (Vec<_>, Vec<_>) = binaries.iter().partition(|binary| binary.is("crates/tunnel", "interop"));
+    for binary in others {
+        let package = binary.package.strip_prefix(cargo::workspace()).unwrap_or(&binary.package);
+        run(format!("tests: {} of {}", binary.name, package.display()), binary.command())?;
+    }
+    run("tests: documentation".to_owned(), cargo::doc_tests())?;
+    for offload in ["auto", "off"] {
+        for (phase, words) in INTEROP {
+            for binary in &interop {
+                let mut command = binary.command();
+                command.args(*words).env("CLOUDATHOME_OFFLOAD", offload);
+                run(format!("tests: the tunnel with stock peers, offload {offload}, {phase}"), command)?;
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join("; "));
+    Ok(())
 }
 
 fn report(progress: &Progress, skipped: &[String]) -> Result<()> {

@@ -165,6 +165,7 @@ fn tunnel_config(
     config.tls_version_min = settings.tls_version_min;
     config.crl.clone_from(&settings.crl);
     config.offload = settings.offload;
+    config.fit_routes();
     config.keepalive = KEEPALIVE;
     config.after_refusal = Some(AFTER_REFUSAL);
     Ok(config)

@@ -29,7 +29,7 @@ pub struct Offload {
 ///
 /// Packets are joined only if the frame, cut again as the device does, gives the same packets byte by byte, but for the
 /// identification of IPv4 where DF is set: it counts up from the first packet's then, and means nothing (RFC 6864, 4.1).
-/// So addresses, ports, TOS with ECN, TTL, DF, flow label, acknowledgement, window and options of TCP are equal, the
+/// (A checksum that was written as the other of its two zeros comes out as the usual one.) So addresses, ports, TOS with ECN, TTL, DF, flow label, acknowledgement, window and options of TCP are equal, the
 /// sequence has no gap, and all packets are equally long but the last, which may be shorter. PSH ends a run, and packets
 /// with other flags than ACK and PSH, options of IPv4, extension headers, fragments, without payload or with a wrong
 /// checksum join none: they go as they are, after what came before them in their flow.

@@ -10,7 +10,7 @@
 //! an empty `address=` it is IPv6 only), `pull_filter=ACTION:PREFIX;... route_nopull=on` for a dialer, `peer_ids=off`,
 //! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
 //! `crl=FILE`, `fingerprint=HEX[,MORE]` instead of `ca=`, `peer_prefix=TEXT` or `peer_subject=TEXT` instead of `peer=`,
-//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`, `offload=off`,
+//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`, `offload=off`, `fit=on`,
 //! `link=WORDS,OF,IP-LINK-SET` after what is set otherwise, as in `link=txqueuelen,500`.
 //! `login=USER:PASSWORD`, `check=FILE` and more about passwords and commands: see `peer/auth.rs`.
 //! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
@@ -186,6 +186,9 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         config.max_packet_size = bytes.parse()?;
     }
     config.dynamic_tls_crypt = settings.get("dyn").is_none_or(|dynamic| dynamic != "off");
+    if settings.contains_key("fit") {
+        config.fit_routes();
+    }
     if let Some(offload) = settings.get("offload") {
         config.offload = offload.parse()?;
     }

@@ -57,6 +57,9 @@ pub struct TunnelConfig {
     /// MTU of the device in bytes, 576..=[`MAX_MTU`]. A listener pushes it to peers that can take it; a dialer uses it
     /// when nothing is pushed. 1420 and less fits into one unfragmented datagram on most links.
     pub tun_mtu: u16,
+    /// Dialer: whether `tun_mtu`, what may be pushed instead and [`MssFix::Datagram`] are lowered to what the host's route to
+    /// the server carries without fragments, at each session anew.
+    pub fit_route: bool,
     /// Signs of life, in whole seconds. A listener pushes both values to its peers and itself waits twice `ping_restart`.
     pub keepalive: Keepalive,
     /// When keys are renewed while data flows.
@@ -110,6 +113,7 @@ impl TunnelConfig {
             data_ciphers: Cipher::ALL.to_vec(),
             key_derivation: KeyDerivation::Ekm,
             tun_mtu: 1420,
+            fit_route: false,
             keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
             renewal: RenewalLimits::default(),
             dynamic_tls_crypt: true,
@@ -123,6 +127,16 @@ impl TunnelConfig {
             max_packet_size: DEFAULT_MAX_PACKET_SIZE,
             pull: PullRules::default(),
             offload: Offload::default(),
+        }
+    }
+
+    /// Lets the tunnel fit into the routes that the host has. A dialer's is looked up when it dials
+    /// ([`TunnelConfig::fit_route`]). A listener's `tun_mtu` and [`MssFix::Datagram`] are lowered now, to what its default
+    /// routes carry without fragments. Neither goes below 1280 for the device, which IPv6 needs.
+    pub fn fit_routes(&mut self) {
+        match &self.mode {
+            Mode::Listen(listen) => crate::mtu::fit_default(listen.bind, &mut self.tun_mtu, &mut self.data.mss_fix),
+            Mode::Dial(_) => self.fit_route = true,
         }
     }
 }

@@ -59,12 +59,13 @@ pub(crate) async fn run(
     mut driver: Driver,
     mut config: ClientConfig,
     dial: Dial,
+    fit_route: bool,
     after_refusal: Option<Duration>,
 ) -> Result<(), Error> {
     if dial.remotes.len() > 1 {
         config.first_answer = FIRST_ANSWER_OF_SEVERAL;
     }
-    let mut dialer = Dialer { config, remotes: dial.remotes, beside: dial.beside };
+    let mut dialer = Dialer { config, fit_route, remotes: dial.remotes, beside: dial.beside };
     let mut wait = FIRST_WAIT;
     loop {
         match dialer.round(&mut driver).await? {
@@ -89,6 +90,8 @@ pub(crate) async fn run(
 
 struct Dialer {
     config: ClientConfig,
+    /// Whether the MTU is what the route carries.
+    fit_route: bool,
     remotes: Vec<Remote>,
     /// Whether others are tried while a session goes on.
     beside: bool,
@@ -172,7 +175,7 @@ impl Dialer {
             let scout = crate::scout::run(self.config.clone(), self.remotes.clone(), searches, found);
             AbortOnDropHandle::new(tokio::spawn(scout))
         });
-        let mut sessions = Sessions::new(self.config.clone(), place, remote, Instant::now(), search);
+        let mut sessions = Sessions::new(self.config.clone(), self.fit_route, place, remote, Instant::now(), search);
         let outcome = driver.run(&mut sessions, &mut sockets).await;
         // What was found and not taken up is closed.
         driver.ways = None;

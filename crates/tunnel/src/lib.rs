@@ -11,6 +11,7 @@ mod dial;
 mod driver;
 mod framing;
 mod listen;
+mod mtu;
 mod path;
 mod pump;
 mod queue;
@@ -140,7 +141,9 @@ fn prepare(
             let (sockets, addresses) = open(&listen, config.offload)?;
             Box::pin(listen::run(driver, listen::settings(&config, listen)?, sockets, addresses))
         }
-        Mode::Dial(dial) => Box::pin(dial::run(driver, dial::settings(&config)?, dial, config.after_refusal)),
+        Mode::Dial(dial) => {
+            Box::pin(dial::run(driver, dial::settings(&config)?, dial, config.fit_route, config.after_refusal))
+        }
     };
     Ok((channels, tunnel))
 }

@@ -60,6 +60,8 @@ struct Session {
 /// See the module's documentation.
 pub(crate) struct Sessions {
     config: ClientConfig,
+    /// Whether the MTU is what the route to the server carries.
+    fit_route: bool,
     /// A handful at most.
     sessions: Vec<Session>,
     next_key: SessionKey,
@@ -89,6 +91,7 @@ impl Sessions {
     /// sent to `search`.
     pub(crate) fn new(
         config: ClientConfig,
+        fit_route: bool,
         place: usize,
         remote: Underlay,
         now: Instant,
@@ -96,6 +99,7 @@ impl Sessions {
     ) -> Self {
         let mut sessions = Self {
             config,
+            fit_route,
             sessions: Vec::new(),
             next_key: 0,
             search,
@@ -127,7 +131,13 @@ impl Sessions {
 
     fn begin(&mut self, place: usize, remote: Underlay, now: Instant, search: Search) {
         self.config.login = self.login().clone();
-        let client = Client::new(self.config.clone(), remote, now, crate::unix_time(), crate::rng());
+        let mut config = self.config.clone();
+        if self.fit_route {
+            // What is pushed counts before `tun_mtu`, as far as `max_mtu` lets it.
+            let (peer, ClientConfig { max_mtu, data, .. }) = (remote.address.ip(), &mut config);
+            crate::mtu::fit(peer, max_mtu, &mut data.mss_fix);
+        }
+        let client = Client::new(config, remote, now, crate::unix_time(), crate::rng());
         let (key, stage) = (self.next_key, Stage::Rising(search));
         self.next_key += 1;
         self.sessions.push(Session { key, place, remote, client, stage, generations: 0 });

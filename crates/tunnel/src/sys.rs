@@ -118,6 +118,23 @@ pub(crate) fn watch_epoll(epoll: Epoll) -> io::Result<AsyncFd<WatchedEpoll>> {
     Ok(unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?)
 }
 
+/// The MTU of the route that a connected IPv6 socket has.
+pub(crate) fn ipv6_mtu(socket: &impl AsRawFd) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the pointers describe a live c_int, which is what this option gives, and its length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU,
+            std::ptr::from_mut(&mut value).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Lets the outer IPv4 datagrams of a socket of either family be fragmented on their way, as stock peers do: a path with a smaller MTU then costs
 /// fragments, not silence.
 pub(crate) fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {

@@ -23,6 +23,7 @@ use ovpn::wrap::{Role, WrapKeys};
 use prost::Message;
 use proto::v1;
 
+mod frames;
 mod sessions;
 
 /// A target by its name.
@@ -32,6 +33,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("auth_token", auth_token),
     ("client_session", sessions::client),
+    ("coalesce", frames::coalesce),
     ("control_message", control_message),
     ("control_packet", control_packet),
     ("data_packet", data_packet),
@@ -42,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     ("profile", profile),
     ("push_reply", push_reply),
     ("server_session", sessions::server),
+    ("split", frames::split),
     ("static_key", static_key),
     ("tls_auth_packet", tls_auth_packet),
     ("wrapped_key", wrapped_key),

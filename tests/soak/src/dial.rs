@@ -37,7 +37,7 @@ enum Trouble {
 }
 
 impl Dial {
-    pub(crate) fn start(rate: u64, totals: &Arc<Totals>) -> Result<Self> {
+    pub(crate) fn start(offload: &str, rate: u64, totals: &Arc<Totals>) -> Result<Self> {
         let net = Net::new(1)?;
         let udp = udp_server(&net)?;
         let tcp = net.stock(
@@ -50,7 +50,8 @@ impl Dial {
         let client = net.clients[0].clone();
         let relay = Relay::start(Some(&client), RELAY.parse()?, format!("{SERVER}:1194").parse()?, 0, ADDRESS_CHANGES)?;
         let remotes = format!("remote={RELAY},{SERVER}:1194/tcp");
-        let ours = net.ours(&client, "client0", &["mode=dial", &remotes, "ping=2/8", "reneg=7"])?;
+        let offload = format!("offload={offload}");
+        let ours = net.ours(&client, "client0", &["mode=dial", &remotes, "ping=2/8", "reneg=7", &offload])?;
         for _ in 0..STREAMS {
             let (client, totals) = (client.clone(), Arc::clone(totals));
             let targets = [format!("10.8.0.1:{PORT}").parse()?, format!("10.9.0.1:{PORT}").parse()?];

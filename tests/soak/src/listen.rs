@@ -51,7 +51,7 @@ impl Client {
 }
 
 impl Listen {
-    pub(crate) fn start(clients: u8, rate: u64, totals: &Arc<Totals>) -> Result<Self> {
+    pub(crate) fn start(clients: u8, offload: &str, rate: u64, totals: &Arc<Totals>) -> Result<Self> {
         let net = Net::new(clients)?;
         let words = [
             "mode=listen",
@@ -62,6 +62,7 @@ impl Listen {
             "peers=128",
             "ping=2/8",
             "reneg=7",
+            &format!("offload={offload}"),
         ];
         let ours = net.ours(&net.server, "server", &words)?;
         relay::in_namespace(&net.server, || load::serve(rate, totals))??;

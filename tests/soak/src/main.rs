@@ -58,6 +58,9 @@ struct Cli {
     /// Bytes a second each way in each stream
     #[arg(long, default_value_t = 40_000)]
     rate: u64,
+    /// Whether our ends carry many packets a call
+    #[arg(long, value_parser = ["auto", "off"], default_value = "auto")]
+    offload: String,
     /// Of what happens by chance; another one each time if it is not given
     #[arg(long)]
     seed: Option<u64>,
@@ -99,19 +102,19 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<bool> {
     let seed = cli.seed.unwrap_or_else(rand::random);
-    println!("{} minutes, seed {seed}", cli.minutes);
+    println!("{} minutes, offload {}, seed {seed}", cli.minutes, cli.offload);
     let time = Duration::from_secs(cli.minutes * 60);
     let mut roles = Vec::new();
     if cli.role != Which::Dial {
         roles.push(std::thread::spawn({
-            let (clients, rate) = (cli.clients, cli.rate);
-            move || soak(|totals| Ok(Box::new(listen::Listen::start(clients, rate, totals)?)), time, seed)
+            let (clients, offload, rate) = (cli.clients, cli.offload.clone(), cli.rate);
+            move || soak(|totals| Ok(Box::new(listen::Listen::start(clients, &offload, rate, totals)?)), time, seed)
         }));
     }
     if cli.role != Which::Listen {
-        let rate = cli.rate * 10;
+        let (offload, rate) = (cli.offload.clone(), cli.rate * 10);
         roles.push(std::thread::spawn(move || {
-            soak(|totals| Ok(Box::new(dial::Dial::start(rate, totals)?)), time, seed.rotate_left(1))
+            soak(|totals| Ok(Box::new(dial::Dial::start(&offload, rate, totals)?)), time, seed.rotate_left(1))
         }));
     }
     let mut right = true;

@@ -2,7 +2,7 @@
 
 use segments::{Coalescer, MAX_PACKETS, Offload, Split, VirtioHeader};
 
-use crate::device::{ALL, coalesce, coalesce_in_steps, cut, finish_ipv4, sizes};
+use crate::device::{ALL, coalesce, coalesce_in_steps, cut, finish, finish_ipv4, sizes};
 use crate::model::{ACK, CWR, ECE, FIN, Ip, PSH, Packet, SYN, Transport};
 
 /// A train of packets of one flow.
@@ -75,10 +75,19 @@ fn a_run_has_its_limits() {
     for first in [Packet::tcp4(0), Packet::tcp6(0), Packet::udp4(0), Packet::udp6(0)] {
         let large = bytes_of(&train(&first, &[8_948; 10]));
         assert_eq!(sizes(&coalesce(ALL, &large)), [7, 3]);
-        let exact = segments::MAX_FRAME - first.bytes().len();
-        assert_eq!(sizes(&coalesce(ALL, &bytes_of(&train(&first, &[exact / 5; 5])))), [5]);
-        assert_eq!(sizes(&coalesce(ALL, &bytes_of(&train(&first, &[exact; 2])))), [1, 1]);
+        let all = segments::MAX_FRAME - first.bytes().len();
+        assert_eq!(sizes(&coalesce(ALL, &bytes_of(&train(&first, &[all; 2])))), [1, 1]);
     }
+    // As long as can be, to the byte.
+    for (first, count) in [(Packet::udp4(0), 13), (Packet::tcp6(0), 3), (Packet::udp6(0), 3)] {
+        let all = segments::MAX_FRAME - first.bytes().len();
+        assert_eq!(all % count, 0);
+        assert_eq!(sizes(&coalesce(ALL, &bytes_of(&train(&first, &vec![all / count; count + 1])))), [count, 1]);
+    }
+    // One byte longer than can be.
+    let all = segments::MAX_FRAME + 1 - Packet::tcp6(0).bytes().len();
+    assert_eq!(all % 8, 0);
+    assert_eq!(sizes(&coalesce(ALL, &bytes_of(&train(&Packet::tcp6(0), &[all / 8; 9])))), [7, 2]);
 }
 
 /// Two packets that would be one frame, but for one difference.
@@ -139,6 +148,26 @@ fn what_differs_is_not_joined() {
 }
 
 #[test]
+fn a_tcp_header_that_is_odd_is_not_joined() {
+    let good = bytes_of(&train(&Packet::tcp4(0), &[10; 2]));
+    // Reserved bits and accurate ECN; a header that ends within itself, or behind the packet.
+    for data_offset in [0x81, 0x88, 0x40, 0x00, 0xf0] {
+        for odd in [&[0][..], &[1], &[0, 1]] {
+            let mut packets = good.clone();
+            for &odd in odd {
+                packets[odd][32] = data_offset;
+                // What follows the first, were it so.
+                let size = (good[odd].len() - 20).saturating_sub(usize::from(data_offset >> 4) * 4);
+                packets[odd][24..28].copy_from_slice(&(1_000 + (size * odd) as u32).to_be_bytes());
+                finish(&mut packets[odd]);
+            }
+            let frames = coalesce(ALL, &packets);
+            assert!(frames.iter().map(|(_, frame)| frame).eq(&packets), "{data_offset:x}");
+        }
+    }
+}
+
+#[test]
 fn identification_counts_unless_the_packet_is_atomic() {
     let with = |id, df| move |packet: &mut Packet| packet.ip = Ip::V4 { id, df, options: Vec::new() };
     for first in [Packet::tcp4(0), Packet::udp4(0)] {
@@ -185,6 +214,16 @@ fn a_wrong_checksum_is_not_made_right() {
 fn a_udp_datagram_without_checksum_stays_without() {
     let mut packets = bytes_of(&train(&Packet::udp4(0), &[100; 2]));
     for packet in &mut packets {
+        packet[26..28].fill(0);
+    }
+    let frames = coalesce(ALL, &packets);
+    assert!(frames.iter().map(|(_, frame)| frame).eq(&packets));
+    // Nor where zero would be right: the payload makes the sum all ones.
+    for packet in &mut packets {
+        packet[28..30].fill(0);
+        finish(packet);
+        let rest = [packet[26], packet[27]];
+        packet[28..30].copy_from_slice(&rest);
         packet[26..28].fill(0);
     }
     let frames = coalesce(ALL, &packets);

@@ -106,7 +106,7 @@ pub(crate) fn cut(header: &VirtioHeader, frame: &[u8]) -> Vec<Vec<u8>> {
     chunks.enumerate().map(segment).collect()
 }
 
-pub(crate) fn pseudo_header(packet: &[u8], length: usize) -> Vec<u8> {
+fn pseudo_header(packet: &[u8], length: usize) -> Vec<u8> {
     let (addresses, protocol) = if packet[0] >> 4 == 4 { (12..20, packet[9]) } else { (8..40, packet[6]) };
     [&packet[addresses], &[0, protocol], &(length as u32).to_be_bytes()].concat()
 }
@@ -125,4 +125,18 @@ pub(crate) fn finish_ipv4(packet: &mut [u8]) {
     packet[10..12].fill(0);
     let checksum = !sum(&packet[..20]);
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Makes the checksums of a plain packet right.
+pub(crate) fn finish(packet: &mut [u8]) {
+    let transport = if packet[0] >> 4 == 4 { 20 } else { 40 };
+    let protocol = if transport == 20 { packet[9] } else { packet[6] };
+    if transport == 20 {
+        finish_ipv4(packet);
+    }
+    let field = transport + if protocol == 6 { 16 } else { 6 };
+    packet[field..field + 2].fill(0);
+    let checksum = !sum(&[&pseudo_header(packet, packet.len() - transport), &packet[transport..]].concat());
+    let checksum = if checksum == 0 && protocol == 17 { 0xffff } else { checksum };
+    packet[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
 }

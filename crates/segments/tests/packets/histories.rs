@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use segments::{Offload, VirtioHeader};
 
-use crate::device::{coalesce, cut, finish_ipv4, pseudo_header};
+use crate::device::{coalesce, cut, finish, finish_ipv4};
 use crate::model::{ACK, Ip, PSH, Packet, Transport, any_packet, sum};
 
 /// How a packet is not what would follow in its flow.
@@ -145,20 +145,6 @@ fn twist_bytes(mut bytes: Vec<u8>, twist: &Twist) -> Vec<u8> {
         _ => {}
     }
     bytes
-}
-
-/// Makes the checksums of a plain packet right.
-fn finish(packet: &mut [u8]) {
-    let transport = if packet[0] >> 4 == 4 { 20 } else { 40 };
-    let protocol = if transport == 20 { packet[9] } else { packet[6] };
-    if transport == 20 {
-        finish_ipv4(packet);
-    }
-    let field = transport + if protocol == 6 { 16 } else { 6 };
-    packet[field..field + 2].fill(0);
-    let checksum = !sum(&[&pseudo_header(packet, packet.len() - transport), &packet[transport..]].concat());
-    let checksum = if checksum == 0 && protocol == 17 { 0xffff } else { checksum };
-    packet[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// What a packet of TCP or UDP belongs to.

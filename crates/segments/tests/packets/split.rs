@@ -167,6 +167,15 @@ fn what_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn a_frame_longer_than_any_packet_is_refused() {
+    for (over, expected) in [(0, Ok(66)), (1, Err(SplitError::Length))] {
+        let packet = Packet::tcp6(segments::MAX_FRAME - 72 + over);
+        let (header, mut frame) = packet.frame(1_000);
+        assert_eq!(split(header, &mut frame).map(|packets| packets.len()), expected);
+    }
+}
+
+#[test]
 fn extension_headers_without_end_are_refused() {
     let mut packet = Packet::tcp6(1_000);
     packet.ip = Ip::V6 { flow_label: 0, extensions: vec![(60, vec![0; 7]); 20] };

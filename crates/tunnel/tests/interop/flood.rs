@@ -95,7 +95,7 @@ impl Gun {
             }
             30..45 => self.send(from, aim.target, &known[..self.packet.len() % known.len()]),
             45..46 => {
-                let size = self.rng.random_range(2048..9000);
+                let size = self.rng.random_range(usize::from(tunnel::MAX_MTU) + 200..20_000);
                 self.plain.send_to(&vec![known[0]; size], aim.target).is_ok()
             }
             46..70 => self.send(from, aim.target, known),

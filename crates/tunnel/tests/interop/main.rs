@@ -7,6 +7,7 @@ mod data;
 mod failover;
 mod float;
 mod flood;
+mod mtu;
 mod nat;
 mod offload;
 mod probes;
