@@ -25,7 +25,23 @@ fn cargo(arguments: &[&str]) -> Command {
 /// # Errors
 /// When it fails.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
-    let status = cargo(arguments).status().context("run cargo")?;
+    finish(cargo(arguments), arguments)
+}
+
+/// [`run`], without the compiler's flags that the environment has: what is measured is built like what ships.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_without_flags(arguments: &[&str]) -> Result<()> {
+    let mut command = cargo(arguments);
+    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
+        command.env_remove(variable);
+    }
+    finish(command, arguments)
+}
+
+fn finish(mut command: Command, arguments: &[&str]) -> Result<()> {
+    let status = command.status().context("run cargo")?;
     ensure!(status.success(), "`cargo {}` failed ({status})", arguments.join(" "));
     Ok(())
 }

@@ -61,15 +61,15 @@ enum Bench {
     /// Measure our tunnel and others side by side, between two hosts in network namespaces
     ///
     /// Throughput of TCP with one flow and four, each way; CPU time; round trips, idle and under load; small UDP packets;
-    /// memory. Installs and
-    /// unpacks what it measures. Prints tables with ratios to ours, and which goals were met. The cable between the hosts
-    /// is a veth of MTU 1500; congestion control is cubic, which network namespaces are allowed to choose from then on
-    /// (net.ipv4.tcp_allowed_congestion_control).
+    /// memory. Installs and unpacks what it measures. Prints tables with ratios to ours, and which goals were met. The
+    /// cable between the hosts is a veth of MTU 1500; congestion control is cubic, which is added to
+    /// net.ipv4.tcp_allowed_congestion_control of this machine until it starts again.
     Tunnel(bench::Options),
     /// Measure many peers on one listener, ours and Debian's openvpn in turn
     ///
     /// Handshakes a second, when as many of our own dialers connect to either at once; the listener's CPU time and memory for
-    /// each peer; and one peer's throughput beside them. Prints which goals were met.
+    /// each peer; and one peer's throughput beside them. Prints which goals were met. Congestion control is cubic, which is
+    /// added to net.ipv4.tcp_allowed_congestion_control of this machine until it starts again. Needs root.
     Peers(bench::peers::Options),
 }
 

@@ -41,8 +41,10 @@ impl Bed {
         };
         for host in [&bed.left, &bed.right] {
             // What one path taught the kernel about the other host must not serve the next.
-            let control = format!("net.ipv4.tcp_congestion_control={CONTROL}");
-            host.exec(&["sysctl", "--quiet", "--write", &control, "net.ipv4.tcp_no_metrics_save=1"])?;
+            for (name, value) in [("tcp_congestion_control", CONTROL), ("tcp_no_metrics_save", "1")] {
+                let file = format!("/proc/sys/net/ipv4/{name}");
+                host.inside(|| fs::write(&file, value))?.with_context(|| format!("write {value} to {file}"))?;
+            }
             if !whole {
                 for offload in OFFLOADS {
                     // Whether it worked is seen by the packets.

@@ -17,6 +17,8 @@ const PING_INTERVAL: f64 = 0.02;
 const IDLE_PINGS: &str = "400";
 const IDLE_INTERVAL: &str = "0.005";
 const FOUR: u32 = 4;
+/// Part of the pings that may be lost; with more, what the others say is no round trip of this path.
+const LOSS_LIMIT: f64 = 0.2;
 /// What a command may take longer than its measurement.
 const SLACK: Duration = Duration::from_secs(20);
 
@@ -51,11 +53,14 @@ pub(crate) struct Load {
     pub(crate) round_trip: RoundTrip,
 }
 
-/// Milliseconds.
+/// Milliseconds, of the pings that were answered.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct RoundTrip {
     pub(crate) median: f64,
     pub(crate) p99: f64,
+    /// Pings, and their answers.
+    pub(crate) sent: usize,
+    pub(crate) received: usize,
 }
 
 /// About how long one path takes.
@@ -81,14 +86,17 @@ pub(crate) fn measure(bed: &Bed, mut tunnel: Tunnel, seconds: u32, say: &mut dyn
         };
         let trip = &load.round_trip;
         let (rate, median, p99) = (load.rate, trip.median, trip.p99);
-        say(&format!("{what}: {rate:.2} Gbit/s{cpu}, ping {median:.2} ms (99 %: {p99:.2})"));
+        let lost = trip.lost();
+        say(&format!("{what}: {rate:.2} Gbit/s{cpu}, ping {median:.2} ms (99 %: {p99:.2}){lost}"));
+        trip.check().context(what)?;
         Ok(load)
     };
     let one = Ways { up: load(1, false)?, down: load(1, true)? };
     let four = Ways { up: load(FOUR, false)?, down: load(FOUR, true)? };
     let pings = ["ping", "-n", "-i", IDLE_INTERVAL, "-c", IDLE_PINGS, &tunnel.address];
     let idle = RoundTrip::of(&bed.left.exec(&pings)?, 0.0)?;
-    say(&format!("idle ping {:.3} ms; small UDP packets", idle.median));
+    say(&format!("idle ping {:.3} ms{}; small UDP packets", idle.median, idle.lost()));
+    idle.check().context("idle")?;
     let udp = udp::flood(bed, &tunnel.address, Sending::Single)?;
     let udp_segmented = udp::flood(bed, &tunnel.address, Sending::Segmented)?;
     tunnel.check()?;
@@ -123,12 +131,13 @@ pub(crate) fn tcp(left: &Host, tunnel: &Tunnel, flows: u32, down: bool, seconds:
     let (flows, time, warm_up) = (flows.to_string(), seconds.to_string(), WARM_UP.to_string());
     let mut iperf = vec!["iperf3", "--json", "-c", &tunnel.address, "-t", &time, "-O", &warm_up, "-P", &flows];
     iperf.extend(down.then_some("-R"));
-    let (interval, until) = (PING_INTERVAL.to_string(), all.to_string());
-    let ping = ["ping", "-n", "-i", &interval, "-w", &until, &tunnel.address];
+    let (interval, count) = (PING_INTERVAL.to_string(), (f64::from(all) / PING_INTERVAL).round().to_string());
+    // By count, not by time: so the last ones have time to be answered.
+    let ping = ["ping", "-n", "-i", &interval, "-c", &count, "-W", "1", &tunnel.address];
 
     let before = tunnel.cpu_seconds();
     let (report, pings) = std::thread::scope(|scope| {
-        // Under load some may be lost, which is no failure.
+        // Under load some may be lost, which is no failure of the program.
         let pings = scope.spawn(|| left.output(limit, &ping));
         (left.output(limit, &iperf), pings.join())
     });
@@ -180,22 +189,51 @@ fn read_iperf(report: &[u8]) -> Result<(f64, u64)> {
 }
 
 impl RoundTrip {
-    /// By what `ping` printed, without the first `part` of the replies.
+    /// By what `ping` printed, without the first `part` of the pings.
     fn of(text: &str, part: f64) -> Result<Self> {
-        let all: Vec<f64> = text.lines().filter_map(reply).collect();
-        let mut times = all[(all.len() as f64 * part) as usize..].to_vec();
+        let sent = text.lines().find_map(transmitted).context("ping does not say how many it sent")?;
+        let skipped = (sent as f64 * part) as usize;
+        let replies = text.lines().filter_map(reply).filter(|(number, _)| *number > skipped);
+        let mut times: Vec<f64> = replies.map(|(_, time)| time).collect();
         times.sort_by(f64::total_cmp);
         let at = |hundredths: usize| times.get((times.len() * hundredths / 100).min(times.len().saturating_sub(1)));
         match (at(50), at(99)) {
-            (Some(&median), Some(&p99)) => Ok(Self { median, p99 }),
+            (Some(&median), Some(&p99)) => Ok(Self { median, p99, sent: sent - skipped, received: times.len() }),
             _ => anyhow::bail!("no ping was answered"),
         }
     }
+
+    /// The part of the pings without an answer, from 0 to 1.
+    pub(crate) fn loss(&self) -> f64 {
+        (self.sent - self.received) as f64 / self.sent as f64
+    }
+
+    /// For people: nothing if none was lost.
+    fn lost(&self) -> String {
+        match self.sent - self.received {
+            0 => String::new(),
+            lost => format!(", {lost} of {} pings lost", self.sent),
+        }
+    }
+
+    /// # Errors
+    /// When more than [`LOSS_LIMIT`] was lost.
+    fn check(&self) -> Result<()> {
+        ensure!(self.loss() <= LOSS_LIMIT, "too many pings lost: {} of {} answered", self.received, self.sent);
+        Ok(())
+    }
 }
 
-/// The milliseconds in a line of `ping`'s about a reply.
-fn reply(line: &str) -> Option<f64> {
-    line.split(' ').find_map(|word| word.strip_prefix("time="))?.parse().ok()
+/// The number of a ping, from 1 on, and its milliseconds, in a line of `ping`'s about a reply; not the second reply to one.
+fn reply(line: &str) -> Option<(usize, f64)> {
+    let word = |name| line.split(' ').find_map(|word| word.strip_prefix(name));
+    let reply = (word("icmp_seq=")?.parse().ok()?, word("time=")?.parse().ok()?);
+    (!line.ends_with("(DUP!)")).then_some(reply)
+}
+
+/// How many pings were sent, in the line of `ping`'s about that.
+fn transmitted(line: &str) -> Option<usize> {
+    line.split_once(" packets transmitted")?.0.parse().ok()
 }
 
 #[cfg(test)]
@@ -206,10 +244,20 @@ mod tests {
     fn reads_pings() {
         let line =
             |number: u32, time: f64| format!("64 bytes from 10.9.0.1: icmp_seq={number} ttl=64 time={time} ms\n");
-        let text: String = (1..=200).map(|number| line(number, f64::from(number) / 10.0)).collect();
-        let trip = RoundTrip::of(&format!("PING 10.9.0.1\n{text}\n200 packets transmitted"), 0.5).unwrap();
-        assert_eq!((trip.median, trip.p99), (15.1, 20.0));
-        assert!(RoundTrip::of("no reply", 0.5).is_err());
+        let ping = |numbers: &mut dyn Iterator<Item = u32>| {
+            let text: String = numbers.map(|number| line(number, f64::from(number) / 10.0)).collect();
+            let twice = line(150, 999.0).replace(" ms", " ms (DUP!)");
+            RoundTrip::of(&format!("PING 10.9.0.1\n{text}{twice}\n200 packets transmitted, 7 received"), 0.5)
+        };
+        let trip = ping(&mut (1..=200)).unwrap();
+        assert_eq!((trip.median, trip.p99, trip.sent, trip.received), (15.1, 20.0, 100, 100));
+        trip.check().unwrap();
+        // What was lost while it warmed up is no loss, and moves no later ping into that time.
+        let trip = ping(&mut (91..=180)).unwrap();
+        assert_eq!((trip.median, trip.sent, trip.received), (14.1, 100, 80));
+        trip.check().unwrap();
+        assert!(ping(&mut (1..=179)).unwrap().check().is_err());
+        assert!(ping(&mut (1..=100)).is_err());
     }
 
     #[test]

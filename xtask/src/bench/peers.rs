@@ -17,7 +17,8 @@ use super::bed::Bed;
 use super::load::{self, Ways};
 use super::machine::Machine;
 use super::paths::{self, End, INSIDE};
-use super::programs::Programs;
+use super::programs::{self, Programs};
+use super::results;
 use super::tunnel::Tunnel;
 use super::{congestion, figure};
 use crate::cargo;
@@ -69,7 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     packages::ensure(needed, &mut |line| eprintln!("{line}"))?;
     let programs = Programs::provide(&[], &mut |what| progress.step(what))?;
     progress.step("building the crowd of dialers");
-    cargo::run(&["build", "--release", "-p", "tunnel", "--example", "crowd"])?;
+    let dialers = programs::build("crowd", &cargo::workspace().join("target"), &[])?;
     let machine = Machine::look(&programs)?;
     congestion::allow()?;
 
@@ -82,7 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         for (end, name, rounds) in turn {
             let what = format!("round {} of {}, {name}", round + 1, options.rounds);
             let mut say = |step: &str| progress.step(&format!("{what}: {step}"));
-            rounds.push(measure(end, options, &programs, &mut say).with_context(|| what.clone())?);
+            rounds.push(measure(end, options, &programs, &dialers, &mut say).with_context(|| what.clone())?);
         }
     }
     println!("\n{machine}");
@@ -103,7 +104,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// One listener, once, on hosts of its own that go with it.
-fn measure(end: End, options: &Options, programs: &Programs, say: &mut dyn FnMut(&str)) -> Result<Round> {
+fn measure(
+    end: End,
+    options: &Options,
+    programs: &Programs,
+    dialers: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<Round> {
     say("coming up");
     let bed = Bed::new(true)?;
     bed.issue_device_certificates(options.count)?;
@@ -130,7 +137,7 @@ fn measure(end: End, options: &Options, programs: &Programs, say: &mut dyn FnMut
     };
     let (cpu_before, memory_before) = look()?;
     say(&format!("{} dialers connect", options.count));
-    let mut crowd = crowd(&bed, options.count)?;
+    let mut crowd = crowd(&bed, dialers, options.count)?;
     let seconds = connected(&mut crowd)?;
     let (cpu_after, _) = look()?;
     let count = f64::from(options.count);
@@ -163,8 +170,7 @@ fn listener(bed: &Bed, programs: &Programs, end: End) -> Result<Command> {
 }
 
 /// The other dialers, in one process on the left.
-fn crowd(bed: &Bed, count: u32) -> Result<Process> {
-    let program = cargo::workspace().join("target/release/examples/crowd");
+fn crowd(bed: &Bed, program: &Path, count: u32) -> Result<Process> {
     let mut command = bed.left.command("prlimit");
     // Only the soft limit: the hard one may be out of reach even for root.
     command
@@ -193,36 +199,46 @@ fn connected(crowd: &mut Process) -> Result<f64> {
 }
 
 /// A figure of a round.
-type Of = fn(&Round) -> Option<f64>;
+#[derive(Clone, Copy)]
+struct Metric {
+    name: &'static str,
+    more_is_better: bool,
+    of: fn(&Round) -> Option<f64>,
+}
 
-const HANDSHAKES: Of = |round| Some(round.handshakes);
-const HANDSHAKE_CPU: Of = |round| Some(round.handshake_cpu);
-const MEMORY: Of = |round| Some(round.memory);
-const KEPT_UP: Of = |round| Some(round.beside.as_ref()?.up.rate / round.alone.as_ref()?.up.rate);
-const KEPT_DOWN: Of = |round| Some(round.beside.as_ref()?.down.rate / round.alone.as_ref()?.down.rate);
-const CPU_UP: Of = |round| Some(round.beside.as_ref()?.up.cpu? / round.alone.as_ref()?.up.cpu?);
-const CPU_DOWN: Of = |round| Some(round.beside.as_ref()?.down.cpu? / round.alone.as_ref()?.down.cpu?);
+const fn more(name: &'static str, of: fn(&Round) -> Option<f64>) -> Metric {
+    Metric { name, more_is_better: true, of }
+}
 
-fn median(rounds: &[Round], of: Of) -> Option<f64> {
-    let mut values: Vec<f64> = rounds.iter().filter_map(of).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+const fn less(name: &'static str, of: fn(&Round) -> Option<f64>) -> Metric {
+    Metric { name, more_is_better: false, of }
+}
+
+const HANDSHAKES: Metric = more("handshakes a second", |round| Some(round.handshakes));
+const HANDSHAKE_CPU: Metric = less("CPU time of the listener for one, ms", |round| Some(round.handshake_cpu));
+const MEMORY: Metric = less("memory of the listener for one, KiB", |round| Some(round.memory));
+const KEPT_UP: Metric = more("throughput up beside them, to alone", |round| {
+    Some(round.beside.as_ref()?.up.rate / round.alone.as_ref()?.up.rate)
+});
+const KEPT_DOWN: Metric = more("throughput down beside them, to alone", |round| {
+    Some(round.beside.as_ref()?.down.rate / round.alone.as_ref()?.down.rate)
+});
+const CPU_UP: Metric = less("its CPU time per byte up, to alone", |round| {
+    Some(round.beside.as_ref()?.up.cpu? / round.alone.as_ref()?.up.cpu?)
+});
+const CPU_DOWN: Metric = less("its CPU time per byte down, to alone", |round| {
+    Some(round.beside.as_ref()?.down.cpu? / round.alone.as_ref()?.down.cpu?)
+});
+
+fn median(rounds: &[Round], metric: Metric) -> Option<f64> {
+    results::median(rounds.iter().filter_map(metric.of), metric.more_is_better)
 }
 
 fn report(ours: &[Round], stock: &[Round], count: u32) {
     println!("\nMedian of all rounds, {count} peers{:>30}{:>14}", "ours", "openvpn-2.6");
-    let rows: [(&str, Of); 7] = [
-        ("handshakes a second", HANDSHAKES),
-        ("CPU time of the listener for one, ms", HANDSHAKE_CPU),
-        ("memory of the listener for one, KiB", MEMORY),
-        ("throughput up beside them, to alone", KEPT_UP),
-        ("throughput down beside them, to alone", KEPT_DOWN),
-        ("its CPU time per byte up, to alone", CPU_UP),
-        ("its CPU time per byte down, to alone", CPU_DOWN),
-    ];
-    let cell = |rounds, of| median(rounds, of).map_or("–".to_owned(), figure);
-    for (name, of) in rows {
-        println!("  {name:<40}{:>14}{:>14}", cell(ours, of), cell(stock, of));
+    let cell = |rounds, metric| median(rounds, metric).map_or("–".to_owned(), figure);
+    for metric in [HANDSHAKES, HANDSHAKE_CPU, MEMORY, KEPT_UP, KEPT_DOWN, CPU_UP, CPU_DOWN] {
+        println!("  {:<40}{:>14}{:>14}", metric.name, cell(ours, metric), cell(stock, metric));
     }
     println!("\nGoals, in this run");
     let handshakes = median(ours, HANDSHAKES).zip(median(stock, HANDSHAKES)).map(|(ours, stock)| ours / stock);

@@ -13,7 +13,6 @@ use crate::cargo;
 
 const BORINGTUN: &str = "0.7.1";
 const CACHE: &str = "/var/cache/cloudathome";
-const OURS: [&str; 6] = ["build", "--release", "-p", "tunnel", "--example", "peer"];
 /// See `ovpn`'s data channel.
 const NULL_CIPHER: &str = r#"build.rustflags=["--cfg", "null_cipher"]"#;
 const WIREGUARD: &str = include_str!("wireguard.sh");
@@ -31,14 +30,14 @@ impl Programs {
     /// Builds ours and provides the others that `paths` need. `progress` hears what is waited for.
     pub(crate) fn provide(paths: &[paths::Path], progress: &mut dyn FnMut(&str)) -> Result<Self> {
         progress("building our peer");
-        cargo::run(&OURS)?;
-        let null = cargo::workspace().join("target/null-cipher");
+        let target = cargo::workspace().join("target");
+        let ours = build("peer", &target, &[])?;
+        let mut ours_null = PathBuf::new();
         let any = |needs: &dyn Fn(&Kind) -> bool| paths.iter().any(|path| needs(&path.kind));
         if any(&|kind| matches!(kind, Kind::OpenVpn { left: End::OursNull, .. })) {
             progress("building our peer without encryption");
             // In a directory of its own: either build would throw out the other's work.
-            let dir = null.display().to_string();
-            cargo::run(&[&OURS[..], &["--target-dir", &dir, "--config", NULL_CIPHER]].concat())?;
+            ours_null = build("peer", &target.join("null-cipher"), &["--config", NULL_CIPHER])?;
         }
         let newest = |kind: &Kind| match kind {
             Kind::OpenVpn { left, right, .. } => [left, right].contains(&&End::Stock27),
@@ -46,14 +45,26 @@ impl Programs {
             Kind::Bare | Kind::Given { .. } => false,
         };
         Ok(Self {
-            ours: cargo::workspace().join("target/release/examples/peer"),
-            ours_null: null.join("release/examples/peer"),
+            ours,
+            ours_null,
             sid: any(&newest).then(|| Peers::provide(progress)).transpose()?,
             boringtun: any(&|kind| matches!(kind, Kind::WireGuard(WireGuard::Boring)))
                 .then(|| boringtun(progress))
                 .transpose()?,
         })
     }
+}
+
+/// Builds an example of the tunnel into `target`, whatever directory the environment or cargo's configuration names.
+/// Returns the program.
+///
+/// # Errors
+/// When cargo fails.
+pub(crate) fn build(example: &str, target: &Path, options: &[&str]) -> Result<PathBuf> {
+    let dir = target.display().to_string();
+    let arguments = ["build", "--release", "-p", "tunnel", "--example", example, "--target-dir", &dir];
+    cargo::run_without_flags(&[&arguments, options].concat())?;
+    Ok(target.join("release/examples").join(example))
 }
 
 impl Programs {
@@ -128,7 +139,7 @@ fn boringtun(progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     if !program.exists() {
         progress(&format!("building boringtun {BORINGTUN} from crates.io, once"));
         let version = format!("boringtun-cli@{BORINGTUN}");
-        cargo::run(&["install", "--locked", "--quiet", &version, "--root", &root.display().to_string()])?;
+        cargo::run_without_flags(&["install", "--locked", "--quiet", &version, "--root", &root.display().to_string()])?;
     }
     Ok(program)
 }

@@ -17,7 +17,8 @@ pub(crate) fn print(machine: &Machine, results: &Results) {
         let ours = if name.ends_with(SEGMENTED) { format!("{OURS}{SEGMENTED}") } else { OURS.to_owned() };
         let (ours, other) = (results.median(&ours, metric)?, rounds.median(metric)?);
         let ratio = if metric.more_is_better { ours / other } else { other / ours };
-        Some(figure(ratio))
+        // Nothing lost, to nothing lost, says nothing.
+        ratio.is_finite().then(|| figure(ratio))
     });
 }
 

@@ -43,13 +43,18 @@ pub(crate) const PING_ONE: Metric = less("1 flow", "ms", |round| ping(&round.one
 const PING_ONE_P99: Metric = less("99 %", "ms", |round| ping(&round.one, |trip| trip.p99));
 pub(crate) const PING_FOUR: Metric = less("4 flows", "ms", |round| ping(&round.four, |trip| trip.median));
 const PING_FOUR_P99: Metric = less("99 %", "ms", |round| ping(&round.four, |trip| trip.p99));
+/// Most that was lost in one of the measurements: the round trips are of the others.
+const PINGS_LOST: Metric = less("lost", "%", |round| {
+    let loads = [&round.one, &round.four].into_iter().flat_map(|ways| [&ways.up, &ways.down]);
+    let trips = loads.map(|load| &load.round_trip).chain([&round.idle]);
+    trips.map(|trip| trip.loss() * 100.0).max_by(f64::total_cmp)
+});
 pub(crate) const UDP: Metric = more("UDP 64 B", "10^3/s", |round| Some(load::best(&round.udp) / 1e3));
-pub(crate) const UDP_SEGMENTED: Metric =
-    more("UDP GSO", "10^3/s", |round| Some(load::best(&round.udp_segmented) / 1e3));
+const UDP_SEGMENTED: Metric = more("UDP GSO", "10^3/s", |round| Some(load::best(&round.udp_segmented) / 1e3));
 const MEMORY: Metric = less("memory", "MiB", |round| round.peak_memory);
 
 /// All figures, in the order of the tables.
-pub(crate) const METRICS: [Metric; 14] = [
+pub(crate) const METRICS: [Metric; 15] = [
     ONE_UP,
     ONE_DOWN,
     FOUR_UP,
@@ -61,6 +66,7 @@ pub(crate) const METRICS: [Metric; 14] = [
     PING_ONE_P99,
     PING_FOUR,
     PING_FOUR_P99,
+    PINGS_LOST,
     UDP,
     UDP_SEGMENTED,
     MEMORY,
@@ -74,26 +80,33 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    /// The middle of a figure's values, the better one of two middles.
     pub(crate) fn median(&self, metric: Metric) -> Option<f64> {
-        let values = self.sorted(metric);
-        values.get(values.len() / 2).copied()
+        median(self.values(metric), metric.more_is_better)
     }
 
     /// The best of a figure's values.
     pub(crate) fn best(&self, metric: Metric) -> Option<f64> {
-        self.sorted(metric).last().copied()
+        best_last(self.values(metric), metric.more_is_better).last().copied()
     }
 
-    /// The best last.
-    fn sorted(&self, metric: Metric) -> Vec<f64> {
-        let mut values: Vec<f64> = self.rounds.iter().filter_map(metric.of).collect();
-        values.sort_by(f64::total_cmp);
-        if !metric.more_is_better {
-            values.reverse();
-        }
-        values
+    fn values(&self, metric: Metric) -> impl Iterator<Item = f64> {
+        self.rounds.iter().filter_map(metric.of)
     }
+}
+
+/// The middle of a figure's values, the better one of two middles.
+pub(crate) fn median(values: impl Iterator<Item = f64>, more_is_better: bool) -> Option<f64> {
+    let values = best_last(values, more_is_better);
+    values.get(values.len() / 2).copied()
+}
+
+fn best_last(values: impl Iterator<Item = f64>, more_is_better: bool) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    if !more_is_better {
+        values.reverse();
+    }
+    values
 }
 
 /// All paths' rounds, in the order of the tables.
@@ -157,7 +170,7 @@ mod tests {
     use super::*;
 
     fn round(rate: f64, cpu: f64) -> Round {
-        let trip = RoundTrip { median: 1.0, p99: 2.0 };
+        let trip = RoundTrip { median: 1.0, p99: 2.0, sent: 100, received: 98 };
         let load = Load { rate, cpu: Some(cpu), round_trip: trip.clone() };
         let ways = Ways { up: load.clone(), down: load };
         let (udp, udp_segmented) = (vec![], vec![]);
@@ -170,7 +183,13 @@ mod tests {
         let rounds = Rounds { rounds: rounds.into(), failures: vec![] };
         assert_eq!((rounds.median(ONE_UP), rounds.best(ONE_UP)), (Some(2.0), Some(3.0)));
         assert_eq!((rounds.median(CPU_DOWN), rounds.best(CPU_DOWN)), (Some(5.0), Some(4.0)));
-        assert_eq!(rounds.median(MEMORY), None);
+        assert_eq!((rounds.median(PINGS_LOST), rounds.median(MEMORY)), (Some(2.0), None));
+    }
+
+    #[test]
+    fn of_two_middles_the_better_one_counts() {
+        let median = |more_is_better| median([4.0, 1.0, 3.0, 2.0].into_iter(), more_is_better);
+        assert_eq!((median(true), median(false)), (Some(3.0), Some(2.0)));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const BATCH: usize = 64;
 const OFFERS: [u64; 8] = [50, 100, 200, 300, 450, 700, 1_000, u64::MAX / 1_000];
 /// Time for each offer.
 const STEP: Duration = Duration::from_millis(500);
-/// What is still on its way arrives within this time.
+/// Time between two offers: what is still on its way counts for neither.
 const DRAIN: Duration = Duration::from_millis(150);
 /// The receiver waits at most this long for a packet before it looks whether it is over.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -117,8 +117,8 @@ fn offer(socket: &UdpSocket, sending: Sending, rate: u64, received: &AtomicU64) 
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
-    sleep(DRAIN);
     let received = received.load(Ordering::Relaxed) - before;
+    sleep(DRAIN);
     Ok(Offer { sent: sent as f64 / seconds, received: received as f64 / seconds })
 }
 
