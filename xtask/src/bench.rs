@@ -115,6 +115,7 @@ fn figure(value: f64) -> String {
 
 /// One path, once, between hosts of its own that go with it.
 fn measure(path: &Path, programs: &Programs, seconds: u32, say: &mut dyn FnMut(&str)) -> Result<Round> {
+    say("coming up");
     let bed = Bed::new(path.whole)?;
     let tunnel = path.start(&bed, programs)?;
     load::measure(&bed, tunnel, seconds, say)

@@ -5,9 +5,6 @@
 pub mod config;
 pub mod logs;
 pub mod metrics;
-#[cfg(null_cipher)]
-compile_error!("without encryption there is nothing but a measurement");
-
 mod run;
 
 pub use run::{Args, ConfigCheck, Ready, run, until_first_ends};

@@ -14,6 +14,9 @@ pub trait Packets {
 
     /// The next packet, whole. Its bytes may be changed.
     fn next(&mut self) -> Option<&mut [u8]>;
+
+    /// How many were not taken yet.
+    fn left(&self) -> usize;
 }
 
 /// One packet.
@@ -36,6 +39,10 @@ impl Packets for Single<'_> {
 
     fn next(&mut self) -> Option<&mut [u8]> {
         (!std::mem::replace(&mut self.given, true)).then_some(&mut *self.packet)
+    }
+
+    fn left(&self) -> usize {
+        usize::from(!self.given)
     }
 }
 
@@ -89,11 +96,20 @@ impl Batch {
         self.gone == self.packets.len()
     }
 
+    /// Where the first packet that waits goes.
+    #[must_use]
+    pub fn next_to(&self) -> Option<Underlay> {
+        self.packets.get(self.gone).map(|packet| packet.to)
+    }
+
     /// Adds what `seal` writes to the room that it is given, and whose length it returns.
     pub(crate) fn push<E>(&mut self, to: Underlay, seal: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<(), E> {
         let prefix = if to.transport == Transport::Tcp { PREFIX } else { 0 };
         let start = self.end;
         let room = self.buf.get_mut(start + prefix..).unwrap_or_default();
+        // What a length in a stream can say, and more than any datagram can have.
+        let most = room.len().min(u16::MAX.into());
+        let room = &mut room[..most];
         let length = seal(room)?;
         let end = start + prefix + length;
         if let (Transport::Tcp, Ok(length)) = (to.transport, u16::try_from(length)) {

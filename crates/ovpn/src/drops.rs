@@ -80,7 +80,12 @@ pub struct Drops([u64; DropReason::ALL.len()]);
 impl Drops {
     /// Counts one.
     pub fn count(&mut self, reason: DropReason) {
-        self.0[reason as usize] += 1;
+        self.count_many(reason, 1);
+    }
+
+    /// Counts so many.
+    pub fn count_many(&mut self, reason: DropReason, packets: usize) {
+        self.0[reason as usize] += packets as u64;
     }
 
     /// How often `reason` was counted.

@@ -411,8 +411,7 @@ pub trait Endpoint {
     /// Says why it was dropped.
     fn handle_datagram(&mut self, now: Instant, from: Underlay, datagram: &mut [u8]) -> Result<Received, DropReason>;
 
-    /// Seals packets from the device, for which `out` must have room ([`Batch::has_room`]). Drops are counted already,
-    /// those of one call as one.
+    /// Seals packets from the device, for which `out` must have room ([`Batch::has_room`]). Drops are counted already.
     ///
     /// # Errors
     /// Says why the packets were dropped, from the first that could not be sealed on.
@@ -449,8 +448,8 @@ pub trait Endpoint {
     /// After [`Endpoint::shut_down`]: whether every peer has the goodbye.
     fn is_flushed(&self) -> bool;
 
-    /// Counts a drop that happened around the endpoint.
-    fn count_drop(&mut self, reason: DropReason);
+    /// Counts packets that were dropped around the endpoint.
+    fn count_drops(&mut self, reason: DropReason, packets: usize);
 
     /// The counters.
     fn counters(&self) -> Counters;

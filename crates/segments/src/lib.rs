@@ -13,7 +13,7 @@ mod split;
 mod virtio;
 
 pub use coalesce::{Coalescer, MAX_PACKETS, Offload, Run};
-pub use split::{Split, SplitError};
+pub use split::{MAX_HEADER, Split, SplitError};
 pub use virtio::VirtioHeader;
 
 /// Bytes of the longest IP packet: what the total length of IPv4 can say. It holds for IPv6 here, too.

@@ -6,7 +6,7 @@ use crate::packet::{Layout, Protocol, Unfit, Version};
 use crate::virtio::VirtioHeader;
 
 /// Most bytes of headers: of IPv4 with all options 60, of TCP 60; extension headers of IPv6 are rarely longer than 32.
-const MAX_HEADER: usize = 160;
+pub const MAX_HEADER: usize = 160;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
@@ -86,6 +86,12 @@ impl<'a> Split<'a> {
         let packet = self.frame.get_mut(start..end)?;
         cut.write_headers(packet, index, self.next == self.count)?;
         Some(packet)
+    }
+
+    /// Packets that were not taken yet.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.count - self.next
     }
 
     /// Packets of the whole frame, at least one.

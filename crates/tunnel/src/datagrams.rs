@@ -27,6 +27,10 @@ const TYPICAL: usize = 1464;
 pub(crate) const ROOM: usize = 65_536;
 /// After how long it is tried again what the kernel refused: routes and their MTU change.
 const AGAIN: Duration = Duration::from_secs(60);
+/// As long as a tunnel runs.
+const NEVER: Duration = Duration::from_secs(1 << 32);
+/// Refusals that are remembered: of as many peers with small routes. One that is forgotten costs a call.
+const REFUSALS: usize = 16;
 
 /// See the module's documentation.
 pub(crate) struct Datagrams {
@@ -34,12 +38,26 @@ pub(crate) struct Datagrams {
     /// Room for what comes with a datagram.
     control: Vec<u8>,
     gathers: bool,
-    /// Datagrams of this length and longer go out one by one.
-    single_from: usize,
-    /// Until when.
-    single_until: Option<Instant>,
+    /// What the kernel does not cut.
+    refusals: Vec<Refusal>,
     sent: IoCount,
     received: IoCount,
+}
+
+/// Datagrams that the kernel did not cut, so that they go out one by one.
+struct Refusal {
+    /// Where they went. `None` where nothing can be cut.
+    to: Option<SocketAddr>,
+    /// From which length on.
+    segment: usize,
+    /// When it is tried again: routes and their MTU change.
+    again: Instant,
+}
+
+impl Refusal {
+    fn is_of(&self, group: &Group<'_>) -> bool {
+        self.to.is_none_or(|to| to == group.to.address) && group.segment >= self.segment
+    }
 }
 
 /// What was received at once.
@@ -56,13 +74,15 @@ impl Datagrams {
     pub(crate) fn new(socket: UdpSocket, offload: bool) -> Self {
         let gathers = offload && setsockopt(&socket, sockopt::UdpGroSegment, &true).is_ok();
         let can_cut = offload && nix::sys::socket::getsockopt(&socket, sockopt::UdpGsoSegment).is_ok();
-        let single_from = if can_cut { usize::MAX } else { 0 };
+        let mut refusals = Vec::with_capacity(REFUSALS);
+        if !can_cut {
+            refusals.push(Refusal { to: None, segment: 0, again: Instant::now() + NEVER });
+        }
         Self {
             socket,
             control: nix::cmsg_space!(i32),
             gathers,
-            single_from,
-            single_until: None,
+            refusals,
             sent: IoCount::default(),
             received: IoCount::default(),
         }
@@ -71,7 +91,7 @@ impl Datagrams {
     /// What a call that sends and one that receives carries, as things stand.
     pub(crate) fn paths(&self) -> (DatagramPath, DatagramPath) {
         let path = |many| if many { DatagramPath::Segmented } else { DatagramPath::Single };
-        (path(self.single_from > TYPICAL), path(self.gathers))
+        (path(self.refusals.iter().all(|refusal| refusal.segment > TYPICAL)), path(self.gathers))
     }
 
     /// Calls that sent data, and calls that received.
@@ -121,29 +141,38 @@ impl Datagrams {
     }
 
     /// Sends the beginning of a group; gives how many datagrams that were.
-    pub(crate) fn try_send(&mut self, group: &Group<'_>) -> io::Result<usize> {
-        let tries_again = self.single_until.is_some_and(|until| until <= Instant::now());
-        if group.packets > 1 && (group.segment < self.single_from || tries_again) {
+    ///
+    /// # Errors
+    /// With the number of datagrams that were tried.
+    pub(crate) fn try_send(&mut self, group: &Group<'_>) -> Result<usize, (io::Error, usize)> {
+        let now = Instant::now();
+        let refused = self.refusals.iter().any(|refusal| refusal.is_of(group) && refusal.again > now);
+        if group.packets > 1 && !refused {
             match self.try_send_many(group) {
-                Err(error) if is_refusal(&error) => {
-                    tracing::debug!(%error, segment = group.segment, "the kernel does not cut these datagrams; they go one by one");
-                    // Without checksums by the device there is no cutting at all; else they are too long for the route,
-                    // and have to be fragmented.
-                    let unable = error.raw_os_error() == Some(Errno::EIO as i32);
-                    self.single_from = if unable { 0 } else { group.segment.min(self.single_from) };
-                    self.single_until = Some(Instant::now() + AGAIN);
-                }
                 Ok(()) => {
-                    if tries_again {
-                        (self.single_from, self.single_until) = (usize::MAX, None);
-                    }
+                    self.refusals.retain(|refusal| !refusal.is_of(group));
                     return Ok(self.note_sent(group.packets));
                 }
-                Err(error) => return Err(error),
+                Err(error) if is_refusal(&error) => self.note_refusal(&error, group, now + AGAIN),
+                Err(error) => return Err((error, group.packets)),
             }
         }
         let first = group.bytes.get(..group.segment).unwrap_or(group.bytes);
-        self.try_send_to(first, group.to.address).map(|()| self.note_sent(1))
+        let sent = self.try_send_to(first, group.to.address);
+        sent.map(|()| self.note_sent(1)).map_err(|error| (error, 1))
+    }
+
+    fn note_refusal(&mut self, error: &io::Error, group: &Group<'_>, again: Instant) {
+        tracing::debug!(%error, to = %group.to, segment = group.segment, "the kernel does not cut these datagrams; they go one by one");
+        self.refusals.retain(|refusal| !refusal.is_of(group));
+        if self.refusals.len() == REFUSALS {
+            self.refusals.remove(0);
+        }
+        // Without checksums by the device there is no cutting at all; else they are too long for the route, and have to be
+        // fragmented.
+        let unable = error.raw_os_error() == Some(Errno::EIO as i32);
+        let to = (!unable).then_some(group.to.address);
+        self.refusals.push(Refusal { to, segment: if unable { 0 } else { group.segment }, again });
     }
 
     fn note_sent(&mut self, packets: usize) -> usize {

@@ -183,7 +183,7 @@ impl Watched {
         let length = self.file.try_io(Interest::READABLE, |mut file| file.read(&mut frame.buf))?;
         (frame.header, frame.packet) = (VirtioHeader::default(), 0..length);
         if self.frames.is_some() {
-            let header = frame.buf.first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
+            let header = frame.buf.get(..length).and_then(<[u8]>::first_chunk).ok_or(io::ErrorKind::UnexpectedEof)?;
             (frame.header, frame.packet) = (VirtioHeader::decode(header), VirtioHeader::LEN..length);
         }
         Ok(())
@@ -192,6 +192,10 @@ impl Watched {
     /// Writes a frame; gives how many of its packets the device did not take.
     pub(crate) fn try_send(&mut self, run: &Run<'_>) -> usize {
         self.written.add(run.packets() as u64);
+        if run.packets() > 1 && self.gathers == Joins::default() {
+            // Gathered before the device refused the first of them.
+            return self.send_apart(run);
+        }
         match self.write(&run.header(), run.parts()) {
             Ok(()) => 0,
             Err(error) if run.packets() > 1 && error.raw_os_error() == Some(Errno::EINVAL as i32) => {

@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::device::Watched;
 use crate::path::{DataPath, IoCounters, Offload};
-use crate::pump::{Pump, count_drops};
+use crate::pump::Pump;
 use crate::report::{Command, Event, Outlets, Snapshot};
 use crate::scout::Way;
-use crate::sockets::{Sent, Sockets};
+use crate::sockets::Sockets;
 use crate::tls::TlsFactory;
 
 /// Work that may wait for one TLS connection. A handshake never comes near.
@@ -96,7 +96,6 @@ pub(crate) struct Driver {
     io: IoCounters,
     /// What earlier sockets counted.
     io_base: IoCounters,
-    control: Vec<u8>,
 }
 
 /// How a role reacts to what only concerns it.
@@ -139,7 +138,6 @@ impl Driver {
             path: None,
             io: IoCounters::default(),
             io_base: IoCounters::default(),
-            control: Vec::new(),
         }
     }
 
@@ -189,9 +187,9 @@ impl Driver {
         self.settle(endpoint, socket, &mut tls);
         self.look_at_path(socket);
         self.io_base = self.io;
+        endpoint.count_drops(DropReason::Blocked, self.pump.drop_sealed());
         crate::report::add(&mut self.base, &endpoint.counters());
         self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
-        self.pump.forget();
         result
     }
 
@@ -237,19 +235,19 @@ impl Driver {
                 }
                 ready = socket.readable() => {
                     ready.map_err(Error::Receive)?;
-                    self.pump.turn(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket).await?;
                 }
                 ready = self.pump.readable(), if blocked.is_none() => {
                     ready.map_err(Error::Device)?;
-                    self.pump.turn(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket).await?;
                 }
                 // The device and the sockets have said all, but a turn was over before it was all done.
                 () = std::future::ready(()), if blocked.is_none() && self.pump.is_waiting() => {
-                    self.pump.turn(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket).await?;
                 }
                 Some(ready) = when_writable(socket, blocked) => {
                     ready.map_err(Error::Receive)?;
-                    self.pump.turn(endpoint, socket)?;
+                    self.pump.turn(endpoint, socket).await?;
                 }
                 permit = events.reserve(), if !self.backlog.is_empty() => {
                     match (permit, self.backlog.pop_front()) {
@@ -325,19 +323,14 @@ impl Driver {
             }
         }
         if self.pump.blocked().is_some_and(|to| !endpoint.carries(to)) {
-            count_drops(endpoint, self.pump.forget());
+            endpoint.count_drops(DropReason::Blocked, self.pump.drop_sealed());
         }
         while let Some((key, input)) = endpoint.poll_tls() {
             if let Err(why) = tls.pass(&self.tls, key, input) {
                 endpoint.handle_tls(now, key, TlsOutput::Failed(why));
             }
         }
-        while let Some(to) = endpoint.poll_transmit(now, &mut self.control) {
-            if socket.send(&self.control, to) != Sent::Yes {
-                // The reliability layer sends it again.
-                endpoint.count_drop(DropReason::Blocked);
-            }
-        }
+        self.pump.transmit(endpoint, socket, now);
         socket.flush();
         // Whoever reads an event finds its effect in the snapshot.
         let mut news = endpoint.poll_event();

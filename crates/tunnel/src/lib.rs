@@ -47,7 +47,7 @@ use std::pin::Pin;
 
 use ovpn::endpoint::MAX_PACKET_SIZES;
 use report::Channels;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +81,16 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
         Mode::Dial(dial) => (ovpn::wrap::Role::Client, dial.peer.clone()),
     };
     let tls = tls::TlsFactory::new(&config, role, expected)?;
+    let (hand_over, taken) = std::sync::mpsc::sync_channel::<(Runtime, Tunnel)>(1);
+    let (done, ended) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("tunnel".to_owned());
+    let thread = thread.spawn(move || {
+        if let Ok((runtime, tunnel)) = taken.recv() {
+            // Nobody asks any more when the other side is gone.
+            let _ = done.send(runtime.block_on(tunnel));
+        }
+    });
+    let thread = thread.map_err(Error::Thread)?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
     let stop = stop.child_token();
     let prepared = {
@@ -96,18 +106,19 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
             return Err(error);
         }
     };
-    let (done, ended) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("tunnel".to_owned());
-    thread
-        .spawn(move || {
-            // Nobody asks any more when the other side is gone.
-            let _ = done.send(runtime.block_on(tunnel));
-        })
-        .map_err(Error::Thread)?;
+    // The thread waits for nothing else, and takes it from here.
+    let _ = hand_over.send((runtime, tunnel));
     let task = tokio::spawn(async move {
         // If this task goes with its runtime, the thread goes, too.
         let _stop = stop.drop_guard();
-        ended.await.unwrap_or_else(|_| Err(Error::Thread(io::ErrorKind::Other.into())))
+        match ended.await {
+            Ok(result) => result,
+            // It is over, so that nothing is waited for here.
+            Err(_) => match thread.join() {
+                Ok(()) => Err(Error::Thread(io::ErrorKind::BrokenPipe.into())),
+                Err(panic) => std::panic::resume_unwind(panic),
+            },
+        }
     });
     let Channels { events, snapshot, logins, commands } = channels;
     Ok(Handle { events, snapshot, logins, commands, task })

@@ -2,7 +2,7 @@
 //!
 //! Out: what the device gives as one frame is cut and sealed into a [`Batch`], which goes out in as few pieces as can be.
 //! In: what arrives at once is opened where it lies, and packets of the same flow go to the device as one frame. On the
-//! way of a packet there is no lock, no channel and no allocation.
+//! way of a packet there is no lock and no channel, and memory that is needed once is kept.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,8 +13,9 @@ use ovpn::batch::{Batch, Packets};
 use ovpn::data::OVERHEAD;
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{Endpoint, Received};
+use ovpn::packet::{Header, Opcode};
 use ovpn::underlay::Underlay;
-use segments::{Coalescer, MAX_FRAME, Split};
+use segments::{Coalescer, MAX_FRAME, MAX_HEADER, Split};
 
 use crate::config::MAX_MTU;
 use crate::datagrams::{self, Datagrams};
@@ -22,22 +23,22 @@ use crate::device::Watched;
 use crate::driver::Error;
 use crate::path::{DevicePath, IoCount};
 use crate::queue::{Frame, Queue, Turn};
-use crate::sockets::Sockets;
+use crate::sockets::{Sent, Sockets};
 use crate::streams::Intake;
 
 /// Packets taken from one side before the other gets its turn.
 const BATCH: usize = 64;
 /// Large frames that are sent before the other side gets its turn.
 const TURN: usize = 4;
-/// Rounds of batches before the task yields.
+/// Rounds of batches before the thread looks at its timers and at what else is ready.
 const ROUNDS: usize = 8;
 /// Longest datagram that is accepted, bytes.
 const DATAGRAM: usize = MAX_MTU as usize + OVERHEAD;
-/// Most packets that a frame of the device is cut into: payload of TCP is cut in 48 bytes at least, as the kernel has it
-/// (`TCP_MIN_SND_MSS`), and that of UDP into at most 64 datagrams.
-const CUTS: usize = MAX_FRAME / 48;
-/// Bytes of them, with headers of IP and TCP of 100 bytes at most on all.
-const CUT_BYTES: usize = MAX_FRAME + CUTS * 100;
+/// Most packets that a frame of the device is cut into, with payload of 36 bytes in each: the least that the kernel has for
+/// a peer that does not ask for less on purpose (`TCP_MIN_SND_MSS` without timestamps).
+const CUTS: usize = MAX_FRAME / 36;
+/// Bytes of them, with their headers.
+const CUT_BYTES: usize = MAX_FRAME + CUTS * MAX_HEADER;
 /// Room for all packets of a frame and, before them, a few frames that are smaller.
 const BATCH_BYTES: usize = CUT_BYTES + CUTS * (OVERHEAD + 2) + MAX_FRAME;
 const BATCH_PACKETS: usize = CUTS + BATCH;
@@ -54,6 +55,8 @@ pub(crate) struct Pump {
     /// Datagrams as they came in.
     arena: Box<[u8]>,
     coalescer: Coalescer,
+    /// What the endpoint has to say.
+    message: Vec<u8>,
 }
 
 impl Pump {
@@ -64,6 +67,7 @@ impl Pump {
             queue: Queue::new(),
             batch: Batch::new(BATCH_BYTES, BATCH_PACKETS),
             arena: vec![0; ARENA].into(),
+            message: Vec::new(),
         }
     }
 
@@ -89,27 +93,46 @@ impl Pump {
 
     /// Where that is to go which the sockets do not take.
     pub(crate) fn blocked(&self) -> Option<Underlay> {
-        self.batch.group(1, usize::MAX).map(|group| group.to)
+        self.batch.next_to()
     }
 
     /// Drops what is sealed; how many packets that was.
-    pub(crate) fn forget(&mut self) -> usize {
+    pub(crate) fn drop_sealed(&mut self) -> usize {
         self.batch.clear()
     }
 
-    /// Moves packets both ways in turns, within the budget.
-    pub(crate) fn turn<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<(), Error> {
+    /// Moves packets both ways in turns, within the budget. When there is more to do, everything else on the thread has
+    /// had its turn before this returns.
+    pub(crate) async fn turn<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<(), Error> {
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let received = self.receive(endpoint, socket, now)?;
+            // What the endpoint has sealed itself must not come after what it seals now.
+            self.transmit(endpoint, socket, now);
             self.send_batch(endpoint, socket);
             let sent = self.send(endpoint, socket, now)?;
             socket.flush();
             if received < BATCH && sent < BATCH && self.queue.is_empty() {
-                break;
+                return Ok(());
             }
         }
+        // Waiting for what is ready already does not do that.
+        tokio::task::yield_now().await;
         Ok(())
+    }
+
+    /// Sends what the endpoint has to say.
+    pub(crate) fn transmit<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) {
+        while let Some(to) = endpoint.poll_transmit(now, &mut self.message) {
+            let opcode = self.message.first().copied().and_then(Header::decode).map(|header| header.opcode);
+            let is_data = matches!(opcode, Some(Opcode::DataV1 | Opcode::DataV2));
+            // Packets that were sealed before and still wait would come too late after it, and be taken for replays.
+            let overtakes = is_data && self.batch.next_to() == Some(to);
+            if overtakes || socket.send(&self.message, to) != Sent::Yes {
+                // The reliability layer sends its own again, and a ping has no meaning beside data.
+                endpoint.count_drops(DropReason::Blocked, 1);
+            }
+        }
     }
 
     /// Sockets to device, one batch of each kind. Returns how many packets were there.
@@ -166,11 +189,12 @@ impl Pump {
                 return Err(Error::Device(error));
             }
             frames += 1;
+            self.device.note_read(frame.packets());
             match self.queue.turn(&mut frame) {
                 Turn::Now => self.seal(endpoint, now, frame),
                 Turn::Later => self.queue.push(frame),
                 Turn::Never => {
-                    endpoint.count_drop(DropReason::Blocked);
+                    endpoint.count_drops(DropReason::Blocked, frame.packets());
                     self.queue.give_back(frame);
                 }
             }
@@ -191,16 +215,15 @@ impl Pump {
     fn seal<E: Endpoint>(&mut self, endpoint: &mut E, now: Instant, mut frame: Frame) {
         let packet = frame.buf.get_mut(frame.packet.clone()).unwrap_or_default();
         match Split::new(frame.header, packet) {
-            Ok(split) if split.count() <= CUTS => {
-                self.device.note_read(split.count());
+            Ok(split) if split.count() <= CUTS && split.largest() <= MAX_MTU.into() => {
                 if let Err(reason) = endpoint.seal(now, &mut Cuts(split), &mut self.batch) {
                     tracing::trace!(%reason, "dropped a frame of the device");
                 }
             }
-            Ok(_) => endpoint.count_drop(DropReason::TooLarge),
+            Ok(split) => endpoint.count_drops(DropReason::TooLarge, split.count()),
             Err(error) => {
                 tracing::trace!(%error, "dropped a frame of the device");
-                endpoint.count_drop(DropReason::NotIp);
+                endpoint.count_drops(DropReason::Malformed, frame.packets());
             }
         }
         self.queue.give_back(frame);
@@ -208,7 +231,7 @@ impl Pump {
 
     /// Sends what was sealed, as far as the sockets take it.
     fn send_batch<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
-        count_drops(endpoint, socket.send_batch(&mut self.batch));
+        endpoint.count_drops(DropReason::Blocked, socket.send_batch(&mut self.batch));
     }
 }
 
@@ -258,7 +281,7 @@ impl<E: Endpoint> Inlet<'_, E> {
     fn deliver(&mut self, from: Underlay, buf: &mut [u8], range: Range<usize>) -> Result<(), DropReason> {
         let Some(packet) = buf.get_mut(range.clone()) else { return Ok(()) };
         if packet.len() > DATAGRAM {
-            self.endpoint.count_drop(DropReason::TooLarge);
+            self.endpoint.count_drops(DropReason::TooLarge, 1);
             return Err(DropReason::TooLarge);
         }
         match self.endpoint.handle_datagram(self.now, from, packet) {
@@ -267,7 +290,7 @@ impl<E: Endpoint> Inlet<'_, E> {
                 let inner = range.start + inner.start..range.start + inner.end;
                 let mut lost = 0;
                 coalescer.push(buf, inner, &mut |run| lost += device.try_send(&run));
-                count_drops(self.endpoint, lost);
+                self.endpoint.count_drops(DropReason::Blocked, lost);
                 Ok(())
             }
             Ok(Received::Consumed) => Ok(()),
@@ -291,7 +314,7 @@ impl<E: Endpoint> Intake for Inlet<'_, E> {
         if coalescer.offload() != device.gathers() {
             **coalescer = Coalescer::new(device.gathers());
         }
-        count_drops(self.endpoint, lost);
+        self.endpoint.count_drops(DropReason::Blocked, lost);
     }
 }
 
@@ -306,12 +329,9 @@ impl Packets for Cuts<'_> {
     fn next(&mut self) -> Option<&mut [u8]> {
         self.0.next_packet()
     }
-}
 
-/// Counts packets that found no way on.
-pub(crate) fn count_drops(endpoint: &mut impl Endpoint, packets: usize) {
-    for _ in 0..packets {
-        endpoint.count_drop(DropReason::Blocked);
+    fn left(&self) -> usize {
+        self.0.left()
     }
 }
 

@@ -11,7 +11,7 @@ use segments::VirtioHeader;
 
 use crate::device::FRAME;
 
-/// Bytes behind which no large frame waits: a millisecond or two at 5 Gbit/s, and enough for full speed.
+/// Bytes behind which no large frame waits but the first of its flow: a millisecond or two at 5 Gbit/s, and enough for full speed.
 const BYTES: usize = 1 << 20;
 /// Frames that may wait. The trains of single packets of a flow are not cut short by its own large frames.
 const FRAMES: usize = 256;
@@ -22,6 +22,18 @@ pub(crate) struct Frame {
     /// Where in `buf` the packet stands.
     pub(crate) packet: Range<usize>,
     flow: u64,
+}
+
+impl Frame {
+    /// Packets that it stands for, as its header says.
+    pub(crate) fn packets(&self) -> usize {
+        match usize::from(self.header.gso_size) {
+            size if self.header.gso_type != VirtioHeader::GSO_NONE && size > 0 => {
+                self.packet.len().saturating_sub(self.header.hdr_len.into()).div_ceil(size).max(1)
+            }
+            _ => 1,
+        }
+    }
 }
 
 /// See the module's documentation.
@@ -73,9 +85,10 @@ impl Queue {
         let is_first = frame.header.gso_type == VirtioHeader::GSO_NONE
             && (self.waiting.is_empty() || frame.flow != UNKNOWN && self.waiting.iter().all(may_pass));
         let is_large = frame.header.gso_type != VirtioHeader::GSO_NONE;
+        let has_others = self.waiting.iter().any(|other| other.flow == frame.flow);
         if is_first {
             Turn::Now
-        } else if self.waiting.len() >= FRAMES || (is_large && self.bytes >= BYTES) {
+        } else if self.waiting.len() >= FRAMES || (is_large && has_others && self.bytes >= BYTES) {
             Turn::Never
         } else {
             Turn::Later
@@ -191,7 +204,9 @@ mod tests {
             assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Later);
         }
         assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Never);
-        for _ in large..FRAMES {
+        assert_eq!(put(&mut queue, &packet(4, 60_000)), Turn::Later);
+        assert_eq!(put(&mut queue, &packet(4, 60_000)), Turn::Never);
+        for _ in large + 1..FRAMES {
             assert_eq!(put(&mut queue, &packet(1, 60)), Turn::Later);
         }
         assert_eq!(put(&mut queue, &packet(1, 60)), Turn::Never);

@@ -346,7 +346,7 @@ impl Role for Sessions {
 impl Endpoint for Sessions {
     fn handle_datagram(&mut self, now: Instant, from: Underlay, datagram: &mut [u8]) -> Result<Received, DropReason> {
         let Some(session) = self.sessions.iter_mut().find(|session| session.remote == from) else {
-            self.count_drop(DropReason::UnknownPeer);
+            self.count_drops(DropReason::UnknownPeer, 1);
             return Err(DropReason::UnknownPeer);
         };
         let result = session.client.handle_datagram(now, from, datagram);
@@ -358,7 +358,7 @@ impl Endpoint for Sessions {
 
     fn seal(&mut self, now: Instant, packets: &mut dyn Packets, out: &mut Batch) -> Result<(), DropReason> {
         let Some(session) = self.carrying() else {
-            self.count_drop(DropReason::NoRoute);
+            self.count_drops(DropReason::NoRoute, packets.left());
             return Err(DropReason::NoRoute);
         };
         let result = session.client.seal(now, packets, out);
@@ -440,8 +440,8 @@ impl Endpoint for Sessions {
         self.sessions.iter().all(|session| session.client.is_flushed())
     }
 
-    fn count_drop(&mut self, reason: DropReason) {
-        self.base.drops.count(reason);
+    fn count_drops(&mut self, reason: DropReason, packets: usize) {
+        self.base.drops.count_many(reason, packets);
     }
 
     fn counters(&self) -> Counters {

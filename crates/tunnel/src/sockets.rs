@@ -150,22 +150,26 @@ impl Sockets {
     /// Sends what waits in `batch`. What stays in it can be sent when [`Self::writable`] or [`Self::readable`] says so.
     /// Gives how many packets are lost.
     pub(crate) fn send_batch(&mut self, batch: &mut Batch) -> usize {
-        let (mut packets, bytes) = Datagrams::limits();
+        let (packets, bytes) = Datagrams::limits();
         let mut lost = 0;
-        while let Some(group) = batch.group(packets, bytes) {
-            let to = group.to;
+        // A connection that has no room for many.
+        let mut slow = None;
+        while let Some(to) = batch.next_to() {
+            let packets = if slow == Some(to) { 1 } else { packets };
+            let Some(group) = batch.group(packets, bytes) else { break };
             let sent = match to.transport {
                 Transport::Udp => match self.udp_to(to).map(|udp| udp.try_send(&group)) {
                     Some(Ok(sent)) => Ok(sent),
-                    Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return lost,
-                    Some(Err(_)) | None => Err(group.packets),
+                    Some(Err((error, _))) if error.kind() == io::ErrorKind::WouldBlock => return lost,
+                    Some(Err((_, tried))) => Err(tried),
+                    None => Err(group.packets),
                 },
                 Transport::Tcp => match self.streams.as_mut().map(|streams| streams.send_data(to.address, group.bytes))
                 {
                     Some(Queued::Yes) => Ok(group.packets),
                     // As many as there is room for.
                     Some(Queued::Full) if group.packets > 1 => {
-                        packets = 1;
+                        slow = Some(to);
                         continue;
                     }
                     Some(Queued::Full) if self.single => return lost,

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 use nix::sys::epoll::Epoll;
-use segments::Offload;
+use segments::{Offload, VirtioHeader};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -18,6 +18,14 @@ const TUN_F_USO6: libc::c_uint = 0x40;
 nix::ioctl_write_ptr! {
     /// Makes an open `/dev/net/tun` a link. The kernel names it by the size of an int but takes an `ifreq`.
     tunsetiff, b'T', 202, libc::c_int
+}
+nix::ioctl_write_ptr! {
+    /// Bytes of the header before each frame.
+    tunsetvnethdrsz, b'T', 216, libc::c_int
+}
+nix::ioctl_write_ptr! {
+    /// Whether its numbers are in the order of bytes of little-endian machines (1), or of this one (0).
+    tunsetvnetle, b'T', 220, libc::c_int
 }
 nix::ioctl_write_int! {
     /// What of the work on large packets the program does (`TUN_F_` constants).
@@ -43,8 +51,6 @@ pub(crate) fn open_tun(name: &str) -> io::Result<(File, String)> {
 
 /// Opens, or makes, a TUN device whose packets come after a header that describes large ones ([`VirtioHeader`]), and lets
 /// the kernel hand over and take large packets of TCP and, where it can (Linux 6.2), of UDP. As [`open_tun`] else.
-///
-/// [`VirtioHeader`]: segments::VirtioHeader
 pub(crate) fn open_offloading_tun(name: &str) -> io::Result<(File, String, Offload)> {
     let file = File::options().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: an ifreq is plain data, for which zeroes are valid.
@@ -58,6 +64,10 @@ pub(crate) fn open_offloading_tun(name: &str) -> io::Result<(File, String, Offlo
     // SAFETY: the request reads and writes an ifreq, to which the pointer is; it is live and writable.
     unsafe { tunsetiff(file.as_raw_fd(), std::ptr::from_mut(&mut request).cast()) }?;
     let name = request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte as u8)).collect();
+    // A device that stayed from before may have another.
+    let (size, little_endian) = (VirtioHeader::LEN as libc::c_int, 0);
+    // SAFETY: both requests read an int, which the pointers are to, and the descriptor is an open TUN device.
+    unsafe { tunsetvnethdrsz(file.as_raw_fd(), &size).and_then(|_| tunsetvnetle(file.as_raw_fd(), &little_endian)) }?;
     let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
     let udp = TUN_F_USO4 | TUN_F_USO6;
     let set = |flags: libc::c_uint| {

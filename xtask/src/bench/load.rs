@@ -88,6 +88,7 @@ pub(crate) fn measure(bed: &Bed, mut tunnel: Tunnel, seconds: u32, say: &mut dyn
     let four = Ways { up: load(FOUR, false)?, down: load(FOUR, true)? };
     let pings = ["ping", "-n", "-i", IDLE_INTERVAL, "-c", IDLE_PINGS, &tunnel.address];
     let idle = RoundTrip::of(&bed.left.exec(&pings)?, 0.0)?;
+    say(&format!("idle ping {:.3} ms; small UDP packets", idle.median));
     let udp = udp::flood(bed, &tunnel.address, Sending::Single)?;
     let udp_segmented = udp::flood(bed, &tunnel.address, Sending::Segmented)?;
     tunnel.check()?;
@@ -95,7 +96,7 @@ pub(crate) fn measure(bed: &Bed, mut tunnel: Tunnel, seconds: u32, say: &mut dyn
     let memory = peak_memory.map_or(String::new(), |memory| format!(", {memory:.0} MiB"));
     let (single, segmented) = (best(&udp) / 1e3, best(&udp_segmented) / 1e3);
     let packets = format!("{single:.0} thousand small packets a second ({segmented:.0} sent as super-packets)");
-    say(&format!("idle ping {:.3} ms, {packets}{memory}", idle.median));
+    say(&format!("{packets}{memory}"));
     Ok(Round { one, four, idle, udp, udp_segmented, peak_memory })
 }
 

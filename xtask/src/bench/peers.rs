@@ -104,6 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// One listener, once, on hosts of its own that go with it.
 fn measure(end: End, options: &Options, programs: &Programs, say: &mut dyn FnMut(&str)) -> Result<Round> {
+    say("coming up");
     let bed = Bed::new(true)?;
     bed.issue_device_certificates(options.count)?;
     let mut listener = bed.right.spawn("listener", listener(&bed, programs, end)?)?;
@@ -128,6 +129,7 @@ fn measure(end: End, options: &Options, programs: &Programs, say: &mut dyn FnMut
         Ok((tunnel.cpu_seconds().context("no CPU time")?, tunnel.memory().context("no memory")?))
     };
     let (cpu_before, memory_before) = look()?;
+    say(&format!("{} dialers connect", options.count));
     let mut crowd = crowd(&bed, options.count)?;
     let seconds = connected(&mut crowd)?;
     let (cpu_after, _) = look()?;

@@ -29,19 +29,20 @@ impl Endpoint for Client {
     }
 
     fn seal(&mut self, now: Instant, packets: &mut dyn Packets, out: &mut Batch) -> Result<(), DropReason> {
-        let Phase::Connected { live, .. } = &mut self.phase else {
-            self.count_drop(DropReason::NoRoute);
-            return Err(DropReason::NoRoute);
+        let is_ip = packets.head().first().is_some_and(|byte| matches!(byte >> 4, 4 | 6));
+        let result = match &mut self.phase {
+            Phase::Connected { .. } if !is_ip => Err(DropReason::NotIp),
+            Phase::Connected { live, .. } => {
+                live.seal_all(now, self.remote, packets, out).map_err(|KeyExhausted| {
+                    self.end(EndReason::KeyExhausted);
+                    // The one that was taken and not sealed; the others are counted below.
+                    self.count_drops(DropReason::NoRoute, 1);
+                    DropReason::NoRoute
+                })
+            }
+            _ => Err(DropReason::NoRoute),
         };
-        if !packets.head().first().is_some_and(|byte| matches!(byte >> 4, 4 | 6)) {
-            self.count_drop(DropReason::NotIp);
-            return Err(DropReason::NotIp);
-        }
-        live.seal_all(now, self.remote, packets, out).map_err(|KeyExhausted| {
-            self.end(EndReason::KeyExhausted);
-            self.count_drop(DropReason::NoRoute);
-            DropReason::NoRoute
-        })
+        result.inspect_err(|&reason| self.count_drops(reason, packets.left()))
     }
 
     fn handle_closed(&mut self, _now: Instant, at: Underlay) {
@@ -153,8 +154,8 @@ impl Endpoint for Client {
         self.outbox.is_empty() && (!self.leaving || self.channel.is_settled())
     }
 
-    fn count_drop(&mut self, reason: DropReason) {
-        self.counters.drops.count(reason);
+    fn count_drops(&mut self, reason: DropReason, packets: usize) {
+        self.counters.drops.count_many(reason, packets);
     }
 
     fn counters(&self) -> Counters {

@@ -47,10 +47,12 @@ impl Endpoint for Server {
             }
             sealed.map_err(|KeyExhausted| {
                 self.end(now, key, EndReason::KeyExhausted);
+                // The one that was taken and not sealed; the others are counted below.
+                self.count_drops(DropReason::NoRoute, 1);
                 DropReason::NoRoute
             })
         });
-        result.inspect_err(|&reason| self.counters.drops.count(reason))
+        result.inspect_err(|&reason| self.count_drops(reason, packets.left()))
     }
 
     fn handle_closed(&mut self, now: Instant, at: Underlay) {
@@ -215,8 +217,8 @@ impl Endpoint for Server {
         self.outbox.is_empty() && self.sessions.values().all(|session| session.channel.is_settled())
     }
 
-    fn count_drop(&mut self, reason: DropReason) {
-        self.counters.drops.count(reason);
+    fn count_drops(&mut self, reason: DropReason, packets: usize) {
+        self.counters.drops.count_many(reason, packets);
     }
 
     fn counters(&self) -> Counters {
