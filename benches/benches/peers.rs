@@ -26,7 +26,7 @@ use rand::rngs::StdRng;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 8, 1, 0);
-/// Packets of a turn, to or from other peers each.
+/// Packets of a turn.
 const BATCH: usize = 1_000;
 /// Bytes of an inner packet: little, so that the cipher does not hide the rest.
 const PACKET: usize = 64;
@@ -115,11 +115,10 @@ impl Network {
         self.clients.push((client, here, peer.connected.address.unwrap()));
     }
 
-    /// A turn of datagrams to the server, of all clients one after the other.
-    fn sealed(&mut self) -> Vec<(Underlay, Vec<u8>)> {
-        let clients = self.clients.len();
+    /// A turn of datagrams to the server, of so many clients one after the other.
+    fn sealed(&mut self, active: usize) -> Vec<(Underlay, Vec<u8>)> {
         let seal = |at: usize| {
-            let (client, here, address) = &mut self.clients[at % clients];
+            let (client, here, address) = &mut self.clients[at % active];
             let mut out = Batch::new(PACKET + OVERHEAD, 1);
             client.seal(self.now, &mut Single::new(&mut packet(*address, SERVER)), &mut out).unwrap();
             (*here, out.group(1, PACKET + OVERHEAD).unwrap().bytes.to_vec())
@@ -205,15 +204,17 @@ fn packet(source: Ipv4Addr, destination: Ipv4Addr) -> [u8; PACKET] {
 fn peers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("server");
     group.throughput(Throughput::Elements(BATCH as u64));
-    for count in [1, 1_000] {
+    // Alone, beside others that are idle, and in turn with them: then nothing of a peer is in the processor's caches.
+    for (count, active) in [(1, 1), (1_000, 1), (1_000, 1_000)] {
         let mut network = Network::new(count);
+        let of = format!("{active} of {count} peers");
         let now = network.now;
         let packets: Vec<_> = network.clients.iter().map(|(_, _, address)| packet(SERVER, *address)).collect();
-        group.bench_function(BenchmarkId::new("seal to peers in turn", count), |bencher| {
+        group.bench_function(BenchmarkId::new("seal", &of), |bencher| {
             let server = &mut network.server;
             let mut out = Batch::new(BATCH * (PACKET + 2 * OVERHEAD), BATCH);
             bencher.iter_batched_ref(
-                || packets.iter().cycle().take(BATCH).copied().collect::<Vec<_>>(),
+                || packets[..active].iter().cycle().take(BATCH).copied().collect::<Vec<_>>(),
                 |packets| {
                     for packet in packets {
                         server.seal(now, &mut Single::new(packet), &mut out).unwrap();
@@ -223,10 +224,10 @@ fn peers(criterion: &mut Criterion) {
                 BatchSize::LargeInput,
             );
         });
-        group.bench_function(BenchmarkId::new("open of peers in turn", count), |bencher| {
+        group.bench_function(BenchmarkId::new("open", &of), |bencher| {
             let network = std::cell::RefCell::new(&mut network);
             bencher.iter_batched_ref(
-                || network.borrow_mut().sealed(),
+                || network.borrow_mut().sealed(active),
                 |datagrams| {
                     let server = &mut network.borrow_mut().server;
                     for (from, datagram) in datagrams {

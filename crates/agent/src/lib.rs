@@ -2,6 +2,9 @@
 //! network, their status, and the metrics made from it.
 #![forbid(unsafe_code)]
 
+#[cfg(null_cipher)]
+compile_error!("without encryption there is nothing but a measurement");
+
 pub mod config;
 mod link;
 mod metrics;

@@ -5,6 +5,9 @@
 //! connection lives, and undoes it.
 #![forbid(unsafe_code)]
 
+#[cfg(null_cipher)]
+compile_error!("without encryption there is nothing but a measurement");
+
 mod files;
 mod login;
 mod network;

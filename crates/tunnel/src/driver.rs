@@ -176,7 +176,7 @@ impl Driver {
     pub(crate) async fn run<E: Role>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<Outcome, Error> {
         let (tls_output, mut tls_results) = mpsc::channel(256);
         let mut tls = TlsTasks { inputs: HashMap::new(), output: tls_output };
-        self.look_at_path(socket);
+        self.look_at_path(endpoint, socket);
         let result = self.run_until_end(endpoint, socket, &mut tls, &mut tls_results).await;
         if !matches!(result, Err(Error::Receive(_))) {
             endpoint.shut_down(Instant::now());
@@ -185,7 +185,7 @@ impl Driver {
             let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         }
         self.settle(endpoint, socket, &mut tls);
-        self.look_at_path(socket);
+        self.look_at_path(endpoint, socket);
         self.io_base = self.io;
         endpoint.count_drops(DropReason::Blocked, self.pump.drop_sealed());
         crate::report::add(&mut self.base, &endpoint.counters());
@@ -257,7 +257,7 @@ impl Driver {
                 }
                 _ = publish.tick() => {
                     socket.sweep(Instant::now(), |at| endpoint.needs(at)).map_err(Error::Receive)?;
-                    self.look_at_path(socket);
+                    self.look_at_path(endpoint, socket);
                     self.publish(endpoint);
                 }
             }
@@ -265,8 +265,9 @@ impl Driver {
     }
 
     /// Notes how packets pass now, and says so when it is news.
-    fn look_at_path(&mut self, socket: &Sockets) {
-        let (udp_send, udp_receive) = socket.paths();
+    fn look_at_path<E: Endpoint>(&mut self, endpoint: &E, socket: &Sockets) {
+        let remote = || endpoint.peers().first().map(|peer| peer.connected.remote);
+        let (udp_send, udp_receive) = socket.paths(remote);
         let path = DataPath { device: self.pump.device_path(), udp_send, udp_receive };
         path.log(self.path.replace(path));
         (self.io.device_read, self.io.device_write) = self.pump.device_counts();

@@ -33,6 +33,8 @@ pub enum DatagramPath {
     /// One datagram.
     #[default]
     Single,
+    /// Nothing: the tunnel goes over TCP.
+    Unused,
 }
 
 impl DataPath {
@@ -40,9 +42,19 @@ impl DataPath {
     pub fn log(self, before: Option<Self>) {
         match before {
             None => tracing::info!("packets go by {self}"),
-            Some(before) if before != self => tracing::warn!("packets go by {self} from now on, no longer by {before}"),
+            Some(before) if self.is_less_than(before) => {
+                tracing::warn!("packets go by {self} from now on, no longer by {before}");
+            }
+            Some(before) if before != self => tracing::info!("packets go by {self} from now on"),
             Some(_) => {}
         }
+    }
+
+    /// Whether something is lost that was there before.
+    fn is_less_than(self, before: Self) -> bool {
+        let less = |now, then| now == DatagramPath::Single && then == DatagramPath::Segmented;
+        let device = self.device == DevicePath::Plain && before.device != DevicePath::Plain;
+        device || less(self.udp_send, before.udp_send) || less(self.udp_receive, before.udp_receive)
     }
 }
 
@@ -82,6 +94,7 @@ impl DatagramPath {
         match self {
             Self::Segmented => "segmented",
             Self::Single => "single",
+            Self::Unused => "unused",
         }
     }
 }

@@ -15,6 +15,9 @@ use crate::device::FRAME;
 const BYTES: usize = 1 << 20;
 /// Frames that may wait. The trains of single packets of a flow are not cut short by its own large frames.
 const FRAMES: usize = 256;
+/// Frames that are kept for the next: as many large ones as wait at most, and a few small ones.
+const KEPT: usize = 24;
+
 /// A frame, and which flow it is of.
 pub(crate) struct Frame {
     pub(crate) buf: Box<[u8]>,
@@ -42,7 +45,7 @@ pub(crate) struct Queue {
     /// Bytes of their packets.
     bytes: usize,
     free: Vec<Frame>,
-    /// Frames that there are, at most one more than may wait. They are made when they are needed first.
+    /// Frames that there are, at most one more than may wait.
     made: usize,
 }
 
@@ -59,7 +62,7 @@ pub(crate) enum Turn {
 
 impl Queue {
     pub(crate) fn new() -> Self {
-        Self { waiting: VecDeque::with_capacity(FRAMES), bytes: 0, free: Vec::with_capacity(FRAMES + 1), made: 0 }
+        Self { waiting: VecDeque::with_capacity(FRAMES), bytes: 0, free: Vec::with_capacity(KEPT), made: 0 }
     }
 
     /// Room for a frame. There is one as long as each is given back, or waits.
@@ -74,7 +77,11 @@ impl Queue {
 
     /// Gives room back.
     pub(crate) fn give_back(&mut self, frame: Frame) {
-        self.free.push(frame);
+        if self.free.len() < KEPT {
+            self.free.push(frame);
+        } else {
+            self.made -= 1;
+        }
     }
 
     /// When a frame that was read has its turn.

@@ -91,9 +91,16 @@ impl Sockets {
         self.streams.as_mut()
     }
 
-    /// How datagrams are sent and received. Single ones where there is no socket for them.
-    pub(crate) fn paths(&self) -> (DatagramPath, DatagramPath) {
-        self.udp.as_ref().or(self.udp6.as_ref()).map(Datagrams::paths).unwrap_or_default()
+    /// How datagrams are sent and received. A dialer's are those of the socket that leads to `remote`, its peer.
+    pub(crate) fn paths(&self, remote: impl FnOnce() -> Option<Underlay>) -> (DatagramPath, DatagramPath) {
+        let unused = (DatagramPath::Unused, DatagramPath::Unused);
+        let udp = match self.single.then(remote).flatten() {
+            Some(remote) if remote.transport == Transport::Tcp => return unused,
+            Some(remote) if remote.address.is_ipv6() => self.udp6.as_ref(),
+            Some(_) => self.udp.as_ref(),
+            None => self.udp.as_ref().or(self.udp6.as_ref()),
+        };
+        udp.map_or(unused, Datagrams::paths)
     }
 
     /// Calls that sent data in datagrams, and calls that received datagrams, since [`Self`] was made.

@@ -19,7 +19,6 @@ mod support;
 mod transport;
 mod versions;
 
-use nix::sys::signal::Signal;
 use support::{Lab, Side, cannot_run};
 
 const POOL: &str = "pool=10.8.0.10-10.8.0.20";
@@ -167,7 +166,7 @@ fn ours_with_ours() {
     lab.ping(Side::Server, "10.8.0.2", 1300);
 
     // A dialer that dies without a word is replaced as soon as it comes back.
-    lab.signal("client", Signal::SIGKILL);
+    lab.kill("client");
     lab.spawn_ours(Side::Client, "client2", "client", &[&key, "peer=urn:test:server"]);
     lab.wait_for("client2", "PeerConnected");
     lab.wait_for("server", "Replaced");
@@ -181,7 +180,7 @@ fn ours_with_ours() {
     lab.ping(Side::Server, "10.8.0.2", 56);
 
     // One that dies without a word is noticed by its silence.
-    lab.signal("server2", Signal::SIGKILL);
+    lab.kill("server2");
     lab.wait_for("client2", "PingTimeout");
     lab.spawn_ours(Side::Server, "server3", "server", &listener);
     lab.wait_for_count("client2", "PeerConnected(", 3);

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use lab::capability;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 
 use crate::POOL;
@@ -146,9 +147,9 @@ fn mtus_with_a_stock_client() {
     for mtu in ["1500", "1280"] {
         let mut lab = with_stock_client(&[&format!("mtu={mtu}")], &[]);
         if mtu == "1500" {
-            transfer(&lab, CLIENT_INSIDE)
+            transfer(&lab, CLIENT_INSIDE);
         } else {
-            transfer_the_rest(&lab, CLIENT_INSIDE)
+            transfer_the_rest(&lab, CLIENT_INSIDE);
         }
         ends_on_the_best(&mut lab, "ours", false);
     }
@@ -162,9 +163,9 @@ fn mtus_with_a_stock_server() {
     for mtu in ["1500", "1280"] {
         let mut lab = with_stock_server(&[], &["--tun-mtu", mtu, "--push", &format!("tun-mtu {mtu}")]);
         if mtu == "1500" {
-            transfer(&lab, CLIENT_OF_STOCK)
+            transfer(&lab, CLIENT_OF_STOCK);
         } else {
-            transfer_the_rest(&lab, CLIENT_OF_STOCK)
+            transfer_the_rest(&lab, CLIENT_OF_STOCK);
         }
         ends_on_the_best(&mut lab, "ours", false);
     }
@@ -388,4 +389,29 @@ impl Lab {
         let (_, rest) = line.split_once("counter packets ").unwrap();
         rest.split(' ').next().unwrap().parse().unwrap()
     }
+}
+
+/// Frames that piled up while the tunnel did not run all come out at once, although nothing comes back that would wake it.
+#[test]
+fn a_pile_of_frames_goes_out_at_once() {
+    if cannot_run() {
+        return;
+    }
+    let lab = two_of_ours(&[], &[]);
+    let socket = |side, address: &str| lab.inside(side, || UdpSocket::bind(format!("{address}:7300")).unwrap());
+    let (sender, receiver) = (socket(Side::Client, CLIENT_INSIDE[0]), socket(Side::Server, SERVER_INSIDE[0]));
+    receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    setsockopt(&sender, sockopt::UdpGsoSegment, &300).unwrap();
+    lab.signal("client", Signal::SIGSTOP);
+    // Fewer than the link's queue takes, also one by one, and more than are sent in one turn.
+    let frames = 48;
+    for _ in 0..frames {
+        sender.send_to(&[7; 4 * 300], receiver.local_addr().unwrap()).unwrap();
+    }
+    lab.signal("client", Signal::SIGCONT);
+    let mut arrived = 0;
+    while arrived < frames * 4 && receiver.recv(&mut [0; 2000]).is_ok() {
+        arrived += 1;
+    }
+    assert_eq!(arrived, frames * 4, "{}", lab.all_logs());
 }
