@@ -93,7 +93,7 @@ fn what_another_connection_blocks_stays_blocked() {
 fn what_cannot_be_undone_is_tried_again() {
     in_namespace(async |places| {
         // It stands in the way of the new file that takes the old one's place.
-        let obstacle = places.resolv_conf.with_file_name("resolv.conf.tunnel-new");
+        let obstacle = places.resolv_conf.with_file_name(format!("resolv.conf.tunnel-new-{}", std::process::id()));
         let dns = |address: &str| {
             let servers = vec![DnsServer { addresses: vec![(address.parse().unwrap(), None)], ..DnsServer::default() }];
             Settings { dns: Dns { servers, search: Vec::new() }, ..redirected("tun7") }

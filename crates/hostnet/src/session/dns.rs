@@ -192,9 +192,10 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     }
 }
 
+/// A name that no other connection uses at the same time.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tunnel-new");
+    name.push(format!(".tunnel-new-{}", std::process::id()));
     path.with_file_name(name)
 }
 
