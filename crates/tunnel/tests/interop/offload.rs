@@ -401,6 +401,8 @@ fn a_pile_of_frames_goes_out_at_once() {
     let socket = |side, address: &str| lab.inside(side, || UdpSocket::bind(format!("{address}:7300")).unwrap());
     let (sender, receiver) = (socket(Side::Client, CLIENT_INSIDE[0]), socket(Side::Server, SERVER_INSIDE[0]));
     receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    // For all of it, however late this test gets its turn.
+    setsockopt(&receiver, sockopt::RcvBufForce, &4_000_000).unwrap();
     setsockopt(&sender, sockopt::UdpGsoSegment, &300).unwrap();
     lab.signal("client", Signal::SIGSTOP);
     // Fewer than the link's queue takes, also one by one, and more than are sent in one turn.
