@@ -72,6 +72,8 @@ fn run_tests(
         Ok(())
     };
     let (interop, others): (Vec<_>, Vec<_>) = binaries.iter().partition(|binary| binary.is("crates/tunnel", "interop"));
+    // Under another name it would be left out, and nobody would see.
+    ensure!(interop.len() == 1, "there is no test program `interop` of crates/tunnel");
     for binary in others {
         let package = binary.package.strip_prefix(cargo::workspace()).unwrap_or(&binary.package);
         run(format!("tests: {} of {}", binary.name, package.display()), binary.command())?;
