@@ -65,7 +65,7 @@ fn unreachable(socket: &Path, error: InspectorError) -> Failure {
             Exit::Unreachable,
             "try again, then look at the agent's log with journalctl -u cloudathome-edge (or cloudathome-home)",
         ),
-        InspectorError::Answer(_) | InspectorError::Empty => {
+        InspectorError::Answer(_) | InspectorError::Empty | InspectorError::Unknown => {
             (Exit::Failed, "install agent and agentctl of the same release")
         }
         InspectorError::Bind { .. } | InspectorError::Serve(_) => (Exit::Failed, look),

@@ -52,6 +52,9 @@ pub enum InspectorError {
         #[source]
         source: tonic::transport::Error,
     },
+    /// The agent does not know the question: it is of an older release.
+    #[error("the agent is of a release that cannot answer this")]
+    Unknown,
     /// The agent answered with an error.
     #[error("the agent refused the request")]
     Call(#[source] Box<Status>),
@@ -61,6 +64,12 @@ pub enum InspectorError {
     /// The agent's answer lacks its own status.
     #[error("the agent's answer lacks its own status")]
     Empty,
+}
+
+impl InspectorError {
+    fn of_call(status: Status) -> Self {
+        if status.code() == tonic::Code::Unimplemented { Self::Unknown } else { Self::Call(Box::new(status)) }
+    }
 }
 
 /// The inspection service's socket, bound and not served yet.
@@ -172,8 +181,7 @@ impl Inspector {
     /// # Errors
     /// When the agent does not answer within five seconds or its answer cannot be read.
     pub async fn status(&mut self) -> Result<(HostStatus, Option<(HostStatus, Duration)>), InspectorError> {
-        let answer =
-            self.client.status(v1::StatusRequest {}).await.map_err(|status| InspectorError::Call(Box::new(status)))?;
+        let answer = self.client.status(v1::StatusRequest {}).await.map_err(InspectorError::of_call)?;
         let answer = answer.into_inner();
         let local = answer.local.ok_or(InspectorError::Empty)?.try_into()?;
         let age = Duration::from_secs(answer.peer_age_seconds.unwrap_or_default());
@@ -187,6 +195,17 @@ impl Inspector {
     /// As [`Self::status`].
     pub async fn tunnel(&mut self) -> Result<TunnelReport, InspectorError> {
         let answer = self.client.tunnel(v1::TunnelRequest {}).await;
-        Ok(answer.map_err(|status| InspectorError::Call(Box::new(status)))?.into_inner().try_into()?)
+        Ok(answer.map_err(InspectorError::of_call)?.into_inner().try_into()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_agent_is_told_from_one_that_fails() {
+        assert!(matches!(InspectorError::of_call(Status::unimplemented("")), InspectorError::Unknown));
+        assert!(matches!(InspectorError::of_call(Status::internal("")), InspectorError::Call(_)));
     }
 }
