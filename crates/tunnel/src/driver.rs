@@ -178,6 +178,8 @@ impl Driver {
         let mut tls = TlsTasks { inputs: HashMap::new(), output: tls_output };
         self.look_at_path(endpoint, socket);
         let result = self.run_until_end(endpoint, socket, &mut tls, &mut tls_results).await;
+        // What the sockets do not take would stand before the goodbye.
+        endpoint.count_drops(DropReason::Blocked, self.pump.drop_sealed());
         if !matches!(result, Err(Error::Receive(_))) {
             endpoint.shut_down(Instant::now());
             let goodbye = self.say_goodbye(endpoint, socket, &mut tls, &mut tls_results);
@@ -187,7 +189,6 @@ impl Driver {
         self.settle(endpoint, socket, &mut tls);
         self.look_at_path(endpoint, socket);
         self.io_base = self.io;
-        endpoint.count_drops(DropReason::Blocked, self.pump.drop_sealed());
         crate::report::add(&mut self.base, &endpoint.counters());
         self.snapshot.send_replace(self.picture(&Counters::default(), Vec::new()));
         result

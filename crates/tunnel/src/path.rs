@@ -131,7 +131,7 @@ pub struct IoCounters {
     pub device_read: IoCount,
     /// Writes to the device.
     pub device_write: IoCount,
-    /// System calls that sent datagrams.
+    /// System calls that sent datagrams with packets in them; those of the control channel do not count here.
     pub udp_send: IoCount,
     /// System calls that received datagrams.
     pub udp_receive: IoCount,

@@ -2,7 +2,8 @@
 //!
 //! Out: what the device gives as one frame is cut and sealed into a [`Batch`], which goes out in as few pieces as can be.
 //! In: what arrives at once is opened where it lies, and packets of the same flow go to the device as one frame. On the
-//! way of a packet there is no lock and no channel, and memory that is needed once is kept.
+//! way of a packet there is no lock and no channel, and nothing is allocated for each: what is, is for many, as for each call
+//! that sends them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use crate::device::Watched;
 use crate::driver::Error;
 use crate::path::{DevicePath, IoCount};
 use crate::queue::{Frame, Queue, Turn};
-use crate::sockets::{Sent, Sockets};
+use crate::sockets::Sockets;
 use crate::streams::Intake;
 
 /// Packets taken from one side before the other gets its turn.
@@ -128,7 +129,7 @@ impl Pump {
             let is_data = matches!(opcode, Some(Opcode::DataV1 | Opcode::DataV2));
             // Packets that were sealed before and still wait would come too late after it, and be taken for replays.
             let overtakes = is_data && self.batch.next_to() == Some(to);
-            if overtakes || socket.send(&self.message, to) != Sent::Yes {
+            if overtakes || !socket.send(&self.message, to) {
                 // The reliability layer sends its own again, and a ping has no meaning beside data.
                 endpoint.count_drops(DropReason::Blocked, 1);
             }

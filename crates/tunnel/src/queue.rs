@@ -88,14 +88,13 @@ impl Queue {
     pub(crate) fn turn(&self, frame: &mut Frame) -> Turn {
         let packet = frame.buf.get(frame.packet.clone()).unwrap_or_default();
         frame.flow = flow(packet);
-        let may_pass = |other: &Frame| other.flow != frame.flow && other.flow != UNKNOWN;
-        let is_first = frame.header.gso_type == VirtioHeader::GSO_NONE
-            && (self.waiting.is_empty() || frame.flow != UNKNOWN && self.waiting.iter().all(may_pass));
         let is_large = frame.header.gso_type != VirtioHeader::GSO_NONE;
-        let has_others = self.waiting.iter().any(|other| other.flow == frame.flow);
-        if is_first {
+        let may_pass = |other: &Frame| other.flow != frame.flow && other.flow != UNKNOWN;
+        let may_pass_all = || frame.flow != UNKNOWN && self.waiting.iter().all(may_pass);
+        let has_others = || self.waiting.iter().any(|other| other.flow == frame.flow);
+        if !is_large && (self.waiting.is_empty() || may_pass_all()) {
             Turn::Now
-        } else if self.waiting.len() >= FRAMES || (is_large && has_others && self.bytes >= BYTES) {
+        } else if self.waiting.len() >= FRAMES || (is_large && self.bytes >= BYTES && has_others()) {
             Turn::Never
         } else {
             Turn::Later

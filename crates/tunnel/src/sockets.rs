@@ -12,15 +12,6 @@ use crate::datagrams::Datagrams;
 use crate::path::{DatagramPath, IoCount, Offload};
 use crate::streams::{Queued, Streams};
 
-/// What became of a control packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sent {
-    /// It is on its way.
-    Yes,
-    /// It is lost.
-    No,
-}
-
 /// A socket to one server.
 pub(crate) enum Opened {
     Udp(UdpSocket),
@@ -140,17 +131,14 @@ impl Sockets {
         if self.is_of_ipv6(to) { self.udp6.as_mut() } else { self.udp.as_mut() }
     }
 
-    /// Sends a control packet; over a connection it goes out with [`Self::flush`].
-    pub(crate) fn send(&mut self, packet: &[u8], to: Underlay) -> Sent {
+    /// Sends a control packet; over a connection it goes out with [`Self::flush`]. False when it is lost.
+    pub(crate) fn send(&mut self, packet: &[u8], to: Underlay) -> bool {
         match to.transport {
-            Transport::Udp => match self.udp_to(to).map(|udp| udp.try_send_to(packet, to.address)) {
-                Some(Ok(())) => Sent::Yes,
-                Some(Err(_)) | None => Sent::No,
-            },
-            Transport::Tcp => match self.streams.as_mut().map(|streams| streams.send(to.address, packet)) {
-                Some(Queued::Yes) => Sent::Yes,
-                Some(Queued::Full | Queued::Gone) | None => Sent::No,
-            },
+            Transport::Udp => self.udp_to(to).is_some_and(|udp| udp.try_send_to(packet, to.address).is_ok()),
+            Transport::Tcp => {
+                let queued = self.streams.as_mut().map(|streams| streams.send(to.address, packet));
+                queued == Some(Queued::Yes)
+            }
         }
     }
 
