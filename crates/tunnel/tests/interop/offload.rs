@@ -252,7 +252,7 @@ const RUN: (usize, usize) = (20, 600);
 fn marks_of_datagrams_survive(lab: &Lab, from: Side, source: &str, destination: &str) {
     let to = if from == Side::Client { Side::Server } else { Side::Client };
     let socket = |side, address: &str| {
-        let address = SocketAddr::new(address.parse().unwrap(), 7100);
+        let address = SocketAddr::new(address.parse().unwrap(), 0);
         lab.inside(side, || UdpSocket::bind(address).unwrap())
     };
     let (sender, receiver) = (socket(from, source), socket(to, destination));
@@ -398,7 +398,7 @@ fn a_pile_of_frames_goes_out_at_once() {
         return;
     }
     let lab = two_of_ours(&[], &[]);
-    let socket = |side, address: &str| lab.inside(side, || UdpSocket::bind(format!("{address}:7300")).unwrap());
+    let socket = |side, address: &str| lab.inside(side, || UdpSocket::bind(format!("{address}:0")).unwrap());
     let (sender, receiver) = (socket(Side::Client, CLIENT_INSIDE[0]), socket(Side::Server, SERVER_INSIDE[0]));
     receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     // For all of it, however late this test gets its turn.
