@@ -80,13 +80,8 @@ struct Profile {
 /// # Errors
 /// When cargo fails.
 pub(crate) fn build_tests() -> Result<Vec<TestBinary>> {
-    let arguments = ["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
-    let output = cargo(&arguments).stderr(Stdio::inherit()).output().context("run cargo")?;
-    ensure!(output.status.success(), "`cargo {}` failed ({})", arguments.join(" "), output.status);
     let mut binaries = Vec::new();
-    for line in output.stdout.lines() {
-        let line = line.context("read what cargo prints")?;
-        let message: Message = serde_json::from_str(&line).with_context(|| format!("read cargo's message {line}"))?;
+    for message in messages(&["test", "--workspace", "--no-run"])? {
         let is_test = message.reason == "compiler-artifact" && message.profile.is_some_and(|profile| profile.test);
         let parts = message.executable.zip(message.manifest_path).zip(message.target).filter(|_| is_test);
         let Some(((program, manifest), target)) = parts else { continue };
@@ -94,6 +89,28 @@ pub(crate) fn build_tests() -> Result<Vec<TestBinary>> {
         binaries.push(TestBinary { package, name: target.name, program });
     }
     Ok(binaries)
+}
+
+/// Builds by these arguments; gives the program `name` that is among what was built, in whatever directory cargo puts it.
+///
+/// # Errors
+/// When cargo fails, or builds no such program.
+pub(crate) fn build(name: &str, arguments: &[&str]) -> Result<PathBuf> {
+    let is_it = |message: &Message| message.target.as_ref().is_some_and(|target| target.name == name);
+    let program = messages(arguments)?.into_iter().filter(is_it).find_map(|message| message.executable);
+    program.with_context(|| format!("`cargo {}` has built no `{name}`", arguments.join(" ")))
+}
+
+/// Runs cargo to its end; gives what it says for programs.
+fn messages(arguments: &[&str]) -> Result<Vec<Message>> {
+    let arguments = [arguments, &["--message-format=json-render-diagnostics"]].concat();
+    let output = cargo(&arguments).stderr(Stdio::inherit()).output().context("run cargo")?;
+    ensure!(output.status.success(), "`cargo {}` failed ({})", arguments.join(" "), output.status);
+    let read = |line: std::io::Result<String>| {
+        let line = line.context("read what cargo prints")?;
+        serde_json::from_str(&line).with_context(|| format!("read cargo's message {line}"))
+    };
+    output.stdout.lines().map(read).collect()
 }
 
 impl TestBinary {

@@ -11,8 +11,8 @@ use crate::cargo;
 pub(crate) fn run(minutes: u32, role: &str, offload: &str) -> Result<()> {
     let needed = packages::BUILD.iter().chain(packages::LAB).chain(packages::TESTS);
     packages::ensure(needed, &mut |line| eprintln!("{line}"))?;
-    cargo::run(&["build", "--release", "-p", "soak", "-p", "tunnel", "--bin", "soak", "--example", "peer"])?;
-    let mut command = Command::new(cargo::workspace().join("target/release/soak"));
+    let both = ["build", "--release", "-p", "soak", "-p", "tunnel", "--bin", "soak", "--example", "peer"];
+    let mut command = Command::new(cargo::build("soak", &both)?);
     command.args(["--minutes", &minutes.to_string(), "--role", role, "--offload", offload]);
     let status = command.status().context("run the soak")?;
     ensure!(status.success(), "the soak failed ({status})");

@@ -186,6 +186,10 @@ impl Sockets {
 
     /// Closes connections that are of no use any more.
     pub(crate) fn sweep(&mut self, now: Instant, is_needed: impl Fn(Underlay) -> bool) -> io::Result<()> {
+        if self.streams.as_ref().is_some_and(Streams::is_over) {
+            // What watches connections is a descriptor, too.
+            self.streams = None;
+        }
         match &mut self.streams {
             Some(streams) => streams.sweep(now, |peer: SocketAddr| is_needed(Underlay::tcp(peer))),
             None => Ok(()),
@@ -201,4 +205,38 @@ impl Sockets {
 /// What `wait` gives for `what`, or nothing if there is none.
 async fn on<'a, T, F: Future>(what: Option<&'a T>, wait: impl FnOnce(&'a T) -> F) -> Option<F::Output> {
     Some(wait(what?).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A dialer that went from TCP to UDP keeps nothing of TCP, not even what watched its connections.
+    #[tokio::test]
+    async fn nothing_is_left_of_connections_that_ended() {
+        let here = (Ipv4Addr::LOCALHOST, 0);
+        let listener = TcpListener::bind(here).await.unwrap();
+        let tcp = Underlay::tcp(listener.local_addr().unwrap());
+        let connect = async || Opened::Tcp(TcpStream::connect(tcp.address).await.unwrap());
+        let mut sockets = Sockets::dialing(tcp, connect().await, Offload::Auto).unwrap();
+        let udp = UdpSocket::bind(here).await.unwrap();
+        sockets.add(Underlay::udp(udp.local_addr().unwrap()), Opened::Udp(udp)).unwrap();
+
+        let later = Instant::now() + Duration::from_secs(3600);
+        sockets.sweep(later, |_| true).unwrap();
+        sockets.sweep(later, |at| at != tcp).unwrap();
+        // The end is reported before all is gone.
+        sockets.sweep(later, |_| false).unwrap();
+        assert_eq!(sockets.poll_closed(), Some(tcp));
+        sockets.sweep(later, |_| false).unwrap();
+        assert!(sockets.streams().is_none());
+
+        sockets.add(tcp, connect().await).unwrap();
+        assert!(sockets.send(b"again", tcp));
+    }
 }

@@ -117,6 +117,11 @@ impl Streams {
         })
     }
 
+    /// Whether there is nothing left to watch, and nothing to report.
+    pub(crate) fn is_over(&self) -> bool {
+        self.listener.is_none() && self.streams.is_empty() && self.closed.is_empty()
+    }
+
     /// Where it listens.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.as_ref().ok_or(io::ErrorKind::NotConnected)?.local_addr()
