@@ -70,7 +70,7 @@ impl Publisher {
     /// When the admin socket's directory cannot be made or the roots cannot be used.
     pub(crate) fn start(common: &Common, config: &Ingress, stop: CancellationToken) -> anyhow::Result<Self> {
         let admin_dir = common.state_dir.join("caddy-admin");
-        agent::private_dir(&admin_dir).with_context(|| format!("{} cannot be made", admin_dir.display()))?;
+        state::private_dir(&admin_dir).with_context(|| format!("{} cannot be made", admin_dir.display()))?;
         let prober = Prober::new(config.acme_issuer_root.as_deref())?;
         let name: ServiceName = "caddy".parse()?;
         let state = IngressState {

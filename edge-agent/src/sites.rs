@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use agent::config::chain;
-use agent::{StateError, StateFile};
 use ingress::{Resolution, Source, resolve};
 use model::{DesiredConfig, HostId, Hostname, ServiceAnnouncement};
 use serde::{Deserialize, Serialize};
+use state::{StateError, StateFile};
 use tracing::warn;
 
 /// What is stored.

@@ -3,10 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use agent::{LinkView, Myself, StateFile, publish};
+use agent::{LinkView, Myself, publish};
 use control::{ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
 use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus, ServiceName};
+use state::StateFile;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;

@@ -15,12 +15,13 @@ mod services;
 
 use std::net::SocketAddrV4;
 
-use agent::{Link, Myself, StateFile};
+use agent::{Link, Myself};
 use anyhow::Context;
 use control::{ControlTls, HomeLink, HomeOutput, InspectionSocket, Snapshot};
 use daemon::Ready;
 use model::{Role, RoleUri};
 use secrecy::ExposeSecret;
+use state::StateFile;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

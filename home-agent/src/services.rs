@@ -54,7 +54,7 @@ impl Services {
     /// When the generated passwords cannot be kept.
     pub(crate) fn start(common: &Common, services: Vec<Service>, stop: CancellationToken) -> anyhow::Result<Self> {
         let state_dir = &common.state_dir;
-        agent::private_dir(state_dir).with_context(|| format!("{} cannot be made", state_dir.display()))?;
+        state::private_dir(state_dir).with_context(|| format!("{} cannot be made", state_dir.display()))?;
         let secrets = Secrets::open(state_dir.join("secrets"))?;
         let managed = services.into_iter().map(|service| {
             let name = format!("{}-admin-password", service.name);

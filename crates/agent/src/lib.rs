@@ -9,10 +9,8 @@ pub mod config;
 mod link;
 mod metrics;
 mod report;
-mod state;
 mod status;
 
 pub use link::{Link, LinkView};
 pub use metrics::registry;
-pub use state::{StateError, StateFile, private_dir};
 pub use status::{Myself, publish};

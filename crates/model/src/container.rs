@@ -18,11 +18,17 @@ pub struct ContainerSpec {
     pub name: String,
     /// The service it belongs to.
     pub service: ServiceName,
-    /// Image reference with a tag, a digest or a local image id. The supervisor resolves a tag once and records
-    /// what it meant.
+    /// Image reference with a tag, a digest or a local image id.
     pub image: String,
-    /// Arguments for the image's entrypoint; empty takes the image's own.
+    /// The id of the image that the reference meant when this generation of the service was made: a tag that moves
+    /// changes nothing. None before it is known.
+    pub image_id: Option<String>,
+    /// In place of the image's entrypoint; empty takes the image's own.
+    pub entrypoint: Vec<String>,
+    /// Arguments for the entrypoint; empty takes the image's own.
     pub command: Vec<String>,
+    /// The user that it starts as, by name or number; none takes the image's own.
+    pub user: Option<String>,
     /// Plain environment. Secrets go into [`ContainerSpec::secrets`].
     pub env: BTreeMap<String, String>,
     /// Files placed into the container before it starts.
@@ -31,6 +37,10 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Where it is attached.
     pub network: Network,
+    /// Further names under which the others in its private network find it, for example `db`.
+    pub aliases: Vec<String>,
+    /// What it may use at most.
+    pub limits: Limits,
     /// Published TCP ports. Must be empty with [`Network::Host`].
     pub ports: Vec<PortBinding>,
     /// Added to the container's host table, name to address.
@@ -41,6 +51,17 @@ pub struct ContainerSpec {
     pub stop_signal: Option<String>,
     /// How long it may take to end before it is killed.
     pub stop_grace: Duration,
+}
+
+/// What a container may use at most; none of one is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+    /// Thousandths of a processor.
+    pub cpu_milli: Option<u32>,
+    /// Processes and threads.
+    pub processes: Option<u32>,
 }
 
 /// A file with secret content, put into the container through the engine's archive API so that neither its

@@ -5,12 +5,17 @@
 mod container;
 mod desired;
 mod id;
+mod service;
 mod status;
 mod tunnel;
 
-pub use container::{ContainerSpec, Mount, MountSource, Network, PortBinding, SecretFile};
+pub use container::{ContainerSpec, Limits, Mount, MountSource, Network, PortBinding, SecretFile};
 pub use desired::{DesiredConfig, ServiceAnnouncement};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
+pub use service::{
+    Check, DatabaseSpec, Expect, Expectation, Hook, HttpProbe, Probe, Run, ServiceSpec, Target, Unit, UpgradePath,
+    UpgradeSpec, VolumeKind, VolumeSpec,
+};
 pub use status::{
     ContainerState, ContainerStatus, ControlStatus, Health, HostStatus, ServiceStatus, Serving, TunnelState,
     TunnelStatus,

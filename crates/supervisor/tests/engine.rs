@@ -10,7 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{ContainerSpec, ContainerState, ContainerStatus, Mount, MountSource, Network, PortBinding, SecretFile};
+use model::{
+    ContainerSpec, ContainerState, ContainerStatus, Limits, Mount, MountSource, Network, PortBinding, SecretFile,
+};
 use supervisor::{DockerEngine, Engine, Supervisor, SupervisorOptions};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -162,11 +164,16 @@ fn bare(name: &str) -> ContainerSpec {
         name: name.into(),
         service: "web".parse().unwrap(),
         image: IMAGE.into(),
+        image_id: None,
+        entrypoint: Vec::new(),
         command: sh("trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done"),
+        user: None,
         env: BTreeMap::new(),
         secrets: Vec::new(),
         mounts: Vec::new(),
         network: Network::Host,
+        aliases: Vec::new(),
+        limits: Limits::default(),
         ports: Vec::new(),
         extra_hosts: BTreeMap::new(),
         dns: Vec::new(),
@@ -185,6 +192,8 @@ fn web() -> ContainerSpec {
             read_only: false,
         }],
         network: Network::Private("cloudathome-test".into()),
+        aliases: Vec::new(),
+        limits: Limits::default(),
         ports: vec![PortBinding { host: "127.0.0.1:8080".parse().unwrap(), container: 80 }],
         ..bare("web")
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::{ContainerSpec, Mount, MountSource, Network, SecretFile, ServiceName};
+use model::{ContainerSpec, Limits, Mount, MountSource, Network, SecretFile, ServiceName};
 
 use super::App;
 use crate::health::{Expectation, HealthCheck, Target};
@@ -47,9 +47,12 @@ pub fn caddy(options: &CaddyOptions) -> App {
         name: name.clone(),
         service: options.service.clone(),
         image: options.image.clone(),
+        image_id: None,
+        entrypoint: Vec::new(),
         // With `--resume`, the bootstrap counts only while no configuration was ever loaded. So Caddy serves what it
         // served last without waiting for the agent.
         command: ["caddy", "run", "--resume", "--config", BOOTSTRAP_PATH].map(str::to_owned).to_vec(),
+        user: None,
         env: std::collections::BTreeMap::new(),
         secrets: files,
         mounts: vec![
@@ -63,6 +66,8 @@ pub fn caddy(options: &CaddyOptions) -> App {
         ],
         // Visitors' real addresses, and no relay in between.
         network: Network::Host,
+        aliases: Vec::new(),
+        limits: Limits::default(),
         ports: Vec::new(),
         extra_hosts: std::collections::BTreeMap::new(),
         dns: options.dns.clone(),

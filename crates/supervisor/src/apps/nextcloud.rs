@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::{ContainerSpec, Hostname, Mount, MountSource, Network, PortBinding, SecretFile, ServiceName};
+use model::{ContainerSpec, Hostname, Limits, Mount, MountSource, Network, PortBinding, SecretFile, ServiceName};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::App;
@@ -69,7 +69,10 @@ pub fn nextcloud(options: &NextcloudOptions) -> App {
         name,
         service: options.service.clone(),
         image: options.image.clone(),
+        image_id: None,
+        entrypoint: Vec::new(),
         command: Vec::new(),
+        user: None,
         env: environment(options),
         // The entrypoint reads it as root, and nothing after it needs it.
         secrets: vec![SecretFile {
@@ -83,6 +86,8 @@ pub fn nextcloud(options: &NextcloudOptions) -> App {
             read_only: false,
         }],
         network: Network::Private(format!("cloudathome-{}", options.service)),
+        aliases: Vec::new(),
+        limits: Limits::default(),
         ports: vec![PortBinding { host: options.bind, container: 80 }],
         extra_hosts: BTreeMap::new(),
         dns: Vec::new(),

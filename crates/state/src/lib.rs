@@ -1,5 +1,7 @@
 //! Small state files: JSON with a version, written whole or not at all.
 
+#![forbid(unsafe_code)]
+
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::marker::PhantomData;
