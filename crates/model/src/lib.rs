@@ -13,8 +13,8 @@ pub use container::{ContainerSpec, Limits, Mount, MountSource, Network, PortBind
 pub use desired::{DesiredConfig, ServiceAnnouncement};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
 pub use service::{
-    Check, DatabaseSpec, Expect, Expectation, Hook, HttpProbe, Probe, Run, ServiceSpec, Target, Unit, UpgradePath,
-    UpgradeSpec, VolumeKind, VolumeSpec,
+    AdminCommand, Check, DatabaseSpec, Expect, Expectation, Hook, HttpProbe, Probe, Run, ServiceSpec, Target, Unit,
+    UpgradePath, UpgradeSpec, VolumeKind, VolumeSpec,
 };
 pub use status::{
     ContainerState, ContainerStatus, ControlStatus, Health, HostStatus, ServiceStatus, Serving, TunnelState,

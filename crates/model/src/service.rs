@@ -30,6 +30,19 @@ pub struct ServiceSpec {
     pub volumes: Vec<VolumeSpec>,
     /// How it is upgraded; none for what has no upgrade of its own.
     pub upgrade: Option<UpgradeSpec>,
+    /// The program that administers it, if it has one: Nextcloud's `occ`.
+    pub admin: Option<AdminCommand>,
+}
+
+/// A program in one of the service's containers that administers it, to be followed by a person's arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminCommand {
+    /// The container, by its name without our prefix.
+    pub container: String,
+    /// The user inside, by name or number.
+    pub user: String,
+    /// The program and its first arguments.
+    pub command: Vec<String>,
 }
 
 /// What is to run of a service.
