@@ -5,6 +5,7 @@
 mod container;
 mod desired;
 mod id;
+mod operation;
 mod service;
 mod status;
 mod tunnel;
@@ -12,6 +13,7 @@ mod tunnel;
 pub use container::{ContainerSpec, Limits, Mount, MountSource, Network, PortBinding, SecretFile};
 pub use desired::{DesiredConfig, ServiceAnnouncement};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
+pub use operation::{Credential, ExecInput, ExecQuery, LogsQuery, Output, Refusal, RunCommand, TerminalSize};
 pub use service::{
     AdminCommand, Check, DatabaseSpec, Expect, Expectation, Hook, HttpProbe, Probe, Run, ServiceSpec, Target, Unit,
     UpgradePath, UpgradeSpec, VolumeKind, VolumeSpec,

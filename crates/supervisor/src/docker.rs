@@ -1,5 +1,6 @@
 //! [`Engine`] on the Docker API.
 
+mod console;
 mod convert;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

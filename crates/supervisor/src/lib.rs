@@ -5,10 +5,12 @@
 //! - [`plan`] compares; it does no I/O.
 //! - [`Supervisor`] owns the engine, executes, restarts with backoff and publishes statuses.
 //! - [`Engine`] is all that is asked of a container engine; [`DockerEngine`] is the implementation.
+//! - [`Console`] is the way into running containers, for people.
 //! - [`health`] asks services whether they work; [`Secrets`] generates and keeps passwords.
 #![forbid(unsafe_code)]
 
 pub mod apps;
+mod console;
 mod docker;
 mod engine;
 mod files;
@@ -18,6 +20,7 @@ mod secrets;
 mod supervisor;
 mod track;
 
+pub use console::{Console, ConsoleCommand, Outputs};
 pub use docker::DockerEngine;
 pub use engine::{Engine, EngineError, ExecOutput, Hint};
 pub use health::{Expectation, HealthCheck, Target};
