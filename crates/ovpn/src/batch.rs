@@ -74,6 +74,8 @@ pub struct Group<'a> {
     pub packets: usize,
     /// Length of each of them but the last, which may be shorter; bytes. Without a meaning for a stream.
     pub segment: usize,
+    /// Whether a packet of that length could still go with them. Never over a stream.
+    pub is_open: bool,
 }
 
 impl Batch {
@@ -128,19 +130,22 @@ impl Batch {
         let first = waiting.first()?;
         let (to, segment) = (first.to, first.end - first.start);
         let is_stream = to.transport == Transport::Tcp;
-        let (mut count, mut end) = (1, first.end);
+        let (mut count, mut end, mut is_open) = (1, first.end, !is_stream);
         for next in waiting.iter().take(packets).skip(1) {
             let length = next.end - next.start;
             let fits = next.to == to && (is_stream || length <= segment) && next.end - first.start <= bytes;
             if !fits {
+                is_open = false;
                 break;
             }
             (count, end) = (count + 1, next.end);
             if !is_stream && length < segment {
+                is_open = false;
                 break;
             }
         }
-        Some(Group { to, bytes: self.buf.get(first.start..end)?, packets: count, segment })
+        is_open &= count < packets && end - first.start + segment <= bytes;
+        Some(Group { to, bytes: self.buf.get(first.start..end)?, packets: count, segment, is_open })
     }
 
     /// The next so many packets are gone.
@@ -149,6 +154,18 @@ impl Batch {
         if self.gone >= self.packets.len() {
             self.clear();
         }
+    }
+
+    /// Moves what waits to the front, so that the rest of the room is free again.
+    pub fn compact(&mut self) {
+        let Some(start) = self.packets.get(self.gone).map(|packet| packet.start) else { return };
+        self.buf.copy_within(start..self.end, 0);
+        self.packets.drain(..self.gone);
+        for packet in &mut self.packets {
+            packet.start -= start;
+            packet.end -= start;
+        }
+        (self.end, self.gone) = (self.end - start, 0);
     }
 
     /// Forgets everything that waits; how many packets that were.
@@ -198,6 +215,36 @@ mod tests {
         assert_eq!(groups(batch(&packets), 64, 20).first(), Some(&(2, 18, 9)));
         assert_eq!(groups(batch(&packets), 1, 1), packets.map(|(_, length)| (1, length, length)));
         assert_eq!(batch(&packets).clear(), 7);
+    }
+
+    #[test]
+    fn a_group_is_open_while_more_of_the_same_could_join_it() {
+        let here = Underlay::udp("192.0.2.1:1".parse().unwrap());
+        let is_open = |lengths: &[usize], packets, bytes| {
+            let packets_there: Vec<_> = lengths.iter().map(|&length| (here, length)).collect();
+            batch(&packets_there).group(packets, bytes).unwrap().is_open
+        };
+        assert!(is_open(&[9, 9], 3, 27) && is_open(&[9], 2, 18));
+        assert!(!is_open(&[9, 9], 2, 27) && !is_open(&[9, 9], 3, 26));
+        assert!(!is_open(&[9, 8], 64, 100) && !is_open(&[8, 9], 64, 100));
+        let there = Underlay::tcp("192.0.2.1:1".parse().unwrap());
+        assert!(!batch(&[(there, 9)]).group(64, 100).unwrap().is_open);
+    }
+
+    #[test]
+    fn what_waits_can_be_moved_to_the_front() {
+        let here = Underlay::udp("192.0.2.1:1".parse().unwrap());
+        let mut batch = batch(&[(here, 1000), (here, 9), (here, 8)]);
+        batch.compact();
+        batch.advance(1);
+        assert!(!batch.has_room(62, 64_000));
+        batch.compact();
+        assert!(batch.has_room(62, 1 << 15));
+        let group = batch.group(64, 100).unwrap();
+        assert_eq!((group.bytes, group.packets), ([&[9; 9][..], &[8; 8]].concat().as_slice(), 2));
+        batch.advance(2);
+        batch.compact();
+        assert!(batch.is_empty() && batch.has_room(64, 1 << 15));
     }
 
     #[test]

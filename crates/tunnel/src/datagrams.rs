@@ -107,21 +107,11 @@ impl Datagrams {
         self.socket.writable().await
     }
 
-    /// Receives one or more datagrams of the same sender. `buf` should have [`ROOM`].
+    /// Receives one or more datagrams of the same sender, also such that came since there were none. `buf` should have
+    /// [`ROOM`].
     pub(crate) fn try_recv(&mut self, buf: &mut [u8]) -> io::Result<Arrived> {
-        let arrived = if self.gathers {
-            self.try_recv_many(buf)?
-        } else {
-            let (length, from) = self.socket.try_recv_from(buf)?;
-            Arrived { from, length, segment: length }
-        };
-        self.received.add(arrived.length.div_ceil(arrived.segment.max(1)).max(1) as u64);
-        Ok(arrived)
-    }
-
-    fn try_recv_many(&mut self, buf: &mut [u8]) -> io::Result<Arrived> {
-        let Self { socket, control, .. } = self;
-        socket.try_io(Interest::READABLE, || {
+        let Self { socket, control, received, .. } = self;
+        let mut receive = || {
             let mut parts = [IoSliceMut::new(buf)];
             let fd = socket.as_raw_fd();
             let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(control), MsgFlags::empty())?;
@@ -132,7 +122,15 @@ impl Datagrams {
                 _ => None,
             });
             Ok(Arrived { from, length, segment: segment.unwrap_or(length) })
-        })
+        };
+        let mut asked = false;
+        let known = socket.try_io(Interest::READABLE, || {
+            asked = true;
+            receive()
+        });
+        let arrived = if asked { known } else { receive() }?;
+        received.add(arrived.length.div_ceil(arrived.segment.max(1)).max(1) as u64);
+        Ok(arrived)
     }
 
     /// Most packets and bytes of a [`Group`] that [`Self::try_send`] takes.

@@ -178,9 +178,14 @@ impl Watched {
         self.file.readable().await.map(drop)
     }
 
-    /// Reads a frame.
+    /// Reads a frame, also one that came since the device was last said to be empty.
     pub(crate) fn try_recv(&self, frame: &mut Frame) -> io::Result<()> {
-        let length = self.file.try_io(Interest::READABLE, |mut file| file.read(&mut frame.buf))?;
+        let mut asked = false;
+        let known = self.file.try_io(Interest::READABLE, |mut file| {
+            asked = true;
+            file.read(&mut frame.buf)
+        });
+        let length = if asked { known } else { self.file.get_ref().read(&mut frame.buf) }?;
         (frame.header, frame.packet) = (VirtioHeader::default(), 0..length);
         if self.frames.is_some() {
             let header = frame.buf.get(..length).and_then(<[u8]>::first_chunk).ok_or(io::ErrorKind::UnexpectedEof)?;

@@ -29,9 +29,7 @@ use crate::streams::Intake;
 
 /// Packets taken from one side before the other gets its turn.
 const BATCH: usize = 64;
-/// Large frames that are sent before the other side gets its turn.
-const TURN: usize = 4;
-/// Rounds of batches before the thread looks at its timers and at what else is ready.
+/// Rounds, each of a batch from either side and a large frame, before the thread looks at its timers and at what else is ready.
 const ROUNDS: usize = 8;
 /// Longest datagram that is accepted, bytes.
 const DATAGRAM: usize = MAX_MTU as usize + OVERHEAD;
@@ -105,18 +103,19 @@ impl Pump {
     /// Moves packets both ways in turns, within the budget. When there is more to do, everything else on the thread has
     /// had its turn before this returns.
     pub(crate) async fn turn<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<(), Error> {
+        self.send_batch(endpoint, socket, false);
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let received = self.receive(endpoint, socket, now)?;
             // What the endpoint has sealed itself must not come after what it seals now.
             self.transmit(endpoint, socket, now);
-            self.send_batch(endpoint, socket);
             let sent = self.send(endpoint, socket, now)?;
             socket.flush();
             if received < BATCH && sent < BATCH && self.queue.is_empty() {
                 return Ok(());
             }
         }
+        self.send_batch(endpoint, socket, false);
         // Waiting for what is ready already does not do that.
         tokio::task::yield_now().await;
         Ok(())
@@ -125,6 +124,7 @@ impl Pump {
     /// Sends what the endpoint has to say.
     pub(crate) fn transmit<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) {
         while let Some(to) = endpoint.poll_transmit(now, &mut self.message) {
+            self.send_batch(endpoint, socket, false);
             let opcode = self.message.first().copied().and_then(Header::decode).map(|header| header.opcode);
             let is_data = matches!(opcode, Some(Opcode::DataV1 | Opcode::DataV2));
             // Packets that were sealed before and still wait would come too late after it, and be taken for replays.
@@ -157,17 +157,14 @@ impl Pump {
         Ok(most + packets)
     }
 
-    /// Device to socket. Returns how many frames were there.
+    /// Device to socket: what does not have to wait, and one frame that waited. Returns how many frames were there.
     fn send<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, now: Instant) -> Result<usize, Error> {
-        let mut frames = 0;
-        for _ in 0..TURN {
-            frames += self.empty_device(endpoint, socket, now)?;
-            if !self.make_room(endpoint, socket) {
-                break;
-            }
-            let Some(frame) = self.queue.pop() else { break };
+        let frames = self.empty_device(endpoint, socket, now)?;
+        if self.make_room(endpoint, socket)
+            && let Some(frame) = self.queue.pop()
+        {
             self.seal(endpoint, now, frame);
-            self.send_batch(endpoint, socket);
+            self.send_batch(endpoint, socket, !self.queue.is_empty());
         }
         Ok(frames)
     }
@@ -179,7 +176,7 @@ impl Pump {
         socket: &mut Sockets,
         now: Instant,
     ) -> Result<usize, Error> {
-        let mut frames = 0;
+        let (mut frames, mut sealed) = (0, false);
         while frames < BATCH && self.make_room(endpoint, socket) {
             let Some(mut frame) = self.queue.room() else { break };
             if let Err(error) = self.device.try_recv(&mut frame) {
@@ -192,7 +189,10 @@ impl Pump {
             frames += 1;
             self.device.note_read(frame.packets());
             match self.queue.turn(&mut frame) {
-                Turn::Now => self.seal(endpoint, now, frame),
+                Turn::Now => {
+                    self.seal(endpoint, now, frame);
+                    sealed = true;
+                }
                 Turn::Later => self.queue.push(frame),
                 Turn::Never => {
                     endpoint.count_drops(DropReason::Blocked, frame.packets());
@@ -200,14 +200,19 @@ impl Pump {
                 }
             }
         }
-        self.send_batch(endpoint, socket);
+        if sealed {
+            self.send_batch(endpoint, socket, false);
+        }
         Ok(frames)
     }
 
     /// Whether there is room for what a frame is cut into.
     fn make_room<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> bool {
         if !self.batch.has_room(CUTS, CUT_BYTES) {
-            self.send_batch(endpoint, socket);
+            self.batch.compact();
+        }
+        if !self.batch.has_room(CUTS, CUT_BYTES) {
+            self.send_batch(endpoint, socket, false);
         }
         self.batch.has_room(CUTS, CUT_BYTES)
     }
@@ -230,9 +235,10 @@ impl Pump {
         self.queue.give_back(frame);
     }
 
-    /// Sends what was sealed, as far as the sockets take it.
-    fn send_batch<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
-        endpoint.count_drops(DropReason::Blocked, socket.send_batch(&mut self.batch));
+    /// Sends what was sealed, as far as the sockets take it; when a frame waits that is sealed next (`more`), but for what
+    /// can go with it.
+    fn send_batch<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets, more: bool) {
+        endpoint.count_drops(DropReason::Blocked, socket.send_batch(&mut self.batch, more));
     }
 }
 

@@ -15,8 +15,11 @@ use crate::device::FRAME;
 const BYTES: usize = 1 << 20;
 /// Frames that may wait. The trains of single packets of a flow are not cut short by its own large frames.
 const FRAMES: usize = 256;
-/// Frames that are kept for the next: as many large ones as wait at most, and a few small ones.
-const KEPT: usize = 24;
+/// Of them, large ones: those that [`BYTES`] let wait, and a few that are the first of their flows. The device keeps what is
+/// beyond them.
+const LARGE: usize = 24;
+/// Bytes of a packet that waits in room of its size: one of the usual MTU.
+const SMALL: usize = 1536;
 
 /// A frame, and which flow it is of.
 pub(crate) struct Frame {
@@ -44,9 +47,34 @@ pub(crate) struct Queue {
     waiting: VecDeque<Frame>,
     /// Bytes of their packets.
     bytes: usize,
+    /// Room for frames of any size.
+    large: Pool,
+    /// Room for small packets, so that a pile of them does not take sixteen times the memory.
+    small: Pool,
+}
+
+/// Room that is used again, and made only when there was never so much in use.
+struct Pool {
     free: Vec<Frame>,
-    /// Frames that there are, at most one more than may wait.
-    made: usize,
+    /// Bytes of each.
+    size: usize,
+    /// How many more may be made.
+    left: usize,
+}
+
+impl Pool {
+    fn new(count: usize, size: usize) -> Self {
+        Self { free: Vec::with_capacity(count), size, left: count }
+    }
+
+    fn take(&mut self) -> Option<Frame> {
+        if self.free.is_empty() && self.left > 0 {
+            self.left -= 1;
+            let buf = vec![0; self.size].into();
+            return Some(Frame { buf, header: VirtioHeader::default(), packet: 0..0, flow: UNKNOWN });
+        }
+        self.free.pop()
+    }
 }
 
 /// What becomes of a frame.
@@ -62,26 +90,19 @@ pub(crate) enum Turn {
 
 impl Queue {
     pub(crate) fn new() -> Self {
-        Self { waiting: VecDeque::with_capacity(FRAMES), bytes: 0, free: Vec::with_capacity(KEPT), made: 0 }
+        let (large, small) = (Pool::new(LARGE, FRAME), Pool::new(FRAMES, SMALL));
+        Self { waiting: VecDeque::with_capacity(FRAMES), bytes: 0, large, small }
     }
 
-    /// Room for a frame. There is one as long as each is given back, or waits.
+    /// Room for a frame of any size. There is none while too many large ones wait.
     pub(crate) fn room(&mut self) -> Option<Frame> {
-        if self.free.is_empty() && self.made <= FRAMES {
-            self.made += 1;
-            let buf = vec![0; FRAME].into();
-            return Some(Frame { buf, header: VirtioHeader::default(), packet: 0..0, flow: UNKNOWN });
-        }
-        self.free.pop()
+        self.large.take()
     }
 
     /// Gives room back.
     pub(crate) fn give_back(&mut self, frame: Frame) {
-        if self.free.len() < KEPT {
-            self.free.push(frame);
-        } else {
-            self.made -= 1;
-        }
+        let pool = if frame.buf.len() == SMALL { &mut self.small } else { &mut self.large };
+        pool.free.push(frame);
     }
 
     /// When a frame that was read has its turn.
@@ -109,7 +130,19 @@ impl Queue {
     /// Lets a frame wait.
     pub(crate) fn push(&mut self, frame: Frame) {
         self.bytes += frame.packet.len();
+        let frame = self.shrink(frame);
         self.waiting.push_back(frame);
+    }
+
+    /// The same frame in as little room as there is for it.
+    fn shrink(&mut self, frame: Frame) -> Frame {
+        let length = frame.packet.len();
+        let Some(packet) = frame.buf.get(frame.packet.clone()).filter(|_| length <= SMALL) else { return frame };
+        let Some(mut small) = self.small.take() else { return frame };
+        small.buf[..length].copy_from_slice(packet);
+        (small.header, small.packet, small.flow) = (frame.header, 0..length, frame.flow);
+        self.give_back(frame);
+        small
     }
 
     /// The frame whose turn it is.
@@ -223,5 +256,36 @@ mod tests {
         }
         assert!(queue.pop().is_none() && queue.is_empty());
         assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Later);
+    }
+
+    #[test]
+    fn what_waits_takes_little_memory_and_keeps_its_bytes() {
+        let mut queue = Queue::new();
+        assert_eq!(put(&mut queue, &packet(1, 60_000)), Turn::Later);
+        for at in 0..FRAMES - 1 {
+            let mut small = packet(1, 60 + at);
+            small[59] = at as u8;
+            assert_eq!(put(&mut queue, &small), Turn::Later);
+        }
+        assert_eq!((LARGE - queue.large.left, FRAMES - queue.small.left), (2, FRAMES - 1));
+        assert_eq!(queue.pop().map(|frame| frame.packet.len()), Some(60_000));
+        for at in 0..FRAMES - 1 {
+            let frame = queue.pop().unwrap();
+            let packet = &frame.buf[frame.packet.clone()];
+            assert_eq!((packet.len(), packet[59]), (60 + at, at as u8));
+            queue.give_back(frame);
+        }
+    }
+
+    #[test]
+    fn large_frames_of_many_flows_stay_in_the_device() {
+        let mut queue = Queue::new();
+        for port in 0..LARGE as u8 {
+            assert_eq!(put(&mut queue, &packet(port, 60_000)), Turn::Later);
+        }
+        assert!(queue.room().is_none());
+        let frame = queue.pop().unwrap();
+        queue.give_back(frame);
+        assert_eq!(put(&mut queue, &packet(99, 60)), Turn::Now);
     }
 }

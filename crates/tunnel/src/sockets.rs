@@ -142,16 +142,17 @@ impl Sockets {
         }
     }
 
-    /// Sends what waits in `batch`. What stays in it can be sent when [`Self::writable`] or [`Self::readable`] says so.
-    /// Gives how many packets are lost.
-    pub(crate) fn send_batch(&mut self, batch: &mut Batch) -> usize {
+    /// Sends what waits in `batch`, but for datagrams at its end that would go with those of the next frame when there is one
+    /// (`more`). What else stays in it can be sent when [`Self::writable`] or [`Self::readable`] says so. Gives how many
+    /// packets are lost.
+    pub(crate) fn send_batch(&mut self, batch: &mut Batch, more: bool) -> usize {
         let (packets, bytes) = Datagrams::limits();
         let mut lost = 0;
         // A connection that has no room for many.
         let mut slow = None;
         while let Some(to) = batch.next_to() {
             let packets = if slow == Some(to) { 1 } else { packets };
-            let Some(group) = batch.group(packets, bytes) else { break };
+            let Some(group) = batch.group(packets, bytes).filter(|group| !(more && group.is_open)) else { break };
             let sent = match to.transport {
                 Transport::Udp => match self.udp_to(to).map(|udp| udp.try_send(&group)) {
                     Some(Ok(sent)) => Ok(sent),
