@@ -16,14 +16,17 @@ mod engine;
 mod files;
 pub mod health;
 pub mod plan;
+mod record;
 mod secrets;
 mod supervisor;
 mod track;
+pub mod upgrade;
 
 pub use console::{Console, ConsoleCommand, Outputs};
 pub use docker::DockerEngine;
 pub use engine::{Engine, EngineError, ExecOutput, Hint};
 pub use health::{Expectation, HealthCheck, Target};
+pub use record::{Former, PinnedImage, Record, RecordError, RecordMap, Records, Release, Wanted};
 pub use secrets::{SecretKind, Secrets, SecretsError};
 pub use supervisor::{Supervisor, SupervisorOptions};
 

@@ -1,0 +1,58 @@
+use super::*;
+
+fn images() -> BTreeMap<String, PinnedImage> {
+    [("app".to_owned(), PinnedImage { reference: "app:1".into(), id: None })].into()
+}
+
+#[test]
+fn records_outlive_the_agent_and_a_change_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let service: ServiceName = "cloud".parse().unwrap();
+    let records = Records::open(dir.path().join("services")).unwrap();
+    let mut watch = records.watch();
+    assert!(records.set_stopped(&service, true).is_err(), "nothing is installed");
+
+    let record = records.install(&service, images()).unwrap();
+    assert_eq!(record.wanted(), Wanted { release: record.release.clone(), run: Run::All, held: None });
+    assert!(watch.has_changed().unwrap());
+    watch.mark_unchanged();
+    records.install(&service, BTreeMap::new()).unwrap();
+    assert!(!watch.has_changed().unwrap(), "what is installed stays");
+
+    records.pin(&service, &[("app".to_owned(), "sha256:1".to_owned())].into()).unwrap();
+    records.pin(&service, &[("app".to_owned(), "sha256:2".to_owned())].into()).unwrap();
+    let record = records.set_stopped(&service, true).unwrap();
+    assert_eq!(record.release.images["app"].id.as_deref(), Some("sha256:1"), "a tag that moves changes nothing");
+    assert_eq!(record.wanted().run, Run::Nothing);
+
+    std::fs::write(dir.path().join("services/cloud.new"), "half").unwrap();
+    let again = Records::open(dir.path().join("services")).unwrap();
+    assert_eq!(again.record(&service), Some(record));
+    again.forget(&service).unwrap();
+    again.forget(&service).unwrap();
+    assert_eq!(Records::open(dir.path().join("services")).unwrap().record(&service), None);
+}
+
+#[test]
+fn while_an_upgrade_is_at_work_nothing_else_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let service: ServiceName = "cloud".parse().unwrap();
+    let records = Records::open(dir.path()).unwrap();
+    records.install(&service, images()).unwrap();
+    let begun = records.change_idle(&service, |record| {
+        *record = record.begin_upgrade(&["app".into()], "app:2", Vec::new(), Vec::new(), 0);
+    });
+    assert_eq!(begun.unwrap().wanted().run, Run::All);
+    let busy = records.set_stopped(&service, true).unwrap_err().to_string();
+    assert_eq!(
+        busy,
+        "cloud is being upgraded to app:2 (generation 2): checking the way and fetching the image; wait until that \
+         has ended"
+    );
+    assert!(records.forget(&service).is_err());
+}
+
+#[test]
+fn without_a_former_release_there_is_no_way_back() {
+    assert_eq!(Record::new(images()).begin_rollback(0), None);
+}

@@ -1,0 +1,25 @@
+//! Upgrades with a way back.
+//!
+//! An upgrade is a [`Journal`] in the service's [`Record`](crate::Record). Killing the agent at any point leaves a record
+//! from which the next start finishes or goes back by itself: [`journal`] says which.
+//!
+//! - [`journal`] decides what comes next; it does no I/O.
+//! - [`Effects`] is what the steps do to the host.
+//! - [`Injector`] lets tests end the agent at each point.
+
+mod drive;
+mod effects;
+mod injector;
+pub mod journal;
+mod upgrader;
+mod version;
+
+pub use drive::Retry;
+pub use effects::{Effects, copy_name};
+pub use injector::{Injector, NoCrash, Point};
+pub use journal::{Asked, Ended, Failure, Journal, Step, StepEnd};
+pub use upgrader::{UpgradeError, Upgrader};
+pub use version::{PathError, Version, check_path, retag};
+
+#[cfg(test)]
+mod simulation;

@@ -1,0 +1,205 @@
+//! The task that carries journals out, and what people ask of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use model::{ServiceName, ServiceSpec, VolumeKind};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::drive::{Drive, unix_now};
+use super::{Effects, Failure, Injector, PathError, Retry, check_path, retag};
+use crate::record::{Record, RecordError, RecordMap, Records};
+
+/// Begins upgrades and ways back. Whoever wants to know how one goes watches the [`Records`]: the journal is there until
+/// it has ended, and then [`Record::last`].
+#[derive(Debug)]
+pub struct Upgrader<H> {
+    records: Arc<Records>,
+    host: Arc<H>,
+    specs: watch::Receiver<Option<Vec<ServiceSpec>>>,
+    /// Ends soon after the token is cancelled, at any point of a journal: the next one goes on from there.
+    pub task: JoinHandle<()>,
+}
+
+/// Why nothing was begun.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// The record can't be changed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Its definition is not known yet.
+    #[error("it is not known yet what {service} is to be; see `agentctl status` for what it waits for")]
+    Unknown {
+        /// The service.
+        service: ServiceName,
+    },
+    /// It has no images of its own, or no way to change them.
+    #[error("{service} can't be upgraded from here; change its image in the configuration")]
+    NoUpgrade {
+        /// The service.
+        service: ServiceName,
+    },
+    /// A person stopped it.
+    #[error("{service} is stopped; `agentctl service start {service}` first, so that it can be seen to work")]
+    Stopped {
+        /// The service.
+        service: ServiceName,
+    },
+    /// The version may not follow the one in force.
+    #[error("{service} can't go there: {source}")]
+    Path {
+        /// The service.
+        service: ServiceName,
+        /// Why.
+        source: PathError,
+    },
+    /// There is no former release.
+    #[error("{service} has no former release to go back to: it was not upgraded, or went back already")]
+    NoFormer {
+        /// The service.
+        service: ServiceName,
+    },
+    /// Something that the way back needs is gone.
+    #[error("{service} can't go back: {}", failure.reason)]
+    NoWayBack {
+        /// The service.
+        service: ServiceName,
+        /// What.
+        failure: Failure,
+    },
+}
+
+impl<H: Effects> Upgrader<H> {
+    /// Starts carrying out journals: first those that an agent before left unfinished.
+    pub fn spawn<I: Injector>(
+        records: Arc<Records>,
+        host: Arc<H>,
+        specs: watch::Receiver<Option<Vec<ServiceSpec>>>,
+        injector: I,
+        retry: Retry,
+        token: CancellationToken,
+    ) -> Self {
+        let mut watch = records.watch();
+        // What is begun from here on is not a leftover.
+        let leftovers = at_work(&watch.borrow_and_update());
+        let worker =
+            Worker { records: Arc::clone(&records), host: Arc::clone(&host), injector: Arc::new(injector), retry };
+        let task = tokio::spawn(async move {
+            let _ = token.run_until_cancelled(worker.run(watch, leftovers)).await;
+        });
+        Self { records, host, specs, task }
+    }
+
+    /// Begins an upgrade of a service to the tag, or the image reference, `to`.
+    ///
+    /// # Errors
+    /// It can't be begun; nothing was changed.
+    pub fn upgrade(&self, service: &ServiceName, to: &str) -> Result<Record, UpgradeError> {
+        let spec = self.spec(service)?;
+        let Some(upgrade) = spec.upgrade.as_ref().filter(|upgrade| !upgrade.units.is_empty()) else {
+            return Err(UpgradeError::NoUpgrade { service: service.clone() });
+        };
+        let record = self.records.record(service).ok_or_else(|| RecordError::Missing { service: service.clone() })?;
+        if record.stopped {
+            return Err(UpgradeError::Stopped { service: service.clone() });
+        }
+        let old = upgrade.units.iter().find_map(|unit| record.release.images.get(unit));
+        let old = old.ok_or_else(|| UpgradeError::NoUpgrade { service: service.clone() })?;
+        let reference = retag(&old.reference, to);
+        // A tag that says nothing may still be right: the image itself is asked once it is here.
+        match check_path(upgrade.path, (&old.reference, None), (&reference, None)) {
+            Ok(()) | Err(PathError::Unknown { .. }) => {}
+            Err(source) => return Err(UpgradeError::Path { service: service.clone(), source }),
+        }
+        let state = |kind| matches!(kind, VolumeKind::State);
+        let volumes = spec.volumes.iter().filter(|volume| state(volume.kind)).map(|volume| volume.name.clone());
+        let databases: BTreeSet<_> = upgrade.databases.iter().map(|database| database.container.clone()).collect();
+        let (volumes, databases): (Vec<_>, Vec<_>) = (volumes.collect(), databases.into_iter().collect());
+        let begun = self.records.change_idle(service, |record| {
+            *record = record.begin_upgrade(&upgrade.units, &reference, volumes, databases, unix_now());
+        })?;
+        Ok(begun)
+    }
+
+    /// Begins the way back to the former release: its images, and what was copied and dumped of it when it was left.
+    /// What was written since is lost, but for what people put into volumes that are never copied.
+    ///
+    /// # Errors
+    /// It can't be begun; nothing was changed.
+    pub async fn rollback(&self, service: &ServiceName) -> Result<Record, UpgradeError> {
+        let missing = || RecordError::Missing { service: service.clone() };
+        let no_former = || UpgradeError::NoFormer { service: service.clone() };
+        let former = self.records.record(service).ok_or_else(missing)?.former.ok_or_else(no_former)?;
+        self.spec(service)?;
+        let way = self.host.way_back(service, &former).await;
+        way.map_err(|failure| UpgradeError::NoWayBack { service: service.clone(), failure })?;
+        let begun = self.records.change_idle(service, |record| {
+            // Another one may have been quicker.
+            if record.former.as_ref() == Some(&former)
+                && let Some(begun) = record.begin_rollback(unix_now())
+            {
+                *record = begun;
+            }
+        })?;
+        if begun.journal.is_some() { Ok(begun) } else { Err(no_former()) }
+    }
+
+    fn spec(&self, service: &ServiceName) -> Result<ServiceSpec, UpgradeError> {
+        let specs = self.specs.borrow();
+        let spec = specs.iter().flatten().find(|spec| &spec.name == service);
+        spec.cloned().ok_or_else(|| UpgradeError::Unknown { service: service.clone() })
+    }
+}
+
+struct Worker<H, I> {
+    records: Arc<Records>,
+    host: Arc<H>,
+    injector: Arc<I>,
+    retry: Retry,
+}
+
+impl<H: Effects, I: Injector> Worker<H, I> {
+    async fn run(self, mut watch: watch::Receiver<RecordMap>, leftovers: BTreeSet<ServiceName>) {
+        let mut busy = BTreeSet::new();
+        let mut drives = JoinSet::new();
+        for service in leftovers {
+            busy.insert(service.clone());
+            drives.spawn(self.drive(service, true));
+        }
+        loop {
+            let fresh: Vec<_> = at_work(&watch.borrow_and_update()).difference(&busy).cloned().collect();
+            for service in fresh {
+                busy.insert(service.clone());
+                drives.spawn(self.drive(service, false));
+            }
+            tokio::select! {
+                changed = watch.changed() => if changed.is_err() { return },
+                Some(ended) = drives.join_next() => match ended {
+                    Ok(service) => drop(busy.remove(&service)),
+                    Err(failure) => error!("an upgrade was broken off and goes on when the agent starts again: {failure}"),
+                },
+            }
+        }
+    }
+
+    fn drive(&self, service: ServiceName, leftover: bool) -> impl Future<Output = ServiceName> + use<H, I> {
+        let (records, host) = (Arc::clone(&self.records), Arc::clone(&self.host));
+        let (injector, retry) = (Arc::clone(&self.injector), self.retry);
+        async move {
+            let drive = Drive { service: &service, records: &records, host: &*host, injector: &*injector, retry };
+            if leftover {
+                drive.resume().await
+            } else {
+                drive.run().await
+            };
+            service
+        }
+    }
+}
+
+fn at_work(records: &RecordMap) -> BTreeSet<ServiceName> {
+    records.iter().filter(|(_, record)| record.journal.is_some()).map(|(service, _)| service.clone()).collect()
+}
