@@ -239,7 +239,7 @@ async fn prove(
         let sites = loaded.borrow_and_update().publication.clone().unwrap_or_default().sites;
         let mut results = BTreeMap::new();
         for site in &sites {
-            let result = match prober.probe(door, &site.hostname, &site.health_path).await {
+            let result = match prober.probe(door, &site.hostname, &site.health_path, site.health_status).await {
                 Ok(_) => Serving::Yes,
                 Err(error) => Serving::No { reason: chain(&error) },
             };

@@ -114,7 +114,10 @@ mod tests {
             name: name.parse().unwrap(),
             hostname: hostname.into(),
             upstream: "10.86.0.2:8080".parse().unwrap(),
+            also: vec![],
             health_path: "/status.php".into(),
+            health_status: Some(200),
+            well_known_dav: true,
             health,
         }
     }

@@ -114,6 +114,9 @@ impl Services {
         let announcement = |managed: &Managed| ServiceAnnouncement {
             name: managed.service.name.clone(),
             hostname: managed.service.hostname.clone(),
+            also: Vec::new(),
+            health_status: Some(200),
+            well_known_dav: managed.service.kind == Kind::Nextcloud,
             upstream: SocketAddr::from((address, managed.service.port)),
             health_path: match managed.service.kind {
                 Kind::Nextcloud => NEXTCLOUD_STATUS.to_owned(),

@@ -150,6 +150,9 @@ impl From<ServiceAnnouncement> for v1::ServiceAnnouncement {
             upstream: service.upstream.to_string(),
             health_path: service.health_path,
             health: Some(service.health.into()),
+            also: service.also,
+            health_status: service.health_status.map(u32::from),
+            well_known_dav: service.well_known_dav,
         }
     }
 }
@@ -163,11 +166,20 @@ impl TryFrom<v1::ServiceAnnouncement> for ServiceAnnouncement {
         if !path.starts_with('/') || !plain || path.len() > MAX_TEXT {
             return Err(invalid("ServiceAnnouncement.health_path", "must be a printable path that starts with '/'"));
         }
+        let status = |status: u32| {
+            u16::try_from(status)
+                .ok()
+                .filter(|status| (200..500).contains(status))
+                .ok_or_else(|| invalid("ServiceAnnouncement.health_status", "must be 200 to 499"))
+        };
         Ok(Self {
             name: parse("ServiceAnnouncement.name", &wire.name)?,
             hostname: parse("ServiceAnnouncement.hostname", &wire.hostname)?,
+            also: wire.also,
             upstream: parse("ServiceAnnouncement.upstream", &wire.upstream)?,
             health_path: wire.health_path,
+            health_status: wire.health_status.map(status).transpose()?,
+            well_known_dav: wire.well_known_dav,
             health: wire.health.ok_or_else(|| missing("ServiceAnnouncement.health"))?.into(),
         })
     }
@@ -460,8 +472,12 @@ mod tests {
             upstream: "10.86.0.2:8080".into(),
             health_path: "/status.php".into(),
             health: Some(v1::Health::default()),
+            health_status: Some(204),
+            ..v1::ServiceAnnouncement::default()
         };
-        assert!(ServiceAnnouncement::try_from(good.clone()).is_ok());
+        assert_eq!(ServiceAnnouncement::try_from(good.clone()).unwrap().health_status, Some(204));
+        let wire = v1::ServiceAnnouncement { health_status: Some(500), ..good.clone() };
+        assert_eq!(ServiceAnnouncement::try_from(wire).unwrap_err().field, "ServiceAnnouncement.health_status");
         for bad in ["", "status.php", "/a\r\nHost: x"] {
             let wire = v1::ServiceAnnouncement { health_path: bad.into(), ..good.clone() };
             assert_eq!(ServiceAnnouncement::try_from(wire).unwrap_err().field, "ServiceAnnouncement.health_path");

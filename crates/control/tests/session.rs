@@ -123,6 +123,9 @@ async fn configuration_results_and_reports_cross() {
         hostname: "cloud".into(),
         upstream: "10.86.0.2:8080".parse().unwrap(),
         health_path: "/status.php".into(),
+        also: vec![],
+        health_status: Some(200),
+        well_known_dav: true,
         health: Health::Healthy,
     };
     home.state.send_modify(|state| {

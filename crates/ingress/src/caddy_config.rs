@@ -89,8 +89,12 @@ pub struct Site {
     pub hostname: Hostname,
     /// Where it answers plain HTTP; none shows the holding page.
     pub upstream: Option<SocketAddr>,
-    /// The path that answers 200 when it is well.
+    /// Further names that lead visitors to this one.
+    pub also: Vec<Hostname>,
+    /// The path that shows it well.
     pub health_path: String,
+    /// The status of its answer there when it is well; none: any below 500.
+    pub health_status: Option<u16>,
     /// Whether calendar and contact clients are led from `/.well-known` to Nextcloud's address for them.
     pub well_known_dav: bool,
 }
@@ -154,7 +158,8 @@ fn http_routes(sites: &[Site]) -> Value {
     if sites.is_empty() {
         return json!([{ "handle": [holding_page("This server", false)] }]);
     }
-    let names: Vec<&Hostname> = sites.iter().map(|site| &site.hostname).collect();
+    let names: Vec<&Hostname> =
+        sites.iter().flat_map(|site| std::iter::once(&site.hostname).chain(&site.also)).collect();
     json!([
         {
             "match": [{ "host": names }],
@@ -180,6 +185,20 @@ fn https_routes(sites: &[Site]) -> Value {
             })
         })
         .collect();
+    routes.extend(sites.iter().filter(|site| !site.also.is_empty()).map(|site| {
+        json!({
+            "match": [{ "host": site.also }],
+            "terminal": true,
+            "handle": [{
+                "handler": "static_response",
+                "status_code": 308,
+                "headers": {
+                    "Location": [format!("https://{}{{http.request.uri}}", site.hostname)],
+                    "Strict-Transport-Security": [HSTS],
+                },
+            }],
+        })
+    }));
     routes.push(unknown_host());
     Value::Array(routes)
 }
@@ -221,7 +240,7 @@ fn site_routes(site: &Site) -> Value {
 /// Bodies are never buffered (uploads are gigabytes), and `trusted_proxies` is never set: the edge is the first proxy
 /// a visitor meets, so whatever a request says about earlier ones is forged.
 fn reverse_proxy(site: &Site, upstream: SocketAddr) -> Value {
-    json!({
+    let mut proxy = json!({
         "handler": "reverse_proxy",
         "upstreams": [{ "dial": upstream.to_string() }],
         "transport": { "protocol": "http", "dial_timeout": "2s" },
@@ -231,17 +250,20 @@ fn reverse_proxy(site: &Site, upstream: SocketAddr) -> Value {
                 "delete": FORGEABLE_HEADERS,
             },
         },
-        // Caddy's own watch: it turns to the holding page even if the agents are dead, and when the application
-        // accepts connections without answering. Patient enough not to trip over a busy disk.
-        "health_checks": { "active": {
+    });
+    // Caddy's own watch: it turns to the holding page even if the agents are dead, and when the application accepts
+    // connections without answering. Patient enough not to trip over a busy disk. It needs one status to expect.
+    if let Some(status) = site.health_status {
+        proxy["health_checks"] = json!({ "active": {
             "uri": site.health_path,
             "headers": { "Host": [site.hostname], "X-Forwarded-Proto": ["https"] },
             "interval": "2s",
             "timeout": "3s",
             "fails": 2,
-            "expect_status": 200,
-        } },
-    })
+            "expect_status": status,
+        } });
+    }
+    proxy
 }
 
 /// When an upstream cannot be reached, its visitors see the holding page; any other error stays what it is.
@@ -294,7 +316,9 @@ mod tests {
             service: "nextcloud".parse().unwrap(),
             hostname: hostname.parse().unwrap(),
             upstream: upstream.map(|text| text.parse().unwrap()),
+            also: vec![],
             health_path: "/status.php".to_owned(),
+            health_status: Some(200),
             well_known_dav: true,
         }
     }
@@ -373,6 +397,27 @@ mod tests {
             config["apps"]["http"]["servers"]["http"]["routes"][0]["match"],
             json!([{ "host": ["cloud.example.com", "b.example.com"] }])
         );
+    }
+
+    #[test]
+    fn further_names_lead_to_the_first_and_have_certificates_too() {
+        let site =
+            Site { also: vec!["www.example.com".parse().unwrap()], ..site("example.com", Some("127.0.0.1:2368")) };
+        let servers = &render(&state(vec![site]))["apps"]["http"]["servers"];
+        let route = &servers["https"]["routes"][1];
+        assert_eq!(route["match"], json!([{ "host": ["www.example.com"] }]));
+        assert_eq!(route["handle"][0]["headers"]["Location"], json!(["https://example.com{http.request.uri}"]));
+        assert_eq!(servers["http"]["routes"][0]["match"], json!([{ "host": ["example.com", "www.example.com"] }]));
+    }
+
+    #[test]
+    fn caddy_watches_what_has_a_status_to_expect() {
+        let proxy = |status: Option<u16>| {
+            let site = Site { health_status: status, ..site("a.example.com", Some("10.86.0.2:80")) };
+            reverse_proxy(&site, "10.86.0.2:80".parse().unwrap())
+        };
+        assert_eq!(proxy(Some(204))["health_checks"]["active"]["expect_status"], 204);
+        assert_eq!(proxy(None)["health_checks"], Value::Null);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub enum RootsError {
 /// What a probe that passed saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeReport {
-    /// The HTTP status: 200.
+    /// The HTTP status.
     pub status: u16,
     /// When the name's certificate expires.
     pub not_after: SystemTime,
@@ -91,11 +91,13 @@ pub enum ProbeError {
         /// The status: 503.
         status: u16,
     },
-    /// Another status than 200.
-    #[error("it answers HTTP {status} instead of 200")]
+    /// Another status than the right one.
+    #[error("it answers HTTP {status} instead of {expected}")]
     Status {
         /// The status.
         status: u16,
+        /// The right one, in words.
+        expected: String,
     },
     /// It took too long.
     #[error("{stage} took longer than {} s", DEADLINE.as_secs())]
@@ -132,11 +134,18 @@ impl Prober {
         Ok(Self { config: Arc::new(config) })
     }
 
-    /// Asks `address` for `https://HOSTNAME/PATH`, expecting 200 and a valid certificate.
+    /// Asks `address` for `https://HOSTNAME/PATH`, expecting a valid certificate and this status, or, with none, any below
+    /// 500.
     ///
     /// # Errors
     /// Saying how far it got.
-    pub async fn probe(&self, address: SocketAddr, hostname: &Hostname, path: &str) -> Result<ProbeReport, ProbeError> {
+    pub async fn probe(
+        &self,
+        address: SocketAddr,
+        hostname: &Hostname,
+        path: &str,
+        expected: Option<u16>,
+    ) -> Result<ProbeReport, ProbeError> {
         let started = Instant::now();
         let deadline = tokio::time::Instant::from_std(started + DEADLINE);
 
@@ -165,8 +174,9 @@ impl Prober {
         if answer.headers.contains_key(HOLDING_HEADER) {
             return Err(ProbeError::Holding { status });
         }
-        if status != 200 {
-            return Err(ProbeError::Status { status });
+        if expected.map_or(status >= 500, |expected| expected != status) {
+            let expected = expected.map_or_else(|| "one below 500".to_owned(), |expected| expected.to_string());
+            return Err(ProbeError::Status { status, expected });
         }
         Ok(ProbeReport { status, not_after, elapsed: started.elapsed() })
     }

@@ -11,16 +11,16 @@ use crate::caddy_config::Site;
 /// certificate.
 const MAX_SERVICES: usize = 32;
 const MAX_PATH: usize = 256;
-/// The service whose clients look for calendars and contacts under `/.well-known`.
-const DAV_SERVICE: &str = "nextcloud";
+/// Further names of one service.
+const MAX_ALSO: usize = 4;
 
 /// One host's services.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// The host.
     pub host: HostId,
-    /// Where its services may answer: its tunnel address, or loopback for the edge itself. A host cannot make the
-    /// edge forward visitors to anywhere else.
+    /// Where its services may answer: its tunnel address, or what the edge's own configuration names. Another host cannot
+    /// make the edge forward visitors to anywhere else.
     pub addresses: Vec<IpAddr>,
     /// Whether it can be reached now. Of a host that cannot, every name shows the holding page.
     pub reachable: bool,
@@ -64,11 +64,12 @@ pub fn resolve(domain: &Hostname, sources: &[Source]) -> Resolution {
                 site(domain, source, announcement)
             };
             let site = site.and_then(|site| {
-                if taken.insert(site.hostname.clone()) {
-                    Ok(site)
-                } else {
-                    Err(format!("{} is taken by another service: choose another hostname", site.hostname))
+                let names: BTreeSet<&Hostname> = std::iter::once(&site.hostname).chain(&site.also).collect();
+                if let Some(name) = names.iter().find(|name| taken.contains(**name)) {
+                    return Err(format!("{name} is taken by another service: choose another hostname"));
                 }
+                taken.extend(names.into_iter().cloned());
+                Ok(site)
             });
             match site {
                 Ok(site) => resolution.sites.push(site),
@@ -85,6 +86,10 @@ pub fn resolve(domain: &Hostname, sources: &[Source]) -> Resolution {
 
 fn site(domain: &Hostname, source: &Source, announcement: &ServiceAnnouncement) -> Result<Site, String> {
     let hostname = full_name(domain, &announcement.hostname)?;
+    if announcement.also.len() > MAX_ALSO {
+        return Err(format!("it may have {MAX_ALSO} further names at most"));
+    }
+    let also = announcement.also.iter().map(|name| full_name(domain, name)).collect::<Result<Vec<_>, _>>()?;
     let upstream = announcement.upstream;
     if !source.addresses.contains(&upstream.ip()) || upstream.port() == 0 {
         return Err(format!("its upstream {upstream} is not an address of this host inside the tunnel"));
@@ -98,14 +103,19 @@ fn site(domain: &Hostname, source: &Source, announcement: &ServiceAnnouncement) 
     Ok(Site {
         host: source.host.clone(),
         service: announcement.name.clone(),
-        hostname,
         upstream: (source.reachable && announcement.health.accepts_traffic()).then_some(upstream),
+        also: also.into_iter().filter(|name| *name != hostname).collect(),
+        hostname,
         health_path: path.clone(),
-        well_known_dav: announcement.name.as_str() == DAV_SERVICE,
+        health_status: announcement.health_status,
+        well_known_dav: announcement.well_known_dav,
     })
 }
 
 fn full_name(domain: &Hostname, wanted: &str) -> Result<Hostname, String> {
+    if wanted == "@" {
+        return Ok(domain.clone());
+    }
     let full = if wanted.contains('.') { wanted.to_owned() } else { format!("{wanted}.{domain}") };
     let hostname: Hostname = full.parse().map_err(|error: model::InvalidName| error.to_string())?;
     if hostname.is_under(domain) {
@@ -126,7 +136,10 @@ mod tests {
             name: name.parse().unwrap(),
             hostname: hostname.to_owned(),
             upstream: "10.86.0.2:8080".parse().unwrap(),
+            also: vec![],
             health_path: "/status.php".to_owned(),
+            health_status: Some(200),
+            well_known_dav: name == "nextcloud",
             health: Health::Healthy,
         }
     }
@@ -155,7 +168,7 @@ mod tests {
         let resolution = resolved(&[source(vec![
             announcement("nextcloud", "cloud"),
             announcement("photos", "photos.home.example.com"),
-            announcement("site", "example.com"),
+            announcement("site", "@"),
         ])]);
         let names: Vec<&str> = resolution.sites.iter().map(|site| site.hostname.as_str()).collect();
         assert_eq!(names, ["cloud.example.com", "photos.home.example.com", "example.com"]);
@@ -217,6 +230,20 @@ mod tests {
         assert_eq!(held(&source), [false, true, true]);
         source.reachable = false;
         assert_eq!(held(&source), [true, true, true]);
+    }
+
+    #[test]
+    fn further_names_are_names_under_the_domain_that_nobody_else_has() {
+        let ghost = |also: &[&str]| ServiceAnnouncement {
+            also: also.iter().map(|name| (*name).to_owned()).collect(),
+            ..announcement("ghost", "@")
+        };
+        let site = &resolved(&[source(vec![ghost(&["www", "@"])])]).sites[0];
+        assert_eq!(site.also.iter().map(Hostname::as_str).collect::<Vec<_>>(), ["www.example.com"]);
+        assert!(reason(ghost(&["www.example.org"])).contains("not under"));
+        assert!(reason(ghost(&["a", "b", "c", "d", "e"])).contains("4 further names"));
+        let both = resolved(&[source(vec![announcement("site", "www"), ghost(&["www"])])]);
+        assert!(both.rejected[0].reason.contains("www.example.com is taken"));
     }
 
     #[test]

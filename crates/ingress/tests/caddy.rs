@@ -48,7 +48,7 @@ async fn a_configuration_is_taken_whole_or_not_at_all_and_outlives_caddy() {
     assert!(redirect.contains("308") && redirect.contains("Location: https://cloud.example.test/a?b=c"), "{redirect}");
     assert!(curl(&[&format!("http://127.0.0.1:{}/", lab.http)]).contains("404 Not Found"));
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, lab.https));
-    let probed = Prober::new(None).unwrap().probe(address, &NAME.parse().unwrap(), "/").await.unwrap_err();
+    let probed = Prober::new(None).unwrap().probe(address, &NAME.parse().unwrap(), "/", Some(200)).await.unwrap_err();
     assert!(matches!(probed, ProbeError::NoCertificate(_)), "{probed:?}");
 
     caddy.restart();
@@ -60,7 +60,7 @@ async fn a_configuration_is_taken_whole_or_not_at_all_and_outlives_caddy() {
     caddy.stop();
     let error = admin.current().await.unwrap_err();
     assert!(matches!(error, AdminError::Connect { .. }), "{error:?}");
-    let probed = Prober::new(None).unwrap().probe(address, &NAME.parse().unwrap(), "/").await.unwrap_err();
+    let probed = Prober::new(None).unwrap().probe(address, &NAME.parse().unwrap(), "/", Some(200)).await.unwrap_err();
     assert!(matches!(probed, ProbeError::Connect { .. }), "{probed:?}");
 }
 
@@ -78,16 +78,17 @@ async fn a_site_serves_with_an_acme_certificate_and_is_held_without_its_upstream
     let roots = eventually("pebble's root", async || pebble.root()).await;
     let prober = Prober::new(Some(&roots)).unwrap();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, lab.https));
-    let probe = async || prober.probe(address, &NAME.parse().unwrap(), "/status.php").await;
+    let probe = async || prober.probe(address, &NAME.parse().unwrap(), "/status.php", Some(200)).await;
 
     state.sites = vec![site(Some(upstream.address))];
     admin.load(&render(&state)).await.unwrap();
     let report = eventually("the name to serve", async || probe().await.ok()).await;
     assert_eq!(report.status, 200);
     assert!(report.not_after > std::time::SystemTime::now());
-    let untrusted = Prober::new(None).unwrap().probe(address, &NAME.parse().unwrap(), "/").await.unwrap_err();
+    let untrusted =
+        Prober::new(None).unwrap().probe(address, &NAME.parse().unwrap(), "/", Some(200)).await.unwrap_err();
     assert!(matches!(untrusted, ProbeError::Untrusted(_)), "{untrusted:?}");
-    let missing = prober.probe(address, &NAME.parse().unwrap(), "/missing").await.unwrap_err();
+    let missing = prober.probe(address, &NAME.parse().unwrap(), "/missing", Some(200)).await.unwrap_err();
     assert_eq!(missing.to_string(), "it answers HTTP 404 instead of 200");
 
     let seen = lab.visit(
@@ -152,6 +153,8 @@ fn site(upstream: Option<SocketAddr>) -> Site {
         hostname: NAME.parse().unwrap(),
         upstream,
         health_path: "/status.php".to_owned(),
+        health_status: Some(200),
+        also: vec![],
         well_known_dav: true,
     }
 }

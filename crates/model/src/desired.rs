@@ -26,12 +26,22 @@ pub struct DesiredConfig {
 pub struct ServiceAnnouncement {
     /// The service.
     pub name: ServiceName,
-    /// The host part of its public name under the edge's domain (`cloud`), or a whole name (`cloud.example.com`).
+    /// The host part of its public name under the edge's domain (`cloud`), a whole name (`cloud.example.com`), or `@`
+    /// for the domain itself.
     pub hostname: String,
-    /// Where it answers plain HTTP; a tunnel address.
+    /// Further names, written in the same way, that lead visitors to that one.
+    #[serde(default)]
+    pub also: Vec<String>,
+    /// Where it answers plain HTTP: an address of its host's own.
     pub upstream: SocketAddr,
-    /// The path that answers 200 when it is well, for example `/status.php`.
+    /// The path that shows it well, for example `/status.php`.
     pub health_path: String,
+    /// The status of its answer there when it is well; none: any below 500.
+    #[serde(default)]
+    pub health_status: Option<u16>,
+    /// Whether calendar and contact clients are led from `/.well-known` to Nextcloud's address for them.
+    #[serde(default)]
+    pub well_known_dav: bool,
     /// How it is now.
     pub health: Health,
 }
