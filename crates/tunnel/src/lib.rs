@@ -11,6 +11,7 @@ mod dial;
 mod driver;
 mod framing;
 mod listen;
+mod moderation;
 mod mtu;
 mod path;
 mod pump;

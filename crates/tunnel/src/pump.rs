@@ -22,6 +22,7 @@ use crate::config::MAX_MTU;
 use crate::datagrams::{self, Datagrams};
 use crate::device::Watched;
 use crate::driver::Error;
+use crate::moderation::{Moderation, PAUSE};
 use crate::path::{DevicePath, IoCount};
 use crate::queue::{Frame, Queue, Turn};
 use crate::sockets::Sockets;
@@ -56,6 +57,7 @@ pub(crate) struct Pump {
     coalescer: Coalescer,
     /// What the endpoint has to say.
     message: Vec<u8>,
+    moderation: Moderation,
 }
 
 impl Pump {
@@ -67,6 +69,7 @@ impl Pump {
             batch: Batch::new(BATCH_BYTES, BATCH_PACKETS),
             arena: vec![0; ARENA].into(),
             message: Vec::new(),
+            moderation: Moderation::new(),
         }
     }
 
@@ -104,14 +107,20 @@ impl Pump {
     /// had its turn before this returns.
     pub(crate) async fn turn<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) -> Result<(), Error> {
         self.send_batch(endpoint, socket, false);
+        let mut all_received = 0;
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let received = self.receive(endpoint, socket, now)?;
+            all_received += received;
             // What the endpoint has sealed itself must not come after what it seals now.
             self.transmit(endpoint, socket, now);
             let sent = self.send(endpoint, socket, now)?;
             socket.flush();
             if received < BATCH && sent < BATCH && self.queue.is_empty() {
+                if self.moderation.pays(Instant::now(), all_received) {
+                    // Not as a timer, which would have the thread woken by packets, too. It is the tunnel's own.
+                    std::thread::sleep(PAUSE);
+                }
                 return Ok(());
             }
         }
