@@ -18,4 +18,3 @@ mod unused;
 pub use login::LoginError;
 pub use plan::{Plan, PlanError};
 pub use run::{Options, RunError, run};
-pub use tunnel::Offload;

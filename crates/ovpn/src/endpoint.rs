@@ -5,7 +5,6 @@
 //!
 //! - [`Endpoint::poll_tls`]: work for a TLS connection,
 //! - [`Endpoint::poll_transmit`]: datagrams to send,
-//! - [`Endpoint::poll_probe`]: datagrams to send in one piece,
 //! - [`Endpoint::poll_event`]: news for whoever started the tunnel,
 //! - [`Endpoint::poll_timeout`]: when to call [`Endpoint::handle_timeout`] if nothing else happens.
 
@@ -19,7 +18,6 @@ use crate::drops::{DropReason, Drops};
 use crate::key_method2::KeyMethodError;
 use crate::keys::{KeyBlock, KeyDerivation};
 use crate::login::Advance;
-use crate::path_mtu::PathMtu;
 pub use crate::push::Configured;
 use crate::push::PushError;
 use crate::static_key::StaticKey;
@@ -146,6 +144,8 @@ pub enum Received {
     Consumed,
     /// A packet for the device stands at this range of the datagram.
     Packet(Range<usize>),
+    /// A packet for another peer stands there: it goes out again by [`Endpoint::seal`].
+    Forward(Range<usize>),
 }
 
 /// Why a session ended or never came to be.
@@ -336,13 +336,6 @@ pub enum Event {
         /// Id of the new key, 1..=7.
         key_id: u8,
     },
-    /// What the path to a connected peer carries is known, or has changed.
-    PathMtu {
-        /// Number of the peer.
-        peer: PeerId,
-        /// What it carries.
-        path_mtu: PathMtu,
-    },
     /// A new key did not come to be. The old one stays in use, and another attempt follows.
     RenewalFailed {
         /// Number of the peer.
@@ -393,8 +386,6 @@ pub struct PeerStatus {
     pub last_heard: Instant,
     /// What was carried.
     pub traffic: Traffic,
-    /// What the path to it carries in one piece, where that is known.
-    pub path_mtu: Option<PathMtu>,
 }
 
 /// Counters of an endpoint.
@@ -422,7 +413,7 @@ pub trait Endpoint {
     /// Says why it was dropped.
     fn handle_datagram(&mut self, now: Instant, from: Underlay, datagram: &mut [u8]) -> Result<Received, DropReason>;
 
-    /// Seals packets from the device, for which `out` must have room ([`Batch::has_room`]). Drops are counted already.
+    /// Seals packets from the device, or of a peer for another, for which `out` must have room ([`Batch::has_room`]). Drops are counted already.
     ///
     /// # Errors
     /// Says why the packets were dropped, from the first that could not be sealed on.
@@ -446,16 +437,6 @@ pub trait Endpoint {
 
     /// The next datagram, written to `out`, and where it goes.
     fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay>;
-
-    /// The next datagram that must go out in one piece or not at all, written to `out`, and where it goes. When it is too
-    /// long for our own link, [`Endpoint::handle_too_long`] follows at once.
-    fn poll_probe(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay>;
-
-    /// The last datagram of [`Endpoint::poll_probe`] is too long for our own link.
-    fn handle_too_long(&mut self, now: Instant, to: Underlay);
-
-    /// Something says that packets to `to` may be too long for the path by now.
-    fn doubt_path(&mut self, now: Instant, to: Underlay);
 
     /// The next event.
     fn poll_event(&mut self) -> Option<Event>;

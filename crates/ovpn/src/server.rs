@@ -17,38 +17,34 @@ use std::time::Instant;
 
 use crate::channel::{ControlChannel, LINGER, Renewable, Waiting};
 use crate::cookie::CookieJar;
-use crate::data::{self, Cipher, DataSettings, OVERHEAD, Payload};
+use crate::data::{Cipher, DataSettings, Payload};
 use crate::drops::DropReason;
 use crate::endpoint::{
-    Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, Received, RenewalLimits, SessionKey, TlsInput,
-    TlsKey, TlsSession,
+    Counters, EndReason, Event, Keepalive, PeerConnected, PeerId, RenewalLimits, SessionKey, TlsInput, TlsKey,
+    TlsSession,
 };
-use crate::inner;
 use crate::keys::KeyDerivation;
-use crate::live::{Desk, Live, Opened};
+use crate::live::{Desk, Live};
 use crate::login::{Admission, LoginRequest};
-use crate::packet::{Header, Opcode, SessionId};
+use crate::packet::{Header, SessionId};
 use crate::protection::ServerProtection;
 use crate::push::{Ipv4Prefix, Ipv6Prefix, PushSet};
 use crate::underlay::{Transport, Underlay};
 use crate::wrap::{Unwrapped, session_id};
 
 mod admission;
+mod data;
 mod endpoint;
 mod first;
 mod float;
 mod login;
 mod notice;
-mod path;
 mod pool;
 
 use first::Wrapping;
 use login::{Candidate, PeerLogin};
 pub use notice::Notice;
 use pool::Pool;
-
-/// Packets from peer to peer that may wait to be sent. What comes in at once is not more.
-const MAX_WAITING: usize = 1024;
 
 /// A peer with addresses or options of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,8 +70,6 @@ pub struct ServerConfig {
     pub key_derivation: KeyDerivation,
     /// MTU of the device, pushed to clients that can take it, bytes.
     pub tun_mtu: u16,
-    /// Whether clients that announce it may discover the MTU of the path.
-    pub path_mtu: bool,
     /// Pushed as it is; the server itself waits twice as long before it gives up on a client.
     pub keepalive: Keepalive,
     /// When keys are renewed.
@@ -191,8 +185,6 @@ pub struct Server {
     float_rate: (Instant, u32),
     /// Sessions that may have something to transmit.
     dirty: BTreeSet<SessionKey>,
-    /// Sessions that may have an answer to a probe of the path.
-    probed: BTreeSet<SessionKey>,
     next_timeout: Option<Instant>,
     /// Nobody new is answered any more.
     closing: bool,
@@ -227,7 +219,6 @@ impl Server {
             rate: (now, 0),
             float_rate: (now, 0),
             dirty: BTreeSet::new(),
-            probed: BTreeSet::new(),
             next_timeout: None,
             closing: false,
             tls: VecDeque::new(),
@@ -373,98 +364,6 @@ impl Server {
         self.next_timeout = Some(now);
     }
 
-    // Data packets
-
-    fn handle_data(
-        &mut self,
-        now: Instant,
-        from: Underlay,
-        header: Header,
-        datagram: &mut [u8],
-    ) -> Result<Received, DropReason> {
-        let by_id = match header.opcode {
-            Opcode::DataV2 => data::peer_id(datagram).filter(|&id| id != 0x00ff_ffff),
-            _ => None,
-        };
-        let key = match by_id {
-            Some(id) => self.session_of(id),
-            None => self.by_remote.get(&from).copied(),
-        };
-        let key = key.ok_or(DropReason::UnknownPeer)?;
-        let Some(Session { remote, phase: Phase::Connected { peer, .. }, .. }) = self.sessions.get(&key) else {
-            return Err(DropReason::UnknownPeer);
-        };
-        let own: [Option<IpAddr>; 2] =
-            [peer.connected.address.map(IpAddr::V4), peer.connected.address_ipv6.map(IpAddr::V6)];
-        let takes_over = peer.takes_over.is_some();
-        let opened = if *remote == from {
-            self.open_data(now, key, datagram)?
-        } else {
-            self.open_foreign(now, key, from, datagram)?
-        };
-        if takes_over {
-            self.take_over(key);
-        }
-        let range = match opened {
-            Opened::Message => {
-                self.note_path(key);
-                return Ok(Received::Consumed);
-            }
-            Opened::Exit => {
-                self.end(now, key, EndReason::PeerExit);
-                return Ok(Received::Consumed);
-            }
-            Opened::Packet(range) => range,
-        };
-        let packet = datagram.get_mut(range.clone()).unwrap_or_default();
-        let (source, destination) = inner::addresses(packet).ok_or(DropReason::NotIp)?;
-        if !own.contains(&Some(source)) {
-            return Err(if inner::is_of_the_link(source) { DropReason::LinkLocal } else { DropReason::Source });
-        }
-        match self.by_address.get(&destination) {
-            None => Ok(Received::Packet(range)),
-            Some(_) if !self.config.client_to_client => Err(DropReason::PeerToPeer),
-            Some(&other) => self.forward(now, other, packet),
-        }
-    }
-
-    /// Sends on a packet from one peer to another.
-    fn forward(&mut self, now: Instant, to: SessionKey, packet: &mut [u8]) -> Result<Received, DropReason> {
-        let Some(Session { phase: Phase::Connected { live, .. }, remote, .. }) = self.sessions.get_mut(&to) else {
-            return Err(DropReason::NoRoute);
-        };
-        if self.outbox.len() >= MAX_WAITING {
-            return Err(DropReason::Blocked);
-        }
-        let mut sealed = vec![0; packet.len() + OVERHEAD];
-        let length = live.seal(now, packet, &mut sealed);
-        if live.is_renewal_due(now) {
-            self.next_timeout = Some(now);
-        }
-        match length {
-            Ok(length) => {
-                sealed.truncate(length);
-                self.outbox.push_back((*remote, sealed));
-            }
-            Err(_) => {
-                self.end(now, to, EndReason::KeyExhausted);
-                return Err(DropReason::NoRoute);
-            }
-        }
-        Ok(Received::Consumed)
-    }
-
-    fn open_data(&mut self, now: Instant, key: SessionKey, datagram: &mut [u8]) -> Result<Opened, DropReason> {
-        let Some(Session { phase: Phase::Connected { live, .. }, .. }) = self.sessions.get_mut(&key) else {
-            return Err(DropReason::UnknownPeer);
-        };
-        let opened = live.open(now, datagram)?;
-        if live.is_renewal_due(now) {
-            self.next_timeout = Some(now);
-        }
-        Ok(opened)
-    }
-
     // Ends
 
     /// Queues what tells a connected peer that we leave.
@@ -532,7 +431,6 @@ impl Server {
 
     fn remove(&mut self, key: SessionKey) {
         self.dirty.remove(&key);
-        self.probed.remove(&key);
         let Some(session) = self.sessions.remove(&key) else { return };
         let source = session.channel.remote().map(|sender| (session.remote, sender));
         if let Some(source) = source.filter(|source| self.by_source.get(source) == Some(&key)) {

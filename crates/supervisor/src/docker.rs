@@ -2,7 +2,6 @@
 
 mod console;
 mod convert;
-mod storage;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{Counters, EndReason, Endpoint, PeerStatus, TlsInput, TlsKey, TlsOutput};
 use ovpn::login::{Advance, Decision, LoginRequest};
-use ovpn::underlay::Underlay;
+use ovpn::underlay::{Transport, Underlay};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,8 @@ const TLS_QUEUE: usize = 64;
 const EVENT_BACKLOG: usize = 1024;
 /// How long goodbyes may take.
 const GOODBYE: Duration = Duration::from_millis(900);
+/// How much of that may pass until a socket that is full has room for them.
+const ROOM: Duration = Duration::from_millis(600);
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Ends a tunnel.
@@ -179,12 +181,15 @@ impl Driver {
         self.look_at_path(endpoint, socket);
         let result = self.run_until_end(endpoint, socket, &mut tls, &mut tls_results).await;
         // What the sockets do not take would stand before the goodbye.
+        let full = self.pump.blocked().filter(|to| to.transport == Transport::Udp);
         endpoint.count_drops(DropReason::Blocked, self.pump.drop_sealed());
         if !matches!(result, Err(Error::Receive(_))) {
+            let deadline = tokio::time::Instant::now() + GOODBYE;
+            // Past either deadline the peers find out by themselves.
+            let _ = tokio::time::timeout(ROOM, when_writable(socket, full)).await;
             endpoint.shut_down(Instant::now());
             let goodbye = self.say_goodbye(endpoint, socket, &mut tls, &mut tls_results);
-            // Past the deadline the peers find out by themselves.
-            let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+            let _ = tokio::time::timeout_at(deadline, goodbye).await;
         }
         self.settle(endpoint, socket, &mut tls);
         self.look_at_path(endpoint, socket);
@@ -259,17 +264,14 @@ impl Driver {
                 _ = publish.tick() => {
                     socket.sweep(Instant::now(), |at| endpoint.needs(at)).map_err(Error::Receive)?;
                     self.look_at_path(endpoint, socket);
-                    self.publish(endpoint, socket);
+                    self.publish(endpoint);
                 }
             }
         }
     }
 
     /// Notes how packets pass now, and says so when it is news.
-    fn look_at_path<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
-        if let Some(to) = socket.take_too_long() {
-            endpoint.doubt_path(Instant::now(), to);
-        }
+    fn look_at_path<E: Endpoint>(&mut self, endpoint: &E, socket: &Sockets) {
         let remote = || endpoint.peers().first().map(|peer| peer.connected.remote);
         let (udp_send, udp_receive) = socket.paths(remote);
         let path = DataPath { device: self.pump.device_path(), udp_send, udp_receive };
@@ -340,7 +342,7 @@ impl Driver {
         // Whoever reads an event finds its effect in the snapshot.
         let mut news = endpoint.poll_event();
         if news.is_some() {
-            self.publish(endpoint, socket);
+            self.publish(endpoint);
         }
         while let Some(event) = news {
             if let Some(event) = Event::from_endpoint(event) {
@@ -350,11 +352,8 @@ impl Driver {
         }
     }
 
-    fn publish<E: Endpoint>(&mut self, endpoint: &E, socket: &mut Sockets) {
+    fn publish<E: Endpoint>(&mut self, endpoint: &E) {
         let snapshot = self.picture(&endpoint.counters(), endpoint.peers());
-        if snapshot.mtu != self.snapshot.borrow().mtu {
-            socket.forget_refusals();
-        }
         self.snapshot.send_if_modified(|old| {
             let differs = *old != snapshot;
             *old = snapshot;

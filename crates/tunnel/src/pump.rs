@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Instant;
 
-use ovpn::batch::{Batch, Packets};
+use ovpn::batch::{Batch, Packets, Single};
 use ovpn::data::OVERHEAD;
 use ovpn::drops::DropReason;
 use ovpn::endpoint::{Endpoint, Received};
@@ -112,6 +112,8 @@ impl Pump {
             let now = Instant::now();
             let received = self.receive(endpoint, socket, now)?;
             all_received += received;
+            // What goes from peer to peer.
+            self.send_batch(endpoint, socket, !self.queue.is_empty());
             // What the endpoint has sealed itself must not come after what it seals now.
             self.transmit(endpoint, socket, now);
             let sent = self.send(endpoint, socket, now)?;
@@ -143,12 +145,6 @@ impl Pump {
                 endpoint.count_drops(DropReason::Blocked, 1);
             }
         }
-        while let Some(to) = endpoint.poll_probe(now, &mut self.message) {
-            // Fewer packets wait than such a peer's replay window has, so that it may overtake them.
-            if !socket.send_whole(&self.message, to) {
-                endpoint.handle_too_long(now, to);
-            }
-        }
     }
 
     /// Sockets to device, one batch of each kind. Returns how many packets were there.
@@ -158,7 +154,8 @@ impl Pump {
         socket: &mut Sockets,
         now: Instant,
     ) -> Result<usize, Error> {
-        let mut inlet = Inlet { device: &mut self.device, coalescer: &mut self.coalescer, endpoint, now };
+        let Self { device, coalescer, batch, .. } = self;
+        let mut inlet = Inlet { device, coalescer, batch, endpoint, now };
         let mut most = 0;
         for udp in socket.udp().into_iter().flatten() {
             let count = receive_datagrams(udp, &mut self.arena, &mut inlet).map_err(Error::Receive)?;
@@ -294,6 +291,8 @@ fn receive_datagrams<E: Endpoint>(
 struct Inlet<'a, E> {
     device: &'a mut Watched,
     coalescer: &'a mut Coalescer,
+    /// Where packets from peer to peer go.
+    batch: &'a mut Batch,
     endpoint: &'a mut E,
     now: Instant,
 }
@@ -315,11 +314,27 @@ impl<E: Endpoint> Inlet<'_, E> {
                 self.endpoint.count_drops(DropReason::Blocked, lost);
                 Ok(())
             }
+            Ok(Received::Forward(inner)) => {
+                if let Some(packet) = packet.get_mut(inner) {
+                    self.forward(packet);
+                }
+                Ok(())
+            }
             Ok(Received::Consumed) => Ok(()),
             Err(reason) => {
                 tracing::trace!(%from, %reason, "dropped a packet");
                 Err(reason)
             }
+        }
+    }
+
+    /// Seals a packet for another peer.
+    fn forward(&mut self, packet: &mut [u8]) {
+        if !self.batch.has_room(1, packet.len()) {
+            return self.endpoint.count_drops(DropReason::Blocked, 1);
+        }
+        if let Err(reason) = self.endpoint.seal(self.now, &mut Single::new(packet), self.batch) {
+            tracing::trace!(%reason, "dropped a packet from one peer to another");
         }
     }
 }

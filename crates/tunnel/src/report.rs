@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, SystemTime};
 pub use ovpn::drops::{DropReason, Drops};
 pub use ovpn::endpoint::{Configured, EndReason, Identity, PeerConnected, PeerId, TlsKey, Traffic};
 pub use ovpn::keys::KeyDerivation;
-pub use ovpn::path_mtu::PathMtu;
 pub use ovpn::push::{
     Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, Ifconfig, Ipv6Ifconfig, PushedIpv6Route, PushedRoute, Redirect,
     RouteGateway,
@@ -91,11 +90,6 @@ impl Event {
                 tracing::warn!(peer, %reason, "the tunnel's keys were not renewed; it goes on with the old ones and tries again");
                 return None;
             }
-            Inner::PathMtu { peer, path_mtu } => {
-                let PathMtu { outside, inside } = path_mtu;
-                tracing::info!(peer, outside, inside, "the path to the peer carries packets of so many bytes");
-                return None;
-            }
             Inner::LoginPending { timeout } => Self::LoginPending { timeout },
             Inner::Info(text) => Self::Info(text),
             Inner::Configured(configured) => Self::Configured(configured),
@@ -137,10 +131,6 @@ pub enum Command {
 pub struct Snapshot {
     /// Connected peers.
     pub peers: Vec<PeerSnapshot>,
-    /// What the MTU of the device should be by the paths to the peers, bytes: the least that any of them carries, though
-    /// not below 1280. `None` as long as no path is known: then it is [`crate::TunnelConfig::tun_mtu`] or, on a dialer,
-    /// [`Configured::mtu`].
-    pub mtu: Option<u16>,
     /// Inner packets and bytes of all peers since the start, including those that are gone.
     pub traffic: Traffic,
     /// Sessions that came up.
@@ -172,8 +162,6 @@ pub struct PeerSnapshot {
     pub last_heard: SystemTime,
     /// What was carried for it.
     pub traffic: Traffic,
-    /// What the path to it carries in one piece, where that was discovered: over UDP, to a peer that takes part.
-    pub path_mtu: Option<PathMtu>,
 }
 
 impl Snapshot {
@@ -182,7 +170,6 @@ impl Snapshot {
         let mut sum = base.clone();
         add(&mut sum, counters);
         Self {
-            mtu: crate::mtu::of_paths(&peers),
             peers: peers.into_iter().map(PeerSnapshot::new).collect(),
             traffic: sum.traffic,
             handshakes_completed: sum.handshakes_completed,
@@ -212,7 +199,6 @@ impl PeerSnapshot {
             last_heard: date(status.last_heard),
             peer: status.connected,
             traffic: status.traffic,
-            path_mtu: status.path_mtu,
         }
     }
 }

@@ -7,8 +7,6 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
-use crate::sys::{Fragments, set_fragments};
-
 /// Room for bursts, bytes. A full buffer is a lost packet.
 const BUFFER: usize = 4 * 1024 * 1024;
 
@@ -27,7 +25,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
         // The unspecified address serves both families, whatever the system's default is.
         socket.set_only_v6(false)?;
     }
-    set_fragments(&socket, false, Fragments::Allowed)?;
+    crate::sys::allow_fragments(&socket)?;
     socket.bind(&address.into())?;
     UdpSocket::from_std(socket.into())
 }

@@ -30,7 +30,6 @@ pub(crate) fn client_config() -> ClientConfig {
         ciphers: Cipher::ALL.to_vec(),
         tun_mtu: 1500,
         max_mtu: 1600,
-        path_mtu: false,
         key_derivation: KeyDerivation::Ekm,
         keepalive: Keepalive { ping: Duration::ZERO, ping_restart: Duration::from_secs(120) },
         first_answer: Duration::from_secs(10),
@@ -52,7 +51,6 @@ pub(crate) fn server_config() -> ServerConfig {
         ciphers: Cipher::ALL.to_vec(),
         key_derivation: KeyDerivation::Ekm,
         tun_mtu: 1420,
-        path_mtu: false,
         keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
         renewal: no_renewal(),
         dynamic_tls_crypt: true,
@@ -235,8 +233,6 @@ pub(crate) struct Network {
     now: Instant,
     rng: StdRng,
     pub(crate) fault: Fault,
-    /// Longest IP packets, bytes, that the hosts' links take and that get through, of those that must not be fragmented.
-    pub(crate) mtu: (usize, usize),
     pub(crate) server: Server,
     server_address: Underlay,
     server_pipes: HashMap<TlsKey, Pipe>,
@@ -245,6 +241,8 @@ pub(crate) struct Network {
     pub(crate) server_events: Vec<Event>,
     /// By time of arrival: destination, source, datagram.
     on_the_way: BTreeMap<(Instant, u64), (Underlay, Underlay, Vec<u8>)>,
+    /// What the server has sealed of packets from one client for another.
+    forwarded: Vec<(Underlay, Vec<u8>)>,
     sent: u64,
     /// Every datagram that was sent.
     pub(crate) recorded: Vec<Vec<u8>>,
@@ -266,13 +264,13 @@ impl Network {
             server: Server::new(config, now, 1_700_000_000, server_rng),
             rng,
             fault: Fault::default(),
-            mtu: (1500, 1500),
             server_address: Underlay::udp("192.0.2.1:1194".parse().unwrap()),
             server_pipes: HashMap::new(),
             clients: Vec::new(),
             events: Vec::new(),
             server_events: Vec::new(),
             on_the_way: BTreeMap::new(),
+            forwarded: Vec::new(),
             sent: 0,
             recorded: Vec::new(),
             edit_server: None,
@@ -335,6 +333,11 @@ impl Network {
         let place = self.client_place(at);
         let mut out = Vec::new();
         let mut received = Vec::new();
+        for (to, datagram) in std::mem::take(&mut self.forwarded) {
+            if to == place {
+                received.extend(self.deliver_to_client(at, &datagram));
+            }
+        }
         while let Some(to) = self.server.poll_transmit(self.now, &mut out) {
             if to == place {
                 received.extend(self.deliver_to_client(at, &out));
@@ -486,14 +489,6 @@ impl Network {
             let from = Underlay { transport: to.transport, ..self.server_address };
             sent.push((to, from, out.clone()));
         }
-        let mut whole = Vec::new();
-        while let Some(to) = self.server.poll_probe(now, &mut out) {
-            if out.len() + 28 <= self.mtu.0 {
-                whole.push((to, self.server_address, out.clone()));
-            } else {
-                self.server.handle_too_long(now, to);
-            }
-        }
         self.server_events.extend(std::iter::from_fn(|| self.server.poll_event()));
         for (at, host) in self.clients.iter_mut().enumerate() {
             let Some(host) = host else { continue };
@@ -507,19 +502,7 @@ impl Network {
             while let Some(to) = host.client.poll_transmit(now, &mut out) {
                 sent.push((to, host.address, out.clone()));
             }
-            while let Some(to) = host.client.poll_probe(now, &mut out) {
-                if out.len() + 28 <= self.mtu.0 {
-                    whole.push((to, host.address, out.clone()));
-                } else {
-                    host.client.handle_too_long(now, to);
-                }
-            }
             self.events[at].extend(std::iter::from_fn(|| host.client.poll_event()));
-        }
-        for (to, from, datagram) in whole {
-            if datagram.len() + 28 <= self.mtu.1 {
-                self.send(to, from, datagram);
-            }
         }
         for (to, from, datagram) in sent {
             let limit = 1250 - 48;
@@ -570,6 +553,10 @@ impl Network {
         let mut buf = datagram.to_vec();
         match self.server.handle_datagram(self.now, from, &mut buf) {
             Ok(Received::Packet(range)) => Some(buf[range].to_vec()),
+            Ok(Received::Forward(range)) => {
+                self.forwarded.extend(seal(&mut self.server, self.now, &buf[range]));
+                None
+            }
             Ok(Received::Consumed) | Err(_) => None,
         }
     }
@@ -582,7 +569,7 @@ impl Network {
         let from = host.server;
         match host.client.handle_datagram(now, from, &mut buf) {
             Ok(Received::Packet(range)) => Some(buf[range].to_vec()),
-            Ok(Received::Consumed) | Err(_) => None,
+            Ok(Received::Forward(_) | Received::Consumed) | Err(_) => None,
         }
     }
 
