@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
-use lab::{Peers, capability, images, packages};
+use lab::images::{self, Wanted};
+use lab::{EngineVersion, Peers, capability, packages};
 
 use crate::cargo::TestBinary;
 use crate::progress::Progress;
@@ -37,11 +38,15 @@ pub(crate) fn run() -> Result<()> {
     let mut environment = Vec::new();
     if obstacles.is_empty() {
         progress.step("images");
-        let images = images::provide(&mut |line| progress.step(line))?;
         // Built here, so that no test waits for it.
+        for wanted in Wanted::ALL {
+            images::one(wanted, &mut |line| progress.step(line))?;
+        }
         Peers::provide(&mut |line| progress.step(line))?;
+        EngineVersion::Sid.provide(&mut |line| progress.step(line))?;
         // The image's Caddy runs on this machine too, for the tests that need no engine.
-        let caddy = images.caddy.extract("usr/bin/caddy", &cargo::workspace().join("target/caddy"));
+        let caddy = images::one(Wanted::Caddy, &mut |line| progress.step(line))?;
+        let caddy = caddy.extract("usr/bin/caddy", &cargo::workspace().join("target/caddy"));
         environment.push(("CLOUDATHOME_CADDY", caddy?));
     }
     run_tests(&progress, &binaries, &environment, &mut skipped)?;

@@ -1,12 +1,9 @@
-//! The supervisor against a real engine: a `dockerd` of its own in a network namespace of its own, with an image made
-//! of busybox. Needs root, dockerd, iproute2 and busybox-static.
+//! The supervisor against a real engine on a host of its own, with an image made of busybox.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +11,6 @@ use model::{
     ContainerSpec, ContainerState, ContainerStatus, Limits, Mount, MountSource, Network, PortBinding, SecretFile,
 };
 use supervisor::{DockerEngine, Engine, Supervisor, SupervisorOptions};
-use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -27,10 +23,13 @@ const SERVE: &str = "echo started >> /data/log; case $(cat /run/secrets/p) in ge
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_follow_their_definitions() {
-    if let Some(reason) = skip_reason() {
-        return lab::capability::skip(&reason);
+    if !lab::capability::or_skip().unwrap() {
+        return;
     }
-    let mut lab = Lab::start().await;
+    if !Path::new(BUSYBOX).exists() {
+        return lab::capability::skip(&format!("{BUSYBOX} is missing: install busybox-static"));
+    }
+    let mut lab = Lab::start();
     let engine = Arc::new(DockerEngine::new(lab.socket(), "test-agent"));
     assert!(!engine.ping().await.unwrap().is_empty());
 
@@ -129,9 +128,9 @@ async fn containers_follow_their_definitions() {
     .expect("the unwanted container is removed");
 
     // The engine goes and stops everything; back again, everything is started again.
-    lab.stop_engine().await;
+    lab.engine.stop().unwrap();
     supervisor.until("web", "without engine", says("no container engine answers")).await;
-    lab.start_engine().await;
+    lab.engine.start().unwrap();
     let back = supervisor.until("web", "back", running).await;
     assert_eq!(back.id, again.id);
     supervisor.until("homeless", "back", running).await;
@@ -148,7 +147,7 @@ async fn containers_follow_their_definitions() {
     .expect("all are removed");
     assert!(engine.observe().await.unwrap().volumes.contains("cloudathome-test-data"));
     supervisor.stop().await;
-    lab.stop_engine().await;
+    lab.engine.stop().unwrap();
 }
 
 fn running(status: &ContainerStatus) -> bool {
@@ -224,104 +223,33 @@ impl Watched {
     }
 }
 
-/// A throw-away engine. Dropping it removes everything, also when a test fails.
+/// An engine with the image of these tests. Nothing of it is left afterwards, however a test ends.
 struct Lab {
-    dir: TempDir,
-    netns: String,
-    engine: Option<Child>,
+    engine: lab::Engine,
+    _lab: lab::Lab,
 }
 
 impl Lab {
-    async fn start() -> Self {
-        let mut lab = Self {
-            dir: tempfile::Builder::new().prefix("cah-sup").tempdir().unwrap(),
-            netns: format!("cah-sup-{}", std::process::id()),
-            engine: None,
-        };
-        run(Command::new("ip").args(["netns", "add", &lab.netns]));
-        lab.ip(&["link", "set", "lo", "up"]);
-        lab.start_engine().await;
-        let archive = lab.dir.path().join("image.tar");
+    fn start() -> Self {
+        let (lab, engine) = lab::Lab::with_engine(&lab::EngineOptions::default(), &[]).unwrap();
+        let archive = lab.dir().join("files/image.tar");
         fs::write(&archive, image()).unwrap();
         let change = r#"CMD ["/bin/sh", "-c", "sleep 1000"]"#;
-        lab.docker(&["import", "-c", change, archive.to_str().unwrap(), IMAGE]);
-        lab
+        engine.docker(&["import", "-c", change, archive.to_str().unwrap(), IMAGE]).unwrap();
+        Self { engine, _lab: lab }
     }
 
     fn socket(&self) -> PathBuf {
-        self.dir.path().join("docker.sock")
-    }
-
-    async fn start_engine(&mut self) {
-        let path = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();
-        let log = fs::File::options().create(true).append(true).open(path("log")).unwrap();
-        let engine = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{}", self.netns))
-            .args(["dockerd", "--data-root", &path("data"), "--exec-root", &path("exec"), "-p", &path("pid")])
-            .args(["-H", &format!("unix://{}", path("docker.sock"))])
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.engine = Some(engine);
-        let answers = async {
-            let probe = DockerEngine::new(self.socket(), "probe");
-            while probe.ping().await.is_err() {
-                sleep(Duration::from_millis(50)).await;
-            }
-        };
-        let log = path("log");
-        timeout(Duration::from_secs(20), answers)
-            .await
-            .unwrap_or_else(|_| panic!("{}", fs::read_to_string(log).unwrap()));
-    }
-
-    async fn stop_engine(&mut self) {
-        let Some(mut engine) = self.engine.take() else { return };
-        run(Command::new("kill").arg(engine.id().to_string()));
-        timeout(Duration::from_secs(25), tokio::task::spawn_blocking(move || engine.wait()))
-            .await
-            .expect("the engine ends")
-            .unwrap()
-            .unwrap();
+        self.engine.host().engine_socket()
     }
 
     fn docker(&self, args: &[&str]) -> String {
-        let host = format!("unix://{}", self.socket().display());
-        run(Command::new("docker").args(["-H", &host]).args(args))
+        self.engine.docker(args).unwrap().trim().to_owned()
     }
 
     fn ip(&self, args: &[&str]) {
-        run(Command::new("ip").args(["-n", &self.netns]).args(args));
+        self.engine.host().exec(&[&["ip"], args].concat()).unwrap();
     }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        if let Some(mut engine) = self.engine.take() {
-            quietly(Command::new("kill").arg(engine.id().to_string()));
-            let until = Instant::now() + Duration::from_secs(20);
-            while engine.try_wait().is_ok_and(|ended| ended.is_none()) {
-                if Instant::now() > until {
-                    let _ = engine.kill();
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        }
-        // The engine leaves this mount behind.
-        quietly(Command::new("umount").arg(self.dir.path().join("exec/netns/default")));
-        quietly(Command::new("ip").args(["netns", "delete", &self.netns]));
-    }
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-fn quietly(command: &mut Command) {
-    let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 /// A root file system with busybox under the names the tests use.
@@ -335,18 +263,4 @@ fn image() -> Vec<u8> {
         archive.append_link(&mut header, format!("bin/{name}"), "busybox").unwrap();
     }
     archive.into_inner().unwrap()
-}
-
-fn skip_reason() -> Option<String> {
-    if fs::metadata("/proc/self").is_ok_and(|me| me.uid() != 0) {
-        return Some("needs root".into());
-    }
-    if !Path::new(BUSYBOX).exists() {
-        return Some(format!("{BUSYBOX} is missing; install busybox-static"));
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing = ["dockerd", "docker", "ip", "nsenter"]
-        .into_iter()
-        .find(|program| !std::env::split_paths(&path).any(|dir| dir.join(program).exists()))?;
-    Some(format!("{missing} is missing; install docker.io, iproute2 and util-linux"))
 }

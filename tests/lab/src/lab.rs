@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::engine::{Engine, EngineOptions};
 use crate::guardian::{self, Guardian};
 use crate::host::Host;
+use crate::images::{self, Wanted};
 use crate::process::Process;
 use crate::topology::{self, INTERNET, Topology, VPS};
 
@@ -58,9 +60,25 @@ impl Lab {
             Topology::HomeBehindNat | Topology::HomePublic => {
                 Some(serve_names(find(&hosts, "internet")?, find(&hosts, "visitor")?)?)
             }
-            Topology::Pair => None,
+            Topology::Pair | Topology::Alone => None,
         };
         Ok(Self { dir, topology, hosts, _names: names, _guardian: guardian })
+    }
+
+    /// One host with an engine that holds these images, as tests of containers need it. Drop the engine first, or both at
+    /// once.
+    ///
+    /// # Errors
+    /// As [`Lab::new`], [`images::one`] and [`Host::start_engine_with`].
+    pub fn with_engine(options: &EngineOptions, wanted: &[Wanted]) -> Result<(Self, Engine)> {
+        let images: Vec<_> =
+            wanted.iter().map(|&one| images::one(one, &mut |step| eprintln!("{step}"))).collect::<Result<_>>()?;
+        let lab = Self::new(Topology::Alone)?;
+        let engine = lab.host("host")?.start_engine_with(options)?;
+        for image in &images {
+            engine.load(image)?;
+        }
+        Ok((lab, engine))
     }
 
     /// The lab's name on this machine, of which all its traces have a part: `cloudathome-lab-` and six characters.
@@ -83,7 +101,8 @@ impl Lab {
         &self.hosts
     }
 
-    /// A host by its name: `internet`, `vps`, `visitor`, `home`, and behind NAT `isp` and `cpe`; or `left` and `right`.
+    /// A host by its name: `internet`, `vps`, `visitor`, `home`, and behind NAT `isp` and `cpe`; or `left` and `right`; or
+    /// `host` alone.
     ///
     /// # Errors
     /// When the topology has no such host.

@@ -12,9 +12,9 @@
 //! ```
 //!
 //! With [`Topology::HomePublic`] home stands on the internet itself, at 198.51.100.200. [`Topology::Pair`] is no internet but two
-//! hosts on one cable, 192.0.2.1 and 192.0.2.2.
+//! hosts on one cable, 192.0.2.1 and 192.0.2.2; [`Topology::Alone`] is one host without any.
 //!
-//! Any host can have a Docker engine of its own ([`Host::start_engine`]); [`Pebble`] is the certificate authority;
+//! Any host can have a Docker engine of its own ([`Host::start_engine`]), of either version and with a disk that can be full ([`EngineOptions`]); [`Pebble`] is the certificate authority;
 //! [`Http`] is a visitor's client; [`Peers`] are newer OpenVPNs than the machine's own, and WireGuard in user space.
 //! [`packages`] installs what is needed and [`capability`] tells whether the machine lets a lab run at all.
 //!
@@ -39,20 +39,23 @@
 #![forbid(unsafe_code)]
 
 pub mod capability;
+mod disk;
 mod engine;
 mod guardian;
 mod host;
 pub mod http;
 pub mod images;
 mod lab;
+mod newer_docker;
 pub mod packages;
 mod pebble;
 mod peers;
 mod process;
+mod sid;
 pub mod topology;
 mod wait;
 
-pub use engine::Engine;
+pub use engine::{Engine, EngineOptions, EngineVersion};
 pub use host::Host;
 pub use http::{Http, Reply};
 pub use lab::Lab;

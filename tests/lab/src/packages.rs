@@ -59,7 +59,13 @@ pub const LAB: &[Package] = &[
 ];
 
 /// To build the images where no registry can be reached.
-pub const IMAGES: &[Package] = &[program("mmdebstrap", "mmdebstrap", "build images from Debian's packages")];
+pub const IMAGES: &[Package] = &[
+    program("mmdebstrap", "mmdebstrap", "build images from Debian's packages"),
+    program("npm", "npm", "build Ghost's image from npm's packages"),
+    program("g++", "g++", "compile what Ghost's image needs"),
+    program("make", "make", "compile what Ghost's image needs"),
+    program("python3", "python3", "compile what Ghost's image needs"),
+];
 
 /// To test the parts against the originals they work with.
 pub const TESTS: &[Package] = &[
@@ -67,6 +73,7 @@ pub const TESTS: &[Package] = &[
     program("busybox-static", "busybox", "be the content of a tiny container image"),
     program("iputils-ping", "ping", "send packets through the tunnel"),
     program("ethtool", "ethtool", "switch a wire's offloads off"),
+    program("e2fsprogs", "mkfs.ext4", "make a disk that can be full"),
 ];
 
 /// To measure tunnels side by side.

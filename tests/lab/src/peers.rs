@@ -1,20 +1,15 @@
 //! Peers that this machine's own Debian does not have, in a root of sid: OpenVPN 2.7, the OpenVPN 3 client for Linux,
 //! NetworkManager's reader of profiles, and WireGuard in user space.
 
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
-use sha2::{Digest, Sha256};
+use anyhow::{Context, Result};
 
-use crate::images::{debian, output};
+use crate::sid;
 
 const CACHE: &str = "/var/cache/cloudathome/peers";
-const SUITE: &str = "sid";
-/// Counted up when this program starts to build differently from the same packages.
-const BUILDER: &str = "cloudathome peers 1";
 /// OpenVPN 3 is a set of services on a message bus and asks another one, of systemd, what system this is.
 const PACKAGES: &str =
     "openvpn,openvpn3-client,network-manager-openvpn,dbus,dbus-bin,systemd,wireguard-go,wireguard-tools";
@@ -24,9 +19,14 @@ const ENTER: &str = include_str!("peers/enter.sh");
 const SESSION: &str = include_str!("peers/session.sh");
 /// An import into NetworkManager, from inside of the root.
 const IMPORT: &str = include_str!("peers/import.sh");
-/// What must be there.
-const PROGRAMS: [&str; 5] =
-    ["usr/sbin/openvpn", "usr/bin/openvpn3", "usr/bin/nmcli", "usr/bin/wireguard-go", "usr/bin/wg"];
+/// Each program has a copy of it on `mount`, in sight of itself only.
+const ROOT: sid::Root<'static> = sid::Root {
+    builder: "cloudathome peers 1",
+    what: "OpenVPN 2.7, OpenVPN 3, NetworkManager and wireguard-go",
+    variant: "minbase",
+    packages: PACKAGES,
+    programs: &["usr/sbin/openvpn", "usr/bin/openvpn3", "usr/bin/nmcli", "usr/bin/wireguard-go", "usr/bin/wg"],
+};
 /// For programs of several processes: they end together.
 const TOGETHER: &str = "--mount --pid --fork --kill-child";
 
@@ -44,21 +44,7 @@ impl Peers {
     /// # Errors
     /// When the cache cannot be written (it needs root), or Debian's mirror gives no packages.
     pub fn provide(progress: &mut dyn FnMut(&str)) -> Result<Self> {
-        Self::provide_in(Path::new(CACHE), progress)
-    }
-
-    fn provide_in(cache: &Path, progress: &mut dyn FnMut(&str)) -> Result<Self> {
-        let advice = || format!("cannot use the cache {}: run as root (or with sudo)", cache.display());
-        fs::create_dir_all(cache).with_context(advice)?;
-        let lock = File::create(cache.join("lock")).with_context(advice)?;
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(advice)?;
-
-        let hash = Sha256::digest([BUILDER, SUITE, PACKAGES, &debian::architecture()?].join("\n"));
-        let peers = Self { dir: cache.join(format!("{SUITE}-{}", &format!("{hash:x}")[..16])) };
-        if !peers.dir.exists() {
-            build(&peers.dir, progress)?;
-        }
-        Ok(peers)
+        Ok(Self { dir: ROOT.provide(Path::new(CACHE), progress)? })
     }
 
     /// Writes into `dir` a program that takes the options of `openvpn` and is version 2.7. It has the caller's network
@@ -127,30 +113,4 @@ impl Peers {
         write().with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
-}
-
-/// Makes `dir` appear whole: `root`, and `mount`, where each program has a copy of its own in sight of itself only.
-fn build(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
-    let part = dir.with_extension("part");
-    if part.exists() {
-        fs::remove_dir_all(&part).with_context(|| format!("cannot remove {}", part.display()))?;
-    }
-    let mut directories = DirBuilder::new();
-    directories.mode(0o755).recursive(true);
-    directories.create(part.join("mount")).with_context(|| format!("cannot make {}", part.display()))?;
-    let (root, mirror) = (part.join("root"), debian::mirror());
-    progress(&format!(
-        "unpacking OpenVPN 2.7, OpenVPN 3, NetworkManager and wireguard-go from Debian {SUITE} ({mirror}), once"
-    ));
-    let mut mmdebstrap = debian::mmdebstrap("directory", "minbase", PACKAGES, &debian::apt_options()?);
-    mmdebstrap.arg(SUITE).arg(&root).arg(&mirror);
-    output(mmdebstrap).with_context(|| {
-        format!("cannot build Debian {SUITE}: is the mirror {mirror} within reach, and mmdebstrap installed?")
-    })?;
-    for program in PROGRAMS {
-        if !root.join(program).is_file() {
-            bail!("Debian {SUITE} has no /{program} any more: see what its packages hold now");
-        }
-    }
-    fs::rename(&part, dir).with_context(|| format!("cannot keep {}", dir.display()))
 }

@@ -1,6 +1,7 @@
 //! A program running in the background.
 
 use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
@@ -55,6 +56,15 @@ impl Process {
             let _ = self.child.kill();
             self.ended = self.child.wait().ok().or(Some(ExitStatus::default()));
         }
+    }
+
+    /// Writes a line to the program's standard input, which must have been made a pipe.
+    ///
+    /// # Errors
+    /// When it has none, or does not take it any more.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().with_context(|| format!("{} has no input", self.what))?;
+        writeln!(input, "{line}").with_context(|| format!("tell {} to {line}; {}", self.what, self.log_tail(20)))
     }
 
     /// Asks the program to end (SIGTERM) and waits for it.

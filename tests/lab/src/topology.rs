@@ -35,6 +35,8 @@ pub enum Topology {
     HomePublic,
     /// Two hosts, `left` and `right`, whose `eth0` are the ends of one cable. No internet, no names: for measuring.
     Pair,
+    /// One host, `host`, which reaches nobody but itself and its containers: the cheapest place for an engine.
+    Alone,
 }
 
 /// A host as the topology knows it.
@@ -67,6 +69,7 @@ const VISITOR_STATION: Station = host("visitor", VISITOR, Ipv4Addr::new(203, 0, 
 const TO_ISP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 129);
 
 const LEFT_STATION: Station = Station { name: "left", address: LEFT, routes: false, hides_behind: None, gateway: None };
+const ALONE_STATION: Station = Station { name: "host", address: Ipv4Addr::LOCALHOST, ..LEFT_STATION };
 const RIGHT_STATION: Station = Station { name: "right", address: RIGHT, ..LEFT_STATION };
 
 const VPS_LINK: Link = [("internet", "to-vps", "198.51.100.1/25"), ("vps", "eth0", "198.51.100.10/25")];
@@ -83,6 +86,7 @@ impl Topology {
             ],
             Self::HomePublic => vec![host("home", HOME_PUBLIC, TO_ISP)],
             Self::Pair => return vec![LEFT_STATION, RIGHT_STATION],
+            Self::Alone => return vec![ALONE_STATION],
         };
         internet.into_iter().chain(homes).collect()
     }
@@ -97,6 +101,7 @@ impl Topology {
             Self::HomePublic => {
                 vec![[("internet", "to-home", "198.51.100.129/25"), ("home", "eth0", "198.51.100.200/25")]]
             }
+            Self::Alone => return vec![],
             Self::Pair => return vec![[("left", "eth0", "192.0.2.1/24"), ("right", "eth0", "192.0.2.2/24")]],
         };
         [VPS_LINK, VISITOR_LINK].into_iter().chain(homes).collect()

@@ -1,5 +1,5 @@
-//! Writes an image as a `docker save` archive (format 1.2): two layers, the image's configuration, and the manifest that
-//! names them. No engine is needed for it.
+//! Writes an image as a `docker save` archive (format 1.2): the layers, the configuration of each image made of
+//! them, and the manifest that names them. No engine is needed for it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -37,33 +37,63 @@ impl<'a> Platform<'a> {
     }
 }
 
-/// Writes the image made of the tar `base` and the recipe's own files to `target`.
-pub(super) fn write(recipe: &Recipe, platform: &Platform<'_>, version: &str, base: &Path, target: &Path) -> Result<()> {
-    let parent = target.parent().unwrap_or(Path::new("."));
-    // Beside the target, where a hard link to the base can be made: copying it would double the time. One that was cut
-    // short has left its folder.
-    let dir = &parent.join("packing");
-    let _ = fs::remove_dir_all(dir);
-    fs::create_dir(dir).with_context(|| format!("cannot make {} to pack an image in", dir.display()))?;
-    fs::hard_link(base, dir.join("base.tar")).with_context(|| format!("cannot link {}", base.display()))?;
-    pack_files(&recipe.rootfs(), &dir.join("files.tar"))?;
+/// A layer that lies in the cache.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layer<'a> {
+    pub(super) tar: &'a Path,
+    /// Where it comes from, for people.
+    pub(super) source: &'a str,
+}
 
-    let layers = ["base.tar", "files.tar"];
+/// Writes the images made of these layers and the recipe's own files to `target`. They are put together in `dir`, which must be
+/// empty and in the file system of the layers, where a hard link to one can be made: copying would double the time.
+pub(super) fn write(
+    recipe: &Recipe,
+    platform: &Platform<'_>,
+    version: &str,
+    lower: &[Layer<'_>],
+    dir: &Path,
+    target: &Path,
+) -> Result<()> {
+    let mut layers = Vec::new();
+    for (number, layer) in lower.iter().enumerate() {
+        let name = format!("layer{number}.tar");
+        fs::hard_link(layer.tar, dir.join(&name)).with_context(|| format!("cannot link {}", layer.tar.display()))?;
+        layers.push(name);
+    }
+    pack(&recipe.rootfs(), &dir.join("files.tar"), &["--mode=u=rwX,go=rX"])?;
+    layers.push("files.tar".to_owned());
+
     let digests = layers.iter().map(|layer| digest_of(&dir.join(layer))).collect::<Result<Vec<_>>>()?;
-    let config = serde_json::to_vec(&config(recipe, platform, version, &digests))?;
-    let config_file = format!("{:x}.json", Sha256::digest(&config));
-    let manifest = json!([{ "Config": config_file, "RepoTags": [recipe.name], "Layers": layers }]);
+    let sources: Vec<&str> = lower.iter().map(|layer| layer.source).chain(["files of CloudAtHome"]).collect();
     let failed = || format!("cannot write the image's description in {}", dir.display());
-    fs::write(dir.join(&config_file), config).with_context(failed)?;
+    let (mut manifest, mut config_files) = (Vec::new(), Vec::new());
+    for (name, env) in recipe.images() {
+        let config = serde_json::to_vec(&config(recipe, &env, platform, version, &digests, &sources))?;
+        let config_file = format!("{:x}.json", Sha256::digest(&config));
+        fs::write(dir.join(&config_file), config).with_context(failed)?;
+        manifest.push(json!({ "Config": config_file, "RepoTags": [name], "Layers": layers }));
+        config_files.push(config_file);
+    }
+    // Images that do not differ at all share their description.
+    config_files.sort_unstable();
+    config_files.dedup();
     fs::write(dir.join("manifest.json"), serde_json::to_vec(&manifest)?).with_context(failed)?;
 
     let mut tar = tar(target, dir);
-    tar.args(["manifest.json", &config_file]).args(layers);
+    tar.arg("manifest.json").args(config_files).args(layers);
     output(tar)?;
     fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
 }
 
-fn config(recipe: &Recipe, platform: &Platform<'_>, version: &str, digests: &[String]) -> Value {
+fn config(
+    recipe: &Recipe,
+    env: &[String],
+    platform: &Platform<'_>,
+    version: &str,
+    digests: &[String],
+    sources: &[&str],
+) -> Value {
     let set = |names: &[String]| names.iter().map(|name| (name.clone(), json!({}))).collect::<BTreeMap<_, _>>();
     let list = |words: &[String]| if words.is_empty() { Value::Null } else { json!(words) };
     let wanted = &recipe.config;
@@ -72,7 +102,7 @@ fn config(recipe: &Recipe, platform: &Platform<'_>, version: &str, digests: &[St
         "os": "linux",
         "created": CREATED,
         "config": {
-            "Env": wanted.env,
+            "Env": env,
             "Entrypoint": list(&wanted.entrypoint),
             "Cmd": list(&wanted.cmd),
             "ExposedPorts": set(&wanted.ports),
@@ -84,10 +114,7 @@ fn config(recipe: &Recipe, platform: &Platform<'_>, version: &str, digests: &[St
             },
         },
         "rootfs": { "type": "layers", "diff_ids": digests },
-        "history": [
-            { "created": CREATED, "created_by": format!("packages of Debian: {version}") },
-            { "created": CREATED, "created_by": "files of CloudAtHome" },
-        ],
+        "history": sources.iter().map(|by| json!({ "created": CREATED, "created_by": by })).collect::<Vec<_>>(),
     });
     if let Some(variant) = platform.variant {
         image["variant"] = json!(variant);
@@ -98,11 +125,11 @@ fn config(recipe: &Recipe, platform: &Platform<'_>, version: &str, digests: &[St
     image
 }
 
-/// The folder as a layer: everything belongs to root, and of the modes only the executable bit counts, because a
-/// checkout keeps no more.
-fn pack_files(folder: &Path, layer: &Path) -> Result<()> {
+/// The folder as a layer: everything belongs to root. Of a checkout's modes only the executable bit counts, which is said by
+/// `options`.
+pub(super) fn pack(folder: &Path, layer: &Path, options: &[&str]) -> Result<()> {
     let mut tar = tar(layer, folder);
-    tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX", "--mtime", MTIME, "."]);
+    tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mtime", MTIME]).args(options).arg(".");
     output(tar).map(drop)
 }
 
@@ -147,7 +174,10 @@ mod tests {
         .unwrap();
         let recipe = Recipe::read(&recipe::folder(name)).unwrap();
         let archive = dir.path().join("image.tar");
-        write(&recipe, &Platform::of("amd64"), "thing 1.2 from Debian sid", &base, &archive).unwrap();
+        let packing = dir.path().join("packing");
+        fs::create_dir(&packing).unwrap();
+        let base = Layer { tar: &base, source: "packages of Debian" };
+        write(&recipe, &Platform::of("amd64"), "thing 1.2 from Debian sid", &[base], &packing, &archive).unwrap();
         fs::create_dir(dir.path().join("out")).unwrap();
         let status =
             Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(dir.path().join("out")).status().unwrap();

@@ -30,6 +30,14 @@ pub(crate) fn architecture() -> Result<String> {
     Ok(output(dpkg)?.trim().to_owned())
 }
 
+/// The suite of this machine's own Debian.
+pub(super) fn own_suite() -> String {
+    let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let named = system.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    // Testing and sid have no name of their own in there.
+    named.map_or_else(|| "sid".to_owned(), |suite| suite.trim_matches('"').to_owned())
+}
+
 /// Writes the recipe's packages as a tar of a root folder, from the first of its suites that installs.
 pub(super) fn build_base(recipe: &Recipe, tar: &Path, progress: &mut dyn FnMut(&str)) -> Result<Base> {
     let mirror = mirror();

@@ -1,5 +1,6 @@
 //! What `docker/<folder>` says about an image, and the hash that names a build of it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use super::debian;
+use super::npm::Npm;
 
 /// Counted up when this program starts to build differently from the same sources.
 const BUILDER: &str = "cloudathome images 1";
@@ -21,7 +25,7 @@ pub(super) struct Recipe {
     pub(super) about: String,
     /// Whether the program inside imitates the one the name promises.
     pub(super) stand_in: bool,
-    /// Debian's suites in the order in which they are tried, one for the whole image.
+    /// Debian's suites in the order in which they are tried, one for the whole image; `machine` is this machine's own.
     pub(super) suites: Vec<String>,
     pub(super) variant: Variant,
     pub(super) packages: Vec<String>,
@@ -30,8 +34,26 @@ pub(super) struct Recipe {
     /// Shell lines run outside of the image, with its root as `$1`, when the packages are in.
     pub(super) hooks: Vec<String>,
     pub(super) config: Config,
+    /// Further images of the same layers, in the same archive.
+    #[serde(default)]
+    pub(super) tags: Vec<Tag>,
+    /// What is laid over the packages from npm's registry.
+    pub(super) npm: Option<Npm>,
+    /// The version of it that this image is of.
+    #[serde(skip)]
+    pub(super) version: Option<String>,
     #[serde(skip)]
     folder: PathBuf,
+}
+
+/// An image that differs from the recipe's only in its name and environment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tag {
+    pub(super) name: String,
+    /// Set beside, or in place of, what the recipe sets.
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
 }
 
 /// How much of Debian comes with the packages; the names are mmdebstrap's.
@@ -72,7 +94,31 @@ impl Recipe {
         let text = fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}: run from a whole source tree", path.display()))?;
         let recipe: Self = toml::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
-        Ok(Self { folder: folder.to_owned(), ..recipe })
+        let suites =
+            recipe.suites.iter().map(|suite| if suite == "machine" { debian::own_suite() } else { suite.clone() });
+        Ok(Self { suites: suites.collect(), folder: folder.to_owned(), ..recipe })
+    }
+
+    /// The recipe for one version of what it takes from npm's registry.
+    pub(super) fn of_version(self, version: &str) -> Self {
+        let name = self.name.split(':').next().unwrap_or_default();
+        Self { name: format!("{name}:{version}"), version: Some(version.to_owned()), ..self }
+    }
+
+    /// The name without what differs from version to version.
+    pub(super) fn family(&self) -> &str {
+        if self.version.is_some() { self.name.split(':').next().unwrap_or_default() } else { &self.name }
+    }
+
+    /// All images that it makes: name and environment of each.
+    pub(super) fn images(&self) -> Vec<(String, Vec<String>)> {
+        let own = (self.name.clone(), self.config.env.clone());
+        let tagged = self.tags.iter().map(|tag| {
+            let is_replaced = |line: &&String| line.split_once('=').is_some_and(|(name, _)| tag.env.contains_key(name));
+            let kept = self.config.env.iter().filter(|line| !is_replaced(line)).cloned();
+            (tag.name.clone(), kept.chain(tag.env.iter().map(|(name, value)| format!("{name}={value}"))).collect())
+        });
+        std::iter::once(own).chain(tagged).collect()
     }
 
     /// The files laid over the packages.
@@ -84,7 +130,8 @@ impl Recipe {
     pub(super) fn hash(&self, architecture: &str) -> Result<String> {
         let mut hash = Sha256::new();
         add(&mut hash, self.base_hash(architecture).as_bytes());
-        add(&mut hash, format!("{self:?}").as_bytes());
+        // Where the sources lie makes no difference.
+        add(&mut hash, format!("{:?}", Self { folder: PathBuf::new(), ..self.clone() }).as_bytes());
         let rootfs = self.rootfs();
         add_folder(&mut hash, &rootfs, &rootfs)
             .with_context(|| format!("cannot read the image's files in {}", rootfs.display()))?;
@@ -100,6 +147,16 @@ impl Recipe {
         add(&mut hash, format!("{parts:?}").as_bytes());
         short(hash)
     }
+}
+
+/// Names the part of an image that comes from npm's registry.
+pub(super) fn npm_hash(npm: &Npm, version: &str, architecture: &str) -> String {
+    let mut hash = Sha256::new();
+    // What is compiled asks for the libraries of the suite it was compiled in.
+    for part in [BUILDER, architecture, &debian::own_suite(), version, &format!("{npm:?}")] {
+        add(&mut hash, part.as_bytes());
+    }
+    short(hash)
 }
 
 fn add_folder(hash: &mut Sha256, root: &Path, dir: &Path) -> Result<()> {
@@ -135,7 +192,15 @@ mod tests {
 
     #[test]
     fn the_recipes_of_the_sources_are_understood() {
-        for (name, image, stand_in) in [("caddy", "caddy:2", false), ("nextcloud", "nextcloud:apache", true)] {
+        let known = [
+            ("caddy", "caddy:2", false),
+            ("nextcloud", "nextcloud:apache", true),
+            ("postgres", "postgres:15", false),
+            ("mariadb", "mariadb:10.11", false),
+            ("redis", "redis:7", false),
+            ("ghost", "ghost:6", false),
+        ];
+        for (name, image, stand_in) in known {
             let recipe = Recipe::read(&folder(name)).unwrap();
             assert_eq!((recipe.name.as_str(), recipe.stand_in), (image, stand_in));
             assert!(recipe.versions_of.iter().all(|package| recipe.packages.contains(package)));

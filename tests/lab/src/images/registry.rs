@@ -14,6 +14,8 @@ use super::{bounded, output};
 
 /// Answers without an account, with a request to log in.
 const REGISTRY: &str = "https://registry-1.docker.io/v2/";
+/// The engine's folder in the workspace.
+const ENGINE: &str = "engine";
 const PROBE_DEADLINE: Duration = Duration::from_secs(4);
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -99,8 +101,7 @@ struct Engine {
 
 impl Engine {
     fn start(workspace: &Path) -> Result<Self> {
-        let dir = workspace.join("engine");
-        remove(&dir);
+        let dir = workspace.join(ENGINE);
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let socket = dir.join("docker.sock");
         let log_path = dir.join("log");
@@ -178,6 +179,11 @@ impl Drop for Engine {
         }
         remove(&self.dir);
     }
+}
+
+/// Releases what an engine that was killed holds in the workspace.
+pub(super) fn release(workspace: &Path) {
+    remove(&workspace.join(ENGINE));
 }
 
 /// Removes an engine's folder as far as that is possible; the next engine tries again.
