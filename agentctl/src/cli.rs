@@ -129,6 +129,9 @@ pub(crate) struct ConnectArgs {
     /// File with the user name on its first line and the password on its second; readable for you alone
     #[arg(long, value_name = "FILE")]
     pub(crate) login: Option<PathBuf>,
+    /// Which of the kernel's offloads packets go by: "auto" for all that there are, "off" for none
+    #[arg(long, value_name = "auto|off", default_value = "auto")]
+    pub(crate) offload: client::Offload,
     /// Where it is written down how to undo what was set
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cloudathome/connections")]
     pub(crate) journals: PathBuf,

@@ -31,7 +31,7 @@ pub(crate) fn run(args: ConnectArgs, out: &mut dyn Write) -> Result<Exit, Failur
         return Ok(Exit::Ok);
     }
     let places = Places { journals: args.journals, ..Places::default() };
-    let options = Options { device: args.device, login: args.login, places };
+    let options = Options { device: args.device, login: args.login, offload: args.offload, places };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();

@@ -37,7 +37,18 @@ pub(crate) fn render(report: &TunnelReport, colour: Colour, now: SystemTime) -> 
 
 fn peers(peers: &[TunnelPeer], now: SystemTime) -> Table {
     let mut table = Table::default();
-    table.row(heads(["NAME", "ADDRESS", "REMOTE", "CIPHER", "SOFTWARE", "CONNECTED", "HEARD", "IN", "OUT"]));
+    table.row(heads([
+        "NAME",
+        "ADDRESS",
+        "REMOTE",
+        "PATH MTU",
+        "CIPHER",
+        "SOFTWARE",
+        "CONNECTED",
+        "HEARD",
+        "IN",
+        "OUT",
+    ]));
     for peer in peers {
         let addresses = [peer.address.map(|a| a.to_string()), peer.address_ipv6.map(|a| a.to_string())];
         let addresses: Vec<_> = addresses.into_iter().flatten().collect();
@@ -45,6 +56,7 @@ fn peers(peers: &[TunnelPeer], now: SystemTime) -> Table {
             peer.name.clone(),
             addresses.join(" "),
             format!("{}/{}", peer.remote, peer.transport),
+            peer.path_mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
             format!("{}, {}", peer.cipher, peer.tls),
             peer.software.clone(),
             format!("for {}", ago(peer.since, now)),
@@ -132,6 +144,7 @@ mod tests {
                 cipher: "AES-256-GCM".into(),
                 tls: "TLSv1.3".into(),
                 software: String::new(),
+                path_mtu: Some(1472),
                 since: 1_000,
                 last_heard: 1_089,
                 received_packets: 7,
@@ -151,8 +164,8 @@ mod tests {
 The tunnel is connected: 10.86.0.1 on cah0, MTU 1420
 
 Peers
-  NAME   ADDRESS    REMOTE                 CIPHER                SOFTWARE  CONNECTED       HEARD    IN                OUT
-  attic  10.86.0.2  203.0.113.9:41234/udp  AES-256-GCM, TLSv1.3  -         for 1 min 30 s  1 s ago  512 B, 7 packets  12.3 MiB, 4500 packets
+  NAME   ADDRESS    REMOTE                 PATH MTU  CIPHER                SOFTWARE  CONNECTED       HEARD    IN                OUT
+  attic  10.86.0.2  203.0.113.9:41234/udp  1472      AES-256-GCM, TLSv1.3  -         for 1 min 30 s  1 s ago  512 B, 7 packets  12.3 MiB, 4500 packets
 
 Data path since start
   STEP              BY          CALLS  PACKETS  A CALL

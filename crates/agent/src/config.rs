@@ -57,6 +57,15 @@ pub struct TunnelSection {
     tls_version_min: Option<String>,
     crl: Option<PathBuf>,
     offload: Option<String>,
+    mtu: Option<Mtu>,
+}
+
+/// A number, also as it stands in an environment variable or a flag, or a word.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "\"auto\" or a number of bytes")]
+enum Mtu {
+    Bytes(i64),
+    Word(String),
 }
 
 /// Which end of the tunnel waits and which one calls.
@@ -130,6 +139,8 @@ pub struct TunnelSettings {
     pub crl: Option<PathBuf>,
     /// Whether the kernel's offloads are used.
     pub offload: Offload,
+    /// Largest packet inside, bytes, one of [`MTUS`]. `None`: it follows the path.
+    pub mtu: Option<u16>,
 }
 
 /// Which end of the tunnel we are, with what that end needs.
@@ -169,6 +180,8 @@ impl TunnelSettings {
 
 /// Smallest subnet: network, edge, home, a device, broadcast.
 const LONGEST_PREFIX: u8 = 29;
+/// MTUs that can be set, bytes. On a link with less Linux has no IPv6.
+pub const MTUS: RangeInclusive<u16> = 1280..=tunnel::MAX_MTU;
 /// Linux takes 15 bytes for the name of a link.
 const MAX_DEVICE_NAME: usize = 15;
 
@@ -284,7 +297,25 @@ impl TunnelSection {
             None => Offload::default(),
             Some(word) => word.parse().map_err(|error| Invalid::new("tunnel.offload", error))?,
         };
-        Ok(TunnelSettings { mode, peer, subnet, device, data_ciphers, tls_version_min, crl, offload })
+        let mtu = self.mtu.map(Mtu::check).transpose()?.flatten();
+        Ok(TunnelSettings { mode, peer, subnet, device, data_ciphers, tls_version_min, crl, offload, mtu })
+    }
+}
+
+impl Mtu {
+    fn check(self) -> Result<Option<u16>, Invalid> {
+        let shown = match self {
+            Self::Word(word) if word == "auto" => return Ok(None),
+            Self::Word(word) => word,
+            Self::Bytes(bytes) => bytes.to_string(),
+        };
+        match shown.parse().ok().filter(|mtu| MTUS.contains(mtu)) {
+            Some(mtu) => Ok(Some(mtu)),
+            None => Err(Invalid::new(
+                "tunnel.mtu",
+                format_args!("{shown:?} is neither \"auto\" nor a number from {} to {}", MTUS.start(), MTUS.end()),
+            )),
+        }
     }
 }
 

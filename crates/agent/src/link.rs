@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{
-    Device, DevicePath, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen, NameCheck, PeerConnected, Snapshot,
+    Device, DevicePath, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen, MssFix, NameCheck, PeerConnected, Snapshot,
     StaticKey, StaticPeer, TlsMaterial, TunnelConfig,
 };
 
@@ -100,6 +100,7 @@ impl Link {
             settings: settings.clone(),
             idle: state,
             opposite: opposite.to_string(),
+            usual_mtu: config.tun_mtu,
             mtu: config.tun_mtu,
             device_path: device.path(),
             own_end: role,
@@ -165,7 +166,13 @@ fn tunnel_config(
     config.tls_version_min = settings.tls_version_min;
     config.crl.clone_from(&settings.crl);
     config.offload = settings.offload;
-    config.fit_routes();
+    match settings.mtu {
+        None => config.fit_routes(),
+        Some(mtu) => {
+            (config.tun_mtu, config.max_mtu, config.path_mtu) = (mtu, mtu, false);
+            config.data.mss_fix = MssFix::Inner(mtu);
+        }
+    }
     config.keepalive = KEEPALIVE;
     config.after_refusal = Some(AFTER_REFUSAL);
     Ok(config)
@@ -179,6 +186,8 @@ struct Worker {
     idle: TunnelState,
     /// The opposite agent's name in its certificate.
     opposite: String,
+    /// As configured or pushed, for as long as the path is not known.
+    usual_mtu: u16,
     mtu: u16,
     /// How packets pass the device.
     device_path: DevicePath,
@@ -207,8 +216,9 @@ impl Worker {
                 Ok(()) = handle.snapshot.changed() => {}
             }
             let snapshot = handle.snapshot.borrow_and_update().clone();
-            if self.device_path != snapshot.data_path.device {
-                self.device_path = snapshot.data_path.device;
+            let link = (snapshot.data_path.device, snapshot.mtu.unwrap_or(self.usual_mtu));
+            if link != (self.device_path, self.mtu) {
+                (self.device_path, self.mtu) = link;
                 self.settle().await;
             }
             self.publish(&snapshot);
@@ -243,7 +253,7 @@ impl Worker {
                 };
                 self.refused = refusal(&self.settings, self.own_end, address);
                 if self.refused.is_none() {
-                    self.mtu = configured.mtu;
+                    self.usual_mtu = configured.mtu;
                     self.view.send_modify(|view| view.address = address);
                 }
             }
@@ -386,6 +396,7 @@ mod tests {
             tls_version_min: tunnel::TlsVersion::V1_2,
             crl: None,
             offload: tunnel::Offload::Auto,
+            mtu: None,
         };
         let refused = |end, address: &str| refusal(&settings, end, address.parse().unwrap()).is_some();
         assert!(!refused(Role::Home, "10.86.0.2"));

@@ -105,6 +105,12 @@ impl Encoder<'_> {
         let help = "Which of the kernel's offloads packets go by";
         info.encode(self.0.encode_descriptor("tunnel_data_path", help, None, info.metric_type())?)?;
         let host = status.host.to_string();
+        let link = (report.mtu > 0).then(|| (vec![("host", host.clone())], i64::from(report.mtu)));
+        self.gauge("tunnel_mtu", "Largest inner packet", Some(Unit::Bytes), link)?;
+        let paths = report.peers.iter().filter_map(|peer| {
+            Some((vec![("host", host.clone()), ("peer", peer.name.clone())], i64::from(peer.path_mtu?)))
+        });
+        self.gauge("tunnel_path_mtu", "Largest packet that the path carries", Some(Unit::Bytes), paths)?;
         let step = |name: &str| vec![("host", host.clone()), ("step", name.to_owned())];
         let calls = path.steps().map(|(name, counted)| (step(name), counted.calls));
         self.counters("tunnel_path_calls", "System calls of the data path", calls)?;
@@ -163,10 +169,12 @@ mod tests {
         report.data_path.device_read = step("virtio-tso", 2);
         report.data_path.udp_send = step("segmented", 3);
         report.data_path.udp_receive = step("single", 0);
+        report.mtu = 1436;
         let (_snapshot, snapshot) = watch::channel(Snapshot { local: status, peer: None });
         let (_tunnel, tunnel) = watch::channel(report);
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry(snapshot, tunnel)).unwrap();
+        assert!(page.contains("\ncloudathome_tunnel_mtu_bytes{host=\"vps\"} 1436\n"), "{page}");
         let path = r#"{host="vps",device="virtio-tso",udp_send="segmented",udp_receive="single"} 1"#;
         assert!(page.contains(&format!("\ncloudathome_tunnel_data_path_info{path}\n")), "{page}");
         assert!(page.contains("\ncloudathome_tunnel_path_calls_total{host=\"vps\",step=\"udp_send\"} 3\n"), "{page}");

@@ -29,7 +29,7 @@ fn data_path(snapshot: &Snapshot) -> DataPath {
 }
 
 fn peer(snapshot: &PeerSnapshot) -> TunnelPeer {
-    let PeerSnapshot { peer, since, last_heard, traffic } = snapshot;
+    let PeerSnapshot { peer, since, last_heard, traffic, path_mtu } = snapshot;
     TunnelPeer {
         name: peer.identity.common_name.clone(),
         address: peer.address,
@@ -39,6 +39,7 @@ fn peer(snapshot: &PeerSnapshot) -> TunnelPeer {
         cipher: peer.cipher.to_string(),
         tls: peer.tls_version.clone(),
         software: peer.software.clone(),
+        path_mtu: path_mtu.map(|path| path.outside.into()),
         since: unix_seconds(*since),
         last_heard: unix_seconds(*last_heard),
         received_packets: traffic.received_packets,

@@ -18,3 +18,4 @@ mod unused;
 pub use login::LoginError;
 pub use plan::{Plan, PlanError};
 pub use run::{Options, RunError, run};
+pub use tunnel::Offload;

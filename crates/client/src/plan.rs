@@ -154,6 +154,8 @@ impl Mapper<'_> {
         config.renewal.hand_window = rekey.hand_window.max(Duration::from_secs(1));
         config.renewal.overlap = rekey.transition_window.max(Duration::from_secs(1));
         config.pull = tunnel::PullRules { filters: profile.pull_filters.clone(), route_nopull: profile.route_nopull };
+        // Who has chosen a size has reasons.
+        config.path_mtu = first.tun_mtu == 1500 && first.mssfix == profile::Mssfix::Outer(1492);
         config.data = DataSettings { digest: digest.unwrap_or_default(), fallback, mss_fix: self.mss_fix(first) };
         config.max_packet_size = first.max_packet_size;
         // With the same password, as the person wants it.

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tunnel::{
-    Configured, Credentials, Device, DeviceError, DevicePath, EndReason, Event, Handle, Traffic, TunnelConfig,
+    Configured, Credentials, Device, DeviceError, EndReason, Event, Handle, Offload, Snapshot, Traffic, TunnelConfig,
 };
 
 use crate::login::{Before, LoginError, read_login};
@@ -26,6 +26,8 @@ pub struct Options {
     pub device: Option<String>,
     /// A file with user name and password, before what the profile says.
     pub login: Option<PathBuf>,
+    /// Which of the kernel's offloads packets go by.
+    pub offload: Offload,
     /// Where things are on the host.
     pub places: Places,
 }
@@ -72,6 +74,7 @@ pub async fn run(
     let mut again = false;
     loop {
         let mut config = plan.tunnel.clone();
+        config.offload = options.offload;
         if let Some(from) = &plan.profile.user_pass {
             let before = Before::save();
             config.login = tokio::select! {
@@ -125,10 +128,9 @@ async fn connect(
         say(&format!("left by a process that did not come to its end, and cannot be undone: {note}"));
     }
     let stop = stop.child_token();
-    let path = device.path();
     let tunnel = tunnel::start(config, device, stop.clone())?;
-    let (path, failures, unresolved, use_of) = (path, 0, None, Use::default());
-    let mut connection = Connection { plan, device: name, path, session, say, failures, unresolved, use_of };
+    let (usual_mtu, failures, unresolved, use_of) = (0, 0, None, Use::default());
+    let mut connection = Connection { plan, device: name, usual_mtu, session, say, failures, unresolved, use_of };
     let ended = connection.drive(tunnel, &stop).await;
     let undone = connection.session.undo().await;
     connection.tell("undone", &undone);
@@ -138,8 +140,8 @@ async fn connect(
 struct Connection<'a> {
     plan: &'a Plan,
     device: String,
-    /// How packets pass it.
-    path: DevicePath,
+    /// Its MTU as the server or the profile has it, for as long as the path is not known.
+    usual_mtu: u16,
     session: Session,
     say: &'a mut dyn FnMut(&str),
     /// Attempts that failed since the last that did not.
@@ -170,15 +172,23 @@ impl Connection<'_> {
         loop {
             tokio::select! {
                 Some(event) = tunnel.events.recv() => {
-                    self.path = tunnel.snapshot.borrow().data_path.device;
-                    if let Err(error) = self.event(event).await {
+                    let snapshot = tunnel.snapshot.borrow().clone();
+                    if let Err(error) = self.event(event, &snapshot).await {
+                        result = Err(error);
+                        break;
+                    }
+                }
+                Ok(()) = tunnel.snapshot.changed() => {
+                    let snapshot = tunnel.snapshot.borrow_and_update().clone();
+                    if let Err(error) = self.follow(&snapshot).await {
                         result = Err(error);
                         break;
                     }
                 }
                 ended = &mut tunnel.task => {
                     while let Ok(event) = tunnel.events.try_recv() {
-                        self.event(event).await?;
+                        let snapshot = tunnel.snapshot.borrow().clone();
+                        self.event(event, &snapshot).await?;
                     }
                     return ended.map_err(|_| RunError::Broken)?.map_err(Into::into);
                 }
@@ -196,7 +206,7 @@ impl Connection<'_> {
         result
     }
 
-    async fn event(&mut self, event: Event) -> Result<(), RunError> {
+    async fn event(&mut self, event: Event, snapshot: &Snapshot) -> Result<(), RunError> {
         match event {
             Event::Listening { .. } => {}
             Event::Connecting { remote } => {
@@ -214,7 +224,7 @@ impl Connection<'_> {
                 }
                 self.failed(&reason)?;
             }
-            Event::Configured(configured) => self.configure(&configured).await?,
+            Event::Configured(configured) => self.configure(&configured, snapshot).await?,
             Event::PeerConnected(peer) => {
                 (self.failures, self.unresolved) = (0, None);
                 self.use_of = Use { connected: Some(Instant::now()), ..Use::default() };
@@ -243,12 +253,21 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn configure(&mut self, configured: &Configured) -> Result<(), RunError> {
+    async fn configure(&mut self, configured: &Configured, snapshot: &Snapshot) -> Result<(), RunError> {
         for option in &configured.ignored {
             self.say(&format!("passed over from the server: {option}"));
         }
-        let settings = network::settings(&self.plan.profile, configured, &self.device, self.path);
+        self.usual_mtu = configured.mtu;
+        let settings = network::settings(&self.plan.profile, configured, &self.device, snapshot.data_path.device);
         let done = self.session.apply(&settings).await?;
+        self.tell("set", &done);
+        Ok(())
+    }
+
+    /// Lets the link be what the path to the server and the device ask for now.
+    async fn follow(&mut self, snapshot: &Snapshot) -> Result<(), RunError> {
+        let mtu = snapshot.mtu.unwrap_or(self.usual_mtu);
+        let done = self.session.set_link(mtu.into(), snapshot.data_path.device.tx_queue_len()).await?;
         self.tell("set", &done);
         Ok(())
     }

@@ -137,6 +137,21 @@ impl Session {
         result.map(|()| done)
     }
 
+    /// Sets the MTU and the queue of the tunnel's link anew, if something is applied; the rest stays as it is.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_link(&mut self, mtu: u32, tx_queue_len: u32) -> Result<Done, SessionError> {
+        let Some(Applied { settings, .. }) = &mut self.applied else { return Ok(Done::default()) };
+        if (settings.mtu, settings.tx_queue_len) == (mtu, tx_queue_len) {
+            return Ok(Done::default());
+        }
+        let step = Step::Link { mtu, tx_queue_len };
+        self.netlink.take(&self.device, &step).await?;
+        (settings.mtu, settings.tx_queue_len) = (mtu, tx_queue_len);
+        Ok(Done { changes: vec![step.to_string()], notes: Vec::new() })
+    }
+
     async fn make(&mut self, wanted: &Settings, done: &mut Done) -> Result<(), SessionError> {
         let mut facts = self.netlink.facts(wanted.server).await?;
         facts.name_servers = name_servers(&self.places.resolv_conf);

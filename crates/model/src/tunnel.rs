@@ -14,7 +14,7 @@ pub struct TunnelReport {
     pub status: TunnelStatus,
     /// The link's name.
     pub device: String,
-    /// Largest inner packet, bytes.
+    /// Largest inner packet now, bytes.
     pub mtu: u32,
     /// How packets pass between the link and the sockets.
     pub data_path: DataPath,
@@ -81,6 +81,8 @@ pub struct TunnelPeer {
     pub tls: String,
     /// What it says that it runs.
     pub software: String,
+    /// Largest packet that the path to it carries in one piece, bytes; `None` where that was not discovered.
+    pub path_mtu: Option<u32>,
     /// Unix time since when it has been connected, in seconds.
     pub since: u64,
     /// Unix time of its last authentic packet, in seconds.

@@ -50,6 +50,8 @@ pub struct ClientConfig {
     pub tun_mtu: u16,
     /// Largest MTU the server may push, bytes.
     pub max_mtu: u16,
+    /// Whether the MTU of the path is discovered, with a server that takes part in that.
+    pub path_mtu: bool,
     /// The best key derivation to announce; the server may still choose the PRF.
     pub key_derivation: KeyDerivation,
     /// Used as far as the server pushes nothing else.
@@ -234,7 +236,10 @@ impl Client {
         // Data may overtake the push reply that makes its keys.
         let Phase::Connected { live, .. } = &mut self.phase else { return Err(DropReason::UnknownPeer) };
         match live.open(now, datagram)? {
-            Opened::Ping => Ok(Received::Consumed),
+            Opened::Message => {
+                self.note_path();
+                Ok(Received::Consumed)
+            }
             Opened::Packet(range) => Ok(Received::Packet(range)),
             Opened::Exit => {
                 self.end(EndReason::PeerExit);
@@ -348,6 +353,7 @@ impl Client {
             credentials: self.config.login.credentials().cloned(),
             peer_info: negotiation::client_info(&self.config),
             limits: self.config.renewal,
+            path_mtu: push.path_mtu && self.config.path_mtu,
         };
         let live = Live::new(now, terms, &block, keepalive, &mut *self.rng).map_err(|_| EndReason::KeyExhausted)?;
         self.events.push_back(Event::Configured(configured));
@@ -378,6 +384,16 @@ impl Client {
                 Ok(datagram) => self.outbox.push_back((self.remote, datagram)),
                 Err(_) => self.end(EndReason::KeyExhausted),
             }
+        }
+        self.note_path();
+    }
+
+    /// Tells what is newly known of the path.
+    fn note_path(&mut self) {
+        if let Phase::Connected { live, peer, .. } = &mut self.phase
+            && let Some(path_mtu) = live.poll_path_mtu()
+        {
+            self.events.push_back(Event::PathMtu { peer: peer.peer, path_mtu });
         }
     }
 

@@ -12,6 +12,7 @@ use crate::drops::DropReason;
 use crate::keys::KeyBlock;
 use crate::mss::MssFix;
 use crate::packet::{Header, Opcode};
+use crate::path_mtu;
 use crate::protection::AuthDigest;
 use crate::wrap::Role;
 
@@ -311,7 +312,8 @@ pub(crate) fn peer_id(packet: &[u8]) -> Option<u32> {
 }
 
 const PING: [u8; 16] = *b"\x2a\x18\x7b\xf3\x64\x1e\xb4\xcb\x07\xed\x2d\x0a\x98\x1f\xc7\x48";
-const OCC: [u8; 16] = *b"\x28\x7f\x34\x6b\xd4\xef\x7a\x81\x2d\x56\xb8\xd3\xaf\xc5\x45\x9c";
+/// Begins every message of the options channel.
+pub(crate) const OCC: [u8; 16] = *b"\x28\x7f\x34\x6b\xd4\xef\x7a\x81\x2d\x56\xb8\xd3\xaf\xc5\x45\x9c";
 const OCC_EXIT: u8 = 6;
 
 /// What a decrypted payload is.
@@ -321,6 +323,8 @@ pub enum Payload {
     Ping,
     /// The peer leaves.
     Exit,
+    /// One about the MTU of the path ([`crate::path_mtu`]).
+    PathMtu,
     /// Another message of the options channel; ignored.
     Other,
     /// Something for the device.
@@ -336,6 +340,7 @@ impl Payload {
         }
         match plain.strip_prefix(&OCC) {
             Some(&[OCC_EXIT, ..]) => Self::Exit,
+            Some(rest) if path_mtu::is_message(rest) => Self::PathMtu,
             Some(_) => Self::Other,
             None => Self::Packet,
         }

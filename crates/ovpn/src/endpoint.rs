@@ -5,6 +5,7 @@
 //!
 //! - [`Endpoint::poll_tls`]: work for a TLS connection,
 //! - [`Endpoint::poll_transmit`]: datagrams to send,
+//! - [`Endpoint::poll_probe`]: datagrams to send in one piece,
 //! - [`Endpoint::poll_event`]: news for whoever started the tunnel,
 //! - [`Endpoint::poll_timeout`]: when to call [`Endpoint::handle_timeout`] if nothing else happens.
 
@@ -18,6 +19,7 @@ use crate::drops::{DropReason, Drops};
 use crate::key_method2::KeyMethodError;
 use crate::keys::{KeyBlock, KeyDerivation};
 use crate::login::Advance;
+use crate::path_mtu::PathMtu;
 pub use crate::push::Configured;
 use crate::push::PushError;
 use crate::static_key::StaticKey;
@@ -336,6 +338,13 @@ pub enum Event {
         /// Id of the new key, 1..=7.
         key_id: u8,
     },
+    /// What the path to a connected peer carries is known, or has changed.
+    PathMtu {
+        /// Number of the peer.
+        peer: PeerId,
+        /// What it carries.
+        path_mtu: PathMtu,
+    },
     /// A new key did not come to be. The old one stays in use, and another attempt follows.
     RenewalFailed {
         /// Number of the peer.
@@ -386,6 +395,8 @@ pub struct PeerStatus {
     pub last_heard: Instant,
     /// What was carried.
     pub traffic: Traffic,
+    /// What the path to it carries in one piece, where that is known.
+    pub path_mtu: Option<PathMtu>,
 }
 
 /// Counters of an endpoint.
@@ -437,6 +448,16 @@ pub trait Endpoint {
 
     /// The next datagram, written to `out`, and where it goes.
     fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay>;
+
+    /// The next datagram that must go out in one piece or not at all, written to `out`, and where it goes. When it is too
+    /// long for our own link, [`Endpoint::handle_too_long`] follows at once.
+    fn poll_probe(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay>;
+
+    /// The last datagram of [`Endpoint::poll_probe`] is too long for our own link.
+    fn handle_too_long(&mut self, now: Instant, to: Underlay);
+
+    /// Something says that packets to `to` may be too long for the path by now.
+    fn doubt_path(&mut self, now: Instant, to: Underlay);
 
     /// The next event.
     fn poll_event(&mut self) -> Option<Event>;

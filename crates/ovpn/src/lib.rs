@@ -22,6 +22,7 @@ pub mod login;
 pub mod mss;
 pub mod negotiation;
 pub mod packet;
+pub mod path_mtu;
 pub mod protection;
 pub mod push;
 pub mod replay;

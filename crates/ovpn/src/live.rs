@@ -10,15 +10,18 @@ use crate::endpoint::{EndReason, Identity, Keepalive, PeerId, RenewalLimits, Tra
 use crate::inner;
 use crate::keys::{KeyBlock, KeyDerivation};
 use crate::login::Credentials;
-use crate::mss::{self, Carrier};
+use crate::mss::{self, Carrier, MssFix};
 use crate::packet::Header;
+use crate::path_mtu::PathMtu;
 use crate::underlay::Underlay;
 use crate::wrap::Role;
 
+mod path;
 mod renewal;
 #[cfg(test)]
 mod wear_tests;
 
+use path::Path;
 use renewal::Renewal;
 pub(crate) use renewal::{Desk, Heard};
 
@@ -50,6 +53,8 @@ pub(crate) struct Terms {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) peer_info: String,
     pub(crate) limits: RenewalLimits,
+    /// Whether both ends take part in discovering the MTU of the path.
+    pub(crate) path_mtu: bool,
 }
 
 impl Terms {
@@ -61,8 +66,13 @@ impl Terms {
     }
 
     /// The largest segment of TCP connections through the tunnel.
-    fn mss_limit(&self) -> Option<u16> {
-        self.data.mss_fix.limit(&Carrier {
+    fn mss_limit(&self, path_mtu: Option<PathMtu>) -> Option<u16> {
+        // Other sizes were chosen by somebody.
+        let mss_fix = match (self.data.mss_fix, path_mtu) {
+            (MssFix::Datagram(_), Some(path_mtu)) => MssFix::Inner(path_mtu.inside),
+            (mss_fix, _) => mss_fix,
+        };
+        mss_fix.limit(&Carrier {
             remote: self.remote,
             has_peer_id: self.sends_peer_id.is_some(),
             epochs: self.epochs,
@@ -130,11 +140,13 @@ pub(crate) struct Live {
     traffic: Traffic,
     /// A payload in its framing, where there is one.
     framed: Vec<u8>,
+    path: Path,
 }
 
 /// An opened data packet.
 pub(crate) enum Opened {
-    Ping,
+    /// For us, and done with.
+    Message,
     Exit,
     Packet(Range<usize>),
 }
@@ -158,7 +170,8 @@ impl Live {
         };
         Ok(Self {
             renew_at: renewal::due(now, &terms, rng),
-            mss_limit: terms.mss_limit(),
+            mss_limit: terms.mss_limit(None),
+            path: Path::new(now, &terms),
             terms,
             keys: vec![first],
             renewal: None,
@@ -201,7 +214,7 @@ impl Live {
     /// The peer is elsewhere.
     pub(crate) fn note_remote(&mut self, remote: Underlay) {
         self.terms.remote = remote;
-        self.mss_limit = self.terms.mss_limit();
+        self.mss_limit = self.terms.mss_limit(self.path.mtu());
     }
 
     /// A control packet of the peer authenticated.
@@ -229,7 +242,12 @@ impl Live {
         let range = self.terms.framing.unwrap(datagram, range)?;
         let plain = datagram.get(range.clone()).unwrap_or_default();
         match Payload::classify(plain) {
-            Payload::Ping | Payload::Other => Ok(Opened::Ping),
+            Payload::Ping | Payload::Other => Ok(Opened::Message),
+            Payload::PathMtu => {
+                let outside = datagram.len() + self.terms.remote.headers();
+                self.handle_path_message(now, plain, outside);
+                Ok(Opened::Message)
+            }
             Payload::Exit => Ok(Opened::Exit),
             Payload::Packet => {
                 let length = inner::length(plain).ok_or(DropReason::NotIp)?;
@@ -325,6 +343,7 @@ impl Live {
             return Some(EndReason::PingTimeout);
         }
         self.check_renewal(now, desk);
+        self.check_path(now);
         if !self.keys.iter().any(|key| key.usable_at.is_some() && key.is_alive(now)) {
             return Some(EndReason::KeyExhausted);
         }
@@ -334,7 +353,8 @@ impl Live {
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let dies_at = self.keys.iter().filter_map(|key| key.dies_at).min();
-        [self.ping_at(), self.dead_at(), self.renewal_timeout(), dies_at].into_iter().flatten().min()
+        let path = self.path.poll_timeout();
+        [self.ping_at(), self.dead_at(), self.renewal_timeout(), dies_at, path].into_iter().flatten().min()
     }
 
     fn ping_at(&self) -> Option<Instant> {

@@ -40,6 +40,8 @@ pub struct PeerInfo {
     lists_ciphers: bool,
     /// `IV_MTU`: largest MTU that may be pushed.
     pub mtu: Option<u16>,
+    /// `IV_PMTUD`: the peer takes part in [`crate::path_mtu`]. Ours alone.
+    pub path_mtu: bool,
     /// `IV_VER` and `IV_PLAT`, cleaned for the log.
     pub software: String,
 }
@@ -57,6 +59,7 @@ impl PeerInfo {
                 "IV_CIPHERS" => info.ciphers = Some(value.split(':').take(64).map(str::to_owned).collect()),
                 "IV_NCP" => ncp = value.parse::<u32>().is_ok_and(|level| level >= 2),
                 "IV_MTU" => info.mtu = value.parse().ok(),
+                "IV_PMTUD" => info.path_mtu = value == "1",
                 "IV_VER" => version = printable(value, 40),
                 "IV_PLAT" => platform = printable(value, 20),
                 _ => {}
@@ -116,9 +119,10 @@ pub(crate) fn client_info(config: &ClientConfig) -> String {
         protocol = 0;
     }
     let max_mtu = config.max_mtu;
+    let path_mtu = if config.path_mtu { "IV_PMTUD=1\n" } else { "" };
     let names: Vec<&str> = config.ciphers.iter().map(|cipher| cipher.as_str()).collect();
     format!(
-        "IV_VER=cloudathome-{}\nIV_PLAT=linux\nIV_TCPNL=1\nIV_MTU={max_mtu}\nIV_NCP=2\nIV_CIPHERS={}\nIV_PROTO={protocol}\n",
+        "IV_VER=cloudathome-{}\nIV_PLAT=linux\nIV_TCPNL=1\nIV_MTU={max_mtu}\nIV_NCP=2\nIV_CIPHERS={}\nIV_PROTO={protocol}\n{path_mtu}",
         env!("CARGO_PKG_VERSION"),
         names.join(":"),
     )
@@ -228,6 +232,7 @@ mod tests {
             ciphers: Cipher::ALL.to_vec(),
             tun_mtu: 1500,
             max_mtu: 1600,
+            path_mtu: true,
             key_derivation: KeyDerivation::Ekm,
             keepalive: Keepalive { ping: Duration::ZERO, ping_restart: Duration::ZERO },
             first_answer: Duration::ZERO,

@@ -19,6 +19,8 @@ pub use set::{PushSet, PushSetError};
 /// Longest message; stock peers read commands into buffers of 1024 bytes.
 const MAX_MESSAGE: usize = 940;
 const REPLY: &str = "PUSH_REPLY";
+/// Ours alone, and pushed only to who announces it: the server answers probes of the path.
+pub(crate) const PATH_MTU: &str = "path-mtu-discovery";
 
 /// An IPv4 network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

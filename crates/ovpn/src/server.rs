@@ -39,6 +39,7 @@ mod first;
 mod float;
 mod login;
 mod notice;
+mod path;
 mod pool;
 
 use first::Wrapping;
@@ -70,6 +71,8 @@ pub struct ServerConfig {
     pub key_derivation: KeyDerivation,
     /// MTU of the device, pushed to clients that can take it, bytes.
     pub tun_mtu: u16,
+    /// Whether clients that announce it may discover the MTU of the path.
+    pub path_mtu: bool,
     /// Pushed as it is; the server itself waits twice as long before it gives up on a client.
     pub keepalive: Keepalive,
     /// When keys are renewed.
@@ -185,6 +188,8 @@ pub struct Server {
     float_rate: (Instant, u32),
     /// Sessions that may have something to transmit.
     dirty: BTreeSet<SessionKey>,
+    /// Sessions that may have an answer to a probe of the path.
+    probed: BTreeSet<SessionKey>,
     next_timeout: Option<Instant>,
     /// Nobody new is answered any more.
     closing: bool,
@@ -219,6 +224,7 @@ impl Server {
             rate: (now, 0),
             float_rate: (now, 0),
             dirty: BTreeSet::new(),
+            probed: BTreeSet::new(),
             next_timeout: None,
             closing: false,
             tls: VecDeque::new(),
@@ -431,6 +437,7 @@ impl Server {
 
     fn remove(&mut self, key: SessionKey) {
         self.dirty.remove(&key);
+        self.probed.remove(&key);
         let Some(session) = self.sessions.remove(&key) else { return };
         let source = session.channel.remote().map(|sender| (session.remote, sender));
         if let Some(source) = source.filter(|source| self.by_source.get(source) == Some(&key)) {

@@ -53,6 +53,11 @@ impl Underlay {
         Self { transport: Transport::Tcp, address }
     }
 
+    /// Bytes of the headers of IP, without options, and of UDP.
+    pub(crate) fn headers(&self) -> usize {
+        (if self.canonical_address().is_ipv4() { 20 } else { 40 }) + 8
+    }
+
     /// The address as people know it: IPv4 is never shown mapped into IPv6.
     #[must_use]
     pub fn canonical_address(&self) -> SocketAddr {

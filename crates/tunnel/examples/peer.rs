@@ -5,7 +5,7 @@
 //! `peer mode=dial remote=192.0.2.1:1194[/tcp][,MORE] [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
 //! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
-//! `ciphers=A:B`, `tls_min=1.3`, `tls_max=1.2`, `mtu=1420`, `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
+//! `ciphers=A:B`, `tls_min=1.3`, `tls_max=1.2`, `mtu=1420` (else it follows the path), `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
 //! `address6=fd00:8::1/64 pool6=A-B push=OPTION;OPTION static_push=OPTION;OPTION client_to_client=on` for a listener (with
 //! an empty `address=` it is IPv6 only), `pull_filter=ACTION:PREFIX;... route_nopull=on` for a dialer, `peer_ids=off`,
 //! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
@@ -57,8 +57,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let stop = CancellationToken::new();
+    let usual = config.tun_mtu;
     let mut handle = tunnel::start(config, device, stop.clone())?;
     let mut orders = auth::orders(&settings)?;
+    let (mut usual, mut current) = (usual, usual);
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     loop {
         tokio::select! {
@@ -66,10 +68,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 println!("{event:?}");
                 if let Event::Configured(configured) = &event {
                     apply(&tun, configured)?;
+                    (usual, current) = (configured.mtu, configured.mtu);
                 }
                 if matches!(event, Event::Configured(_) | Event::Listening { .. }) {
                     let path = handle.snapshot.borrow().data_path.device;
                     queue(&tun, path, settings.get("link"))?;
+                }
+            }
+            Ok(()) = handle.snapshot.changed() => {
+                let mtu = handle.snapshot.borrow_and_update().mtu.unwrap_or(usual);
+                if mtu != current {
+                    current = mtu;
+                    println!("MTU {mtu}");
+                    up(&tun, mtu)?;
                 }
             }
             Some(request) = handle.logins.recv() => auth::decide(&settings, request, handle.commands.clone()),
@@ -158,6 +169,7 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
     }
     if let Some(mtu) = settings.get("mtu") {
         config.tun_mtu = mtu.parse()?;
+        config.path_mtu = false;
     }
     if let Some((ping, restart)) = settings.get("ping").and_then(|ping| ping.split_once('/')) {
         let seconds = |text: &str| text.parse().map(Duration::from_secs);

@@ -57,6 +57,11 @@ pub struct TunnelConfig {
     /// MTU of the device in bytes, 576..=[`MAX_MTU`]. A listener pushes it to peers that can take it; a dialer uses it
     /// when nothing is pushed. 1420 and less fits into one unfragmented datagram on most links.
     pub tun_mtu: u16,
+    /// Dialer: the largest MTU that may be pushed, bytes, up to [`MAX_MTU`].
+    pub max_mtu: u16,
+    /// Whether the MTU of the path is discovered over UDP, with peers that do that too, so that [`crate::Snapshot::mtu`] and
+    /// what [`MssFix::Datagram`] says follow it, up to [`MAX_MTU`]. Without it `tun_mtu` is what counts.
+    pub path_mtu: bool,
     /// Dialer: whether `tun_mtu`, what may be pushed instead and [`MssFix::Datagram`] are lowered to what the host's route to
     /// the server carries without fragments, at each session anew.
     pub fit_route: bool,
@@ -97,7 +102,7 @@ pub const MAX_MTU: u16 = 9000;
 
 impl TunnelConfig {
     /// Defaults for everything but who and where: TLS 1.2 or later, certificates checked for their role, every cipher,
-    /// MTU 1420, a ping after 5 s of silence, dead after 20 s, and new keys every hour.
+    /// MTU 1420 until the path is known, a ping after 5 s of silence, dead after 20 s, and new keys every hour.
     #[must_use]
     pub fn new(mode: Mode, tls: TlsMaterial, protection: impl Into<ControlProtection>) -> Self {
         Self {
@@ -113,6 +118,8 @@ impl TunnelConfig {
             data_ciphers: Cipher::ALL.to_vec(),
             key_derivation: KeyDerivation::Ekm,
             tun_mtu: 1420,
+            max_mtu: MAX_MTU,
+            path_mtu: true,
             fit_route: false,
             keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
             renewal: RenewalLimits::default(),

@@ -15,6 +15,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::path::{DatagramPath, IoCount};
+use crate::sys::{Fragments, set_fragments};
 
 /// Most datagrams that are sent at once: `UDP_MAX_SEGMENTS` of the older kernels.
 const MAX_SEGMENTS: usize = 64;
@@ -40,6 +41,8 @@ pub(crate) struct Datagrams {
     gathers: bool,
     /// What the kernel does not cut.
     refusals: Vec<Refusal>,
+    /// Where datagrams went that are too long for the route, since that was last asked.
+    too_long: Option<SocketAddr>,
     sent: IoCount,
     received: IoCount,
 }
@@ -83,6 +86,7 @@ impl Datagrams {
             control: nix::cmsg_space!(i32),
             gathers,
             refusals,
+            too_long: None,
             sent: IoCount::default(),
             received: IoCount::default(),
         }
@@ -171,6 +175,7 @@ impl Datagrams {
         let unable = error.raw_os_error() == Some(Errno::EIO as i32);
         let to = (!unable).then_some(group.to.address);
         self.refusals.push(Refusal { to, segment: if unable { 0 } else { group.segment }, again });
+        self.too_long = to.or(self.too_long);
     }
 
     fn note_sent(&mut self, packets: usize) -> usize {
@@ -183,6 +188,29 @@ impl Datagrams {
         self.socket.try_send_to(datagram, to).map(drop)
     }
 
+    /// Sends one datagram in one piece, whatever is known of the path.
+    ///
+    /// # Errors
+    /// Also when our own link takes no such long one ([`is_too_long`]).
+    pub(crate) fn try_send_whole(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        // What is mapped into IPv6 goes out as IPv4.
+        let ipv6 = to.ip().to_canonical().is_ipv6();
+        set_fragments(&self.socket, ipv6, Fragments::Forbidden)?;
+        let sent = self.try_send_to(datagram, to);
+        set_fragments(&self.socket, ipv6, Fragments::Allowed)?;
+        sent
+    }
+
+    /// Where datagrams went since the last call that turned out to be too long for the route.
+    pub(crate) fn take_too_long(&mut self) -> Option<SocketAddr> {
+        self.too_long.take()
+    }
+
+    /// Forgets what was too long for the route: the lengths of datagrams are others from now on.
+    pub(crate) fn forget_refusals(&mut self) {
+        self.refusals.retain(|refusal| refusal.to.is_none());
+    }
+
     fn try_send_many(&self, group: &Group<'_>) -> io::Result<()> {
         let segment = u16::try_from(group.segment).map_err(|_| io::ErrorKind::InvalidInput)?;
         let to = SockaddrStorage::from(group.to.address);
@@ -193,6 +221,11 @@ impl Datagrams {
             Ok(())
         })
     }
+}
+
+/// Whether our own link refuses a datagram because of its length.
+pub(crate) fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EMSGSIZE as i32)
 }
 
 /// Whether the kernel will not cut datagrams of this length on their way there, though it may take them one by one.

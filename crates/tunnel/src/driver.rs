@@ -264,14 +264,17 @@ impl Driver {
                 _ = publish.tick() => {
                     socket.sweep(Instant::now(), |at| endpoint.needs(at)).map_err(Error::Receive)?;
                     self.look_at_path(endpoint, socket);
-                    self.publish(endpoint);
+                    self.publish(endpoint, socket);
                 }
             }
         }
     }
 
     /// Notes how packets pass now, and says so when it is news.
-    fn look_at_path<E: Endpoint>(&mut self, endpoint: &E, socket: &Sockets) {
+    fn look_at_path<E: Endpoint>(&mut self, endpoint: &mut E, socket: &mut Sockets) {
+        if let Some(to) = socket.take_too_long() {
+            endpoint.doubt_path(Instant::now(), to);
+        }
         let remote = || endpoint.peers().first().map(|peer| peer.connected.remote);
         let (udp_send, udp_receive) = socket.paths(remote);
         let path = DataPath { device: self.pump.device_path(), udp_send, udp_receive };
@@ -342,7 +345,7 @@ impl Driver {
         // Whoever reads an event finds its effect in the snapshot.
         let mut news = endpoint.poll_event();
         if news.is_some() {
-            self.publish(endpoint);
+            self.publish(endpoint, socket);
         }
         while let Some(event) = news {
             if let Some(event) = Event::from_endpoint(event) {
@@ -352,8 +355,11 @@ impl Driver {
         }
     }
 
-    fn publish<E: Endpoint>(&mut self, endpoint: &E) {
+    fn publish<E: Endpoint>(&mut self, endpoint: &E, socket: &mut Sockets) {
         let snapshot = self.picture(&endpoint.counters(), endpoint.peers());
+        if snapshot.mtu != self.snapshot.borrow().mtu {
+            socket.forget_refusals();
+        }
         self.snapshot.send_if_modified(|old| {
             let differs = *old != snapshot;
             *old = snapshot;

@@ -38,8 +38,8 @@ pub use driver::Error;
 pub use path::{DataPath, DatagramPath, DevicePath, IoCount, IoCounters, Offload, UnknownOffload};
 pub use report::{
     Command, Configured, Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, DropReason, Drops, EndReason, Event,
-    Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, Notice, PeerConnected, PeerId, PeerSnapshot, PushedIpv6Route,
-    PushedRoute, Redirect, RouteGateway, Snapshot, TlsKey, Traffic, Transport, Underlay,
+    Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, Notice, PathMtu, PeerConnected, PeerId, PeerSnapshot,
+    PushedIpv6Route, PushedRoute, Redirect, RouteGateway, Snapshot, TlsKey, Traffic, Transport, Underlay,
 };
 pub use tls::{TlsError, check_crl};
 

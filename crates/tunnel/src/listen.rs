@@ -23,6 +23,7 @@ pub(crate) fn settings(config: &TunnelConfig, listen: Listen) -> Result<ServerCo
         ciphers: config.data_ciphers.clone(),
         key_derivation: config.key_derivation,
         tun_mtu: config.tun_mtu,
+        path_mtu: config.path_mtu,
         keepalive: config.keepalive,
         renewal: config.renewal,
         dynamic_tls_crypt: config.dynamic_tls_crypt,

@@ -1,9 +1,10 @@
-//! What fits into the tunnel without fragments outside, as far as the host's own routes tell: the MTU of a link, what a
-//! route says (`ip route ... mtu`) and what the kernel has learned of a path from others.
+//! What fits into the tunnel without fragments outside: as far as the host's own routes tell (the MTU of a link, what a
+//! route says by `ip route ... mtu`, what the kernel has learned of a path from others), and as probes of the paths tell.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use nix::sys::socket::{getsockopt, sockopt};
+use ovpn::endpoint::PeerStatus;
 
 use crate::config::MssFix;
 
@@ -15,6 +16,11 @@ const LEAST: u16 = 1280;
 /// Nobody's (RFC 1112, 4; RFC 9637), so that a default route leads there.
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 1))];
+
+/// The MTU of the device by the paths to the peers, as far as they are known.
+pub(crate) fn of_paths(peers: &[PeerStatus]) -> Option<u16> {
+    peers.iter().filter_map(|peer| peer.path_mtu).map(|path| path.inside.max(LEAST)).min()
+}
 
 /// Lowers `mtu`, of the device, and what TCP connections are made to fit into to what the route to `peer` carries.
 pub(crate) fn fit(peer: IpAddr, mtu: &mut u16, mss_fix: &mut MssFix) {

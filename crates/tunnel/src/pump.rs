@@ -145,6 +145,12 @@ impl Pump {
                 endpoint.count_drops(DropReason::Blocked, 1);
             }
         }
+        while let Some(to) = endpoint.poll_probe(now, &mut self.message) {
+            // Fewer packets wait than such a peer's replay window has, so that it may overtake them.
+            if !socket.send_whole(&self.message, to) {
+                endpoint.handle_too_long(now, to);
+            }
+        }
     }
 
     /// Sockets to device, one batch of each kind. Returns how many packets were there.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use ovpn::drops::{DropReason, Drops};
 pub use ovpn::endpoint::{Configured, EndReason, Identity, PeerConnected, PeerId, TlsKey, Traffic};
 pub use ovpn::keys::KeyDerivation;
+pub use ovpn::path_mtu::PathMtu;
 pub use ovpn::push::{
     Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, Ifconfig, Ipv6Ifconfig, PushedIpv6Route, PushedRoute, Redirect,
     RouteGateway,
@@ -90,6 +91,11 @@ impl Event {
                 tracing::warn!(peer, %reason, "the tunnel's keys were not renewed; it goes on with the old ones and tries again");
                 return None;
             }
+            Inner::PathMtu { peer, path_mtu } => {
+                let PathMtu { outside, inside } = path_mtu;
+                tracing::info!(peer, outside, inside, "the path to the peer carries packets of so many bytes");
+                return None;
+            }
             Inner::LoginPending { timeout } => Self::LoginPending { timeout },
             Inner::Info(text) => Self::Info(text),
             Inner::Configured(configured) => Self::Configured(configured),
@@ -131,6 +137,10 @@ pub enum Command {
 pub struct Snapshot {
     /// Connected peers.
     pub peers: Vec<PeerSnapshot>,
+    /// What the MTU of the device should be by the paths to the peers, bytes: the least that any of them carries, though
+    /// not below 1280. `None` as long as no path is known: then it is [`crate::TunnelConfig::tun_mtu`] or, on a dialer,
+    /// [`Configured::mtu`].
+    pub mtu: Option<u16>,
     /// Inner packets and bytes of all peers since the start, including those that are gone.
     pub traffic: Traffic,
     /// Sessions that came up.
@@ -162,6 +172,8 @@ pub struct PeerSnapshot {
     pub last_heard: SystemTime,
     /// What was carried for it.
     pub traffic: Traffic,
+    /// What the path to it carries in one piece, where that was discovered: over UDP, to a peer that takes part.
+    pub path_mtu: Option<PathMtu>,
 }
 
 impl Snapshot {
@@ -170,6 +182,7 @@ impl Snapshot {
         let mut sum = base.clone();
         add(&mut sum, counters);
         Self {
+            mtu: crate::mtu::of_paths(&peers),
             peers: peers.into_iter().map(PeerSnapshot::new).collect(),
             traffic: sum.traffic,
             handshakes_completed: sum.handshakes_completed,
@@ -199,6 +212,7 @@ impl PeerSnapshot {
             last_heard: date(status.last_heard),
             peer: status.connected,
             traffic: status.traffic,
+            path_mtu: status.path_mtu,
         }
     }
 }

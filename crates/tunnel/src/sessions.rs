@@ -350,7 +350,7 @@ impl Endpoint for Sessions {
             return Err(DropReason::UnknownPeer);
         };
         let result = session.client.handle_datagram(now, from, datagram);
-        if session.client.has_ended() || self.silent {
+        if session.client.has_ended() || self.silent || result == Ok(Received::Consumed) {
             self.advance(now);
         }
         result
@@ -406,6 +406,23 @@ impl Endpoint for Sessions {
 
     fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay> {
         self.sessions.iter_mut().find_map(|session| session.client.poll_transmit(now, out))
+    }
+
+    fn poll_probe(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay> {
+        self.sessions.iter_mut().find_map(|session| session.client.poll_probe(now, out))
+    }
+
+    fn handle_too_long(&mut self, now: Instant, to: Underlay) {
+        for session in &mut self.sessions {
+            session.client.handle_too_long(now, to);
+        }
+        self.advance(now);
+    }
+
+    fn doubt_path(&mut self, now: Instant, to: Underlay) {
+        for session in &mut self.sessions {
+            session.client.doubt_path(now, to);
+        }
     }
 
     fn poll_event(&mut self) -> Option<Event> {

@@ -7,6 +7,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
+use crate::sys::{Fragments, set_fragments};
+
 /// Room for bursts, bytes. A full buffer is a lost packet.
 const BUFFER: usize = 4 * 1024 * 1024;
 
@@ -25,7 +27,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
         // The unspecified address serves both families, whatever the system's default is.
         socket.set_only_v6(false)?;
     }
-    crate::sys::allow_fragments(&socket)?;
+    set_fragments(&socket, false, Fragments::Allowed)?;
     socket.bind(&address.into())?;
     UdpSocket::from_std(socket.into())
 }

@@ -8,7 +8,7 @@ use ovpn::batch::Batch;
 use ovpn::underlay::{Transport, Underlay};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::datagrams::Datagrams;
+use crate::datagrams::{self, Datagrams};
 use crate::path::{DatagramPath, IoCount, Offload};
 use crate::streams::{Queued, Streams};
 
@@ -139,6 +139,27 @@ impl Sockets {
                 let queued = self.streams.as_mut().map(|streams| streams.send(to.address, packet));
                 queued == Some(Queued::Yes)
             }
+        }
+    }
+
+    /// Sends a datagram in one piece. False when it is too long for our own link; it may be lost else.
+    pub(crate) fn send_whole(&mut self, packet: &[u8], to: Underlay) -> bool {
+        let sent = match to.transport {
+            Transport::Udp => self.udp_to(to).map(|udp| udp.try_send_whole(packet, to.address)),
+            Transport::Tcp => None,
+        };
+        !matches!(sent, Some(Err(error)) if datagrams::is_too_long(&error))
+    }
+
+    /// Where datagrams went since the last call that turned out to be too long for the route.
+    pub(crate) fn take_too_long(&mut self) -> Option<Underlay> {
+        self.udp().into_iter().flatten().find_map(Datagrams::take_too_long).map(Underlay::udp)
+    }
+
+    /// Lets the kernel cut again what it refused because of its length.
+    pub(crate) fn forget_refusals(&mut self) {
+        for udp in self.udp().into_iter().flatten() {
+            udp.forget_refusals();
         }
     }
 

@@ -135,16 +135,29 @@ pub(crate) fn ipv6_mtu(socket: &impl AsRawFd) -> io::Result<libc::c_int> {
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lets the outer IPv4 datagrams of a socket of either family be fragmented on their way, as stock peers do: a path with a smaller MTU then costs
-/// fragments, not silence.
-pub(crate) fn allow_fragments(socket: &impl AsRawFd) -> io::Result<()> {
-    let value: libc::c_int = libc::IP_PMTUDISC_DONT;
+/// Whether datagrams may be cut on their way.
+#[derive(Clone, Copy)]
+pub(crate) enum Fragments {
+    /// As stock peers do: a path with a smaller MTU then costs fragments, not silence. Those of IPv6 are cut by us only.
+    Allowed,
+    /// What is longer than our own link takes is refused with `EMSGSIZE`, whatever the kernel knows of the path.
+    Forbidden,
+}
+
+/// Sets that for the datagrams of a socket of either family that go out over IPv6 (`ipv6`), or over IPv4.
+pub(crate) fn set_fragments(socket: &impl AsRawFd, ipv6: bool, fragments: Fragments) -> io::Result<()> {
+    let (level, option, value) = match (ipv6, fragments) {
+        (false, Fragments::Allowed) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+        (false, Fragments::Forbidden) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
+        (true, Fragments::Allowed) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT),
+        (true, Fragments::Forbidden) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
+    };
     // SAFETY: the pointer and length describe a live c_int, which is what this option takes.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
+            level,
+            option,
             std::ptr::from_ref(&value).cast(),
             size_of_val(&value) as libc::socklen_t,
         )

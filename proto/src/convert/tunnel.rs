@@ -88,6 +88,7 @@ impl From<TunnelPeer> for v1::TunnelPeer {
             received_bytes: peer.received_bytes,
             sent_packets: peer.sent_packets,
             sent_bytes: peer.sent_bytes,
+            path_mtu: peer.path_mtu,
         }
     }
 }
@@ -111,6 +112,7 @@ impl TryFrom<v1::TunnelPeer> for TunnelPeer {
             received_bytes: wire.received_bytes,
             sent_packets: wire.sent_packets,
             sent_bytes: wire.sent_bytes,
+            path_mtu: wire.path_mtu,
         })
     }
 }
@@ -140,6 +142,7 @@ mod tests {
                 cipher: "AES-256-GCM".into(),
                 tls: "TLSv1.3".into(),
                 software: "2.6.14".into(),
+                path_mtu: Some(1492),
                 since: 1,
                 last_heard: 2,
                 received_packets: 3,

@@ -99,8 +99,12 @@ fn good_configurations_are_good() {
     for (program, config) in [("edge-agent", fixture.edge()), ("home-agent", fixture.home())] {
         let file = fixture.path("good.toml");
         fs::write(&file, config).unwrap();
-        let outcome = fixture.run(program, &file, &["--check"]);
-        assert_eq!(outcome.code, Some(0), "{}", outcome.text);
+        for more in
+            [&["--check"][..], &["--check", "--set", "tunnel.mtu=1400"], &["--check", "--set", "tunnel.mtu=auto"]]
+        {
+            let outcome = fixture.run(program, &file, more);
+            assert_eq!(outcome.code, Some(0), "{}", outcome.text);
+        }
     }
 }
 
@@ -150,6 +154,9 @@ fn impossible_values_are_named() {
         &["tunnel.data_ciphers", "AES-256-GCM", "CHACHA20-POLY1305"],
     );
     edge("peer = ", "tls_version_min = \"1.1\"\npeer = ", &["tunnel.tls_version_min", "1.2", "1.3"]);
+    edge("peer = ", "mtu = 1200\npeer = ", &["tunnel.mtu", "\"auto\"", "1280", "9000"]);
+    edge("peer = ", "mtu = \"automatic\"\npeer = ", &["tunnel.mtu", "automatic", "\"auto\""]);
+    edge("peer = ", "mtu = [1400]\npeer = ", &["tunnel.mtu", "\"auto\" or a number of bytes"]);
     edge("peer = ", "crl = \"crl.pem\"\npeer = ", &["tunnel.crl", "absolute"]);
     edge("peer = ", "crl = \"/nonexistent/crl.pem\"\npeer = ", &["tunnel.crl", "/nonexistent/crl.pem", "No such file"]);
     edge("peer = ", "crl = \"/etc/passwd\"\npeer = ", &["tunnel.crl", "no PEM list"]);

@@ -119,6 +119,29 @@ impl Endpoint for Client {
         Some(self.remote)
     }
 
+    fn poll_probe(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay> {
+        let Phase::Connected { live, .. } = &mut self.phase else { return None };
+        *out = live.poll_probe(now)?;
+        Some(self.remote)
+    }
+
+    fn handle_too_long(&mut self, now: Instant, to: Underlay) {
+        if let Phase::Connected { live, .. } = &mut self.phase
+            && to == self.remote
+        {
+            live.handle_too_long(now);
+            self.note_path();
+        }
+    }
+
+    fn doubt_path(&mut self, now: Instant, to: Underlay) {
+        if let Phase::Connected { live, .. } = &mut self.phase
+            && to == self.remote
+        {
+            live.doubt_path(now);
+        }
+    }
+
     fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -173,6 +196,7 @@ impl Endpoint for Client {
                 since: live.since(),
                 last_heard: live.last_heard(),
                 traffic: live.traffic(),
+                path_mtu: live.path_mtu(),
             }],
             _ => Vec::new(),
         }

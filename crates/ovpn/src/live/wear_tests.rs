@@ -32,6 +32,7 @@ fn live(now: Instant, role: Role, cipher: Cipher) -> Live {
         credentials: None,
         peer_info: String::new(),
         limits: RenewalLimits::default(),
+        path_mtu: false,
     };
     let keepalive = Keepalive { ping: Duration::ZERO, ping_restart: Duration::ZERO };
     Live::new(now, terms, &KeyBlock::from_exporter([7; 256]), keepalive, &mut StdRng::seed_from_u64(1)).unwrap()

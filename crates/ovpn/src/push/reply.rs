@@ -71,6 +71,8 @@ pub struct PushReply {
     pub cc_exit: bool,
     /// MTU of the device, bytes, at least 100.
     pub tun_mtu: Option<u32>,
+    /// The server answers probes of the path ([`crate::path_mtu`]).
+    pub path_mtu: bool,
     /// What TCP connections through the tunnel are to fit into.
     pub mss_fix: Option<MssFix>,
     /// Around every payload.
@@ -211,6 +213,7 @@ impl PushReply {
             }
             ["key-derivation", "tls-ekm"] => self.tls_ekm = true,
             ["tun-mtu", mtu] => self.tun_mtu = Some(mtu.parse().ok().filter(|&mtu| mtu >= MIN_MTU)?),
+            [super::PATH_MTU] => self.path_mtu = true,
             ["auth-token", token @ ..] => {
                 self.auth_token = token.first().filter(|token| token.len() <= MAX_TOKEN).map(|&token| token.into());
             }

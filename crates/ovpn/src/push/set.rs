@@ -10,7 +10,7 @@ const MAX_OPTION: usize = 256;
 /// All options of a set together, bytes.
 const MAX_SET: usize = 16 * 1024;
 /// Options that the listener says itself, by what a peer can and what was agreed with it.
-const OWN: [&str; 16] = [
+const OWN: [&str; 17] = [
     "auth-token",
     "auth-token-user",
     "cipher",
@@ -19,6 +19,7 @@ const OWN: [&str; 16] = [
     "ifconfig",
     "ifconfig-ipv6",
     "key-derivation",
+    super::PATH_MTU,
     "peer-id",
     "ping",
     "ping-restart",

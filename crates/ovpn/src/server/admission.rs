@@ -106,6 +106,7 @@ impl Server {
             credentials: None,
             peer_info: String::new(),
             limits: self.config.renewal,
+            path_mtu: self.config.path_mtu && info.path_mtu,
         };
         let keepalive = Keepalive { ping_restart: self.config.keepalive.ping_restart * 2, ..self.config.keepalive };
         let connected = PeerConnected {
@@ -321,6 +322,9 @@ impl Server {
         }
         if info.mtu.is_some_and(|largest| largest >= self.config.tun_mtu) {
             options.push(format!("tun-mtu {}", self.config.tun_mtu));
+        }
+        if self.config.path_mtu && info.path_mtu {
+            options.push(push::PATH_MTU.to_owned());
         }
         let knows_dns = info.has(negotiation::PROTO_DNS);
         options.extend(self.config.push.render(knows_dns));

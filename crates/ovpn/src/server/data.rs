@@ -45,7 +45,10 @@ impl Server {
             self.take_over(key);
         }
         let range = match opened {
-            Opened::Ping => return Ok(Received::Consumed),
+            Opened::Message => {
+                self.note_path(key);
+                return Ok(Received::Consumed);
+            }
             Opened::Exit => {
                 self.end(now, key, EndReason::PeerExit);
                 return Ok(Received::Consumed);

@@ -196,6 +196,18 @@ impl Endpoint for Server {
         None
     }
 
+    fn poll_probe(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Underlay> {
+        self.poll_path_message(now, out)
+    }
+
+    fn handle_too_long(&mut self, _now: Instant, _to: Underlay) {
+        // Without an answer the peer takes it that way.
+    }
+
+    fn doubt_path(&mut self, _now: Instant, to: Underlay) {
+        self.want_search(to);
+    }
+
     fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -242,6 +254,7 @@ impl Endpoint for Server {
                     since: live.since(),
                     last_heard: live.last_heard(),
                     traffic: live.traffic(),
+                    path_mtu: live.path_mtu(),
                 });
             }
         }

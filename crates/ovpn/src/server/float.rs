@@ -65,6 +65,8 @@ impl Server {
         let from = std::mem::replace(remote, to);
         peer.connected.remote = to;
         live.note_remote(to);
+        live.want_search();
+        self.probed.insert(key);
         if let Some(sender) = channel.remote() {
             self.by_source.remove(&(from, sender));
             self.by_source.insert((to, sender), key);

@@ -7,6 +7,7 @@ mod data;
 mod float;
 mod histories;
 mod network;
+mod path_mtu;
 mod probes;
 mod protection;
 mod push;

@@ -30,6 +30,7 @@ pub(crate) fn client_config() -> ClientConfig {
         ciphers: Cipher::ALL.to_vec(),
         tun_mtu: 1500,
         max_mtu: 1600,
+        path_mtu: false,
         key_derivation: KeyDerivation::Ekm,
         keepalive: Keepalive { ping: Duration::ZERO, ping_restart: Duration::from_secs(120) },
         first_answer: Duration::from_secs(10),
@@ -51,6 +52,7 @@ pub(crate) fn server_config() -> ServerConfig {
         ciphers: Cipher::ALL.to_vec(),
         key_derivation: KeyDerivation::Ekm,
         tun_mtu: 1420,
+        path_mtu: false,
         keepalive: Keepalive { ping: Duration::from_secs(5), ping_restart: Duration::from_secs(20) },
         renewal: no_renewal(),
         dynamic_tls_crypt: true,
@@ -233,6 +235,8 @@ pub(crate) struct Network {
     now: Instant,
     rng: StdRng,
     pub(crate) fault: Fault,
+    /// Longest IP packets, bytes, that the hosts' links take and that get through, of those that must not be fragmented.
+    pub(crate) mtu: (usize, usize),
     pub(crate) server: Server,
     server_address: Underlay,
     server_pipes: HashMap<TlsKey, Pipe>,
@@ -264,6 +268,7 @@ impl Network {
             server: Server::new(config, now, 1_700_000_000, server_rng),
             rng,
             fault: Fault::default(),
+            mtu: (1500, 1500),
             server_address: Underlay::udp("192.0.2.1:1194".parse().unwrap()),
             server_pipes: HashMap::new(),
             clients: Vec::new(),
@@ -489,6 +494,14 @@ impl Network {
             let from = Underlay { transport: to.transport, ..self.server_address };
             sent.push((to, from, out.clone()));
         }
+        let mut whole = Vec::new();
+        while let Some(to) = self.server.poll_probe(now, &mut out) {
+            if out.len() + 28 <= self.mtu.0 {
+                whole.push((to, self.server_address, out.clone()));
+            } else {
+                self.server.handle_too_long(now, to);
+            }
+        }
         self.server_events.extend(std::iter::from_fn(|| self.server.poll_event()));
         for (at, host) in self.clients.iter_mut().enumerate() {
             let Some(host) = host else { continue };
@@ -502,7 +515,19 @@ impl Network {
             while let Some(to) = host.client.poll_transmit(now, &mut out) {
                 sent.push((to, host.address, out.clone()));
             }
+            while let Some(to) = host.client.poll_probe(now, &mut out) {
+                if out.len() + 28 <= self.mtu.0 {
+                    whole.push((to, host.address, out.clone()));
+                } else {
+                    host.client.handle_too_long(now, to);
+                }
+            }
             self.events[at].extend(std::iter::from_fn(|| host.client.poll_event()));
+        }
+        for (to, from, datagram) in whole {
+            if datagram.len() + 28 <= self.mtu.1 {
+                self.send(to, from, datagram);
+            }
         }
         for (to, from, datagram) in sent {
             let limit = 1250 - 48;

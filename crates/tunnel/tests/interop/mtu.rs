@@ -31,7 +31,7 @@ fn connect(lab: &mut Lab, server: &[&str], client: &[&str]) {
 }
 
 /// Datagrams that a host has cut.
-fn fragmented(lab: &Lab, side: Side) -> u64 {
+pub(crate) fn fragmented(lab: &Lab, side: Side) -> u64 {
     let output = lab.command(side, "cat").arg("/proc/net/snmp").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: ")).map(|line| line.split(' '));
@@ -54,7 +54,7 @@ fn both_ends_fit_into_a_narrow_link() {
         return;
     }
     let mut lab = narrow();
-    connect(&mut lab, &["fit=on"], &["fit=on"]);
+    connect(&mut lab, &["mtu=1420", "fit=on"], &["fit=on"]);
     for side in [Side::Server, Side::Client] {
         let link = ip(&lab, side, "link show tun0");
         assert!(link.contains(&format!("mtu {}", NARROW.1)), "{link}");
@@ -71,7 +71,7 @@ fn a_dialer_fits_alone() {
         return;
     }
     let mut lab = narrow();
-    connect(&mut lab, &[], &["fit=on"]);
+    connect(&mut lab, &["mtu=1420"], &["fit=on"]);
     assert!(ip(&lab, Side::Server, "link show tun0").contains("mtu 1420"));
     assert!(ip(&lab, Side::Client, "link show tun0").contains(&format!("mtu {}", NARROW.1)));
     transfer_in_one_piece(&lab);
@@ -83,7 +83,7 @@ fn without_fitting_a_narrow_link_costs_fragments() {
         return;
     }
     let mut lab = narrow();
-    connect(&mut lab, &[], &[]);
+    connect(&mut lab, &["mtu=1420"], &[]);
     lab.ping(Side::Client, "10.8.0.1", 56);
     lab.transfer(Side::Client, "10.8.0.1");
     assert!(fragmented(&lab, Side::Client) > 0);

@@ -233,8 +233,8 @@ fn a_narrow_wire() {
     for server in [format!("{SERVER}:1194"), format!("[{SERVER6}]:1194")] {
         let lab = Lab::new();
         lab.set_wire_mtu(1400);
-        let words = [&format!("remote={server}"), "offload=auto"];
-        let mut lab = join_ours(lab, &["bind=[::]:1194", "offload=auto"], &words);
+        let words = [&format!("remote={server}"), "offload=auto", "mtu=1420"];
+        let mut lab = join_ours(lab, &["bind=[::]:1194", "offload=auto", "mtu=1420"], &words);
         transfer(&lab, CLIENT_INSIDE);
         lab.wait_for("ours", "no longer by virtio-uso, UDP segmented");
         ends_on(&mut lab, "client", "virtio-uso, UDP single out and segmented in");
