@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::process::{Command, Output};
 
-use hostnet::session::{Address, Dns, DnsServer, Places, Redirect, Session, Settings};
+use hostnet::session::{Address, Dns, DnsServer, Done, Places, Redirect, Session, Settings};
 
 const SERVER: &str = "198.51.100.1";
 const RESOLV_CONF: &str = "nameserver 192.0.2.53\n";
@@ -23,6 +23,28 @@ fn a_route_of_the_host_to_the_server_stays() {
         session.undo().await;
         ip("link delete tun7");
         assert_eq!(ip("route"), before);
+    });
+}
+
+#[test]
+fn the_link_alone_can_change() {
+    in_namespace(async |places| {
+        let (mut session, _) = Session::open(places, "tun7").await.unwrap();
+        assert_eq!(session.set_link(1400, 200).await.unwrap(), Done::default(), "nothing is applied");
+        session.apply(&redirected("tun7")).await.unwrap();
+        // The kernel notices a moment later that nobody has the device open.
+        let routes = || ip("route").replace(" linkdown", "");
+        let before = routes();
+        let done = session.set_link(1400, 200).await.unwrap();
+        assert_eq!(done.changes, ["device up, mtu 1400, queue length 200"]);
+        let link = ip("-o link show tun7");
+        assert!(link.contains("mtu 1400") && link.contains("qlen 200"), "{link}");
+        assert_eq!(routes(), before);
+        assert_eq!(session.set_link(1400, 200).await.unwrap(), Done::default(), "it is so already");
+        // The same settings with the other link are what is applied now.
+        let wanted = Settings { mtu: 1400, tx_queue_len: 200, ..redirected("tun7") };
+        assert_eq!(session.apply(&wanted).await.unwrap(), Done::default());
+        session.undo().await;
     });
 }
 

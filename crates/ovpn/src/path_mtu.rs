@@ -166,9 +166,16 @@ impl Discovery {
         self.known
     }
 
-    /// Searches anew: the path may be another one. What is known stays in force meanwhile.
+    /// Searches anew: the path may be another one. First it is tried whether the size in force gets through, so that a
+    /// narrower path is no black hole for long.
     pub(crate) fn search(&mut self, now: Instant) {
-        self.ask_next(now, Search { low: FLOOR, high: CEILING, outside: None });
+        match self.known {
+            None => self.ask_next(now, Search { low: FLOOR, high: CEILING, outside: None }),
+            Some(known) => {
+                self.search_at = now;
+                self.ask(now, Purpose::Confirm, known.inside);
+            }
+        }
     }
 
     /// Tries at once whether the size in force gets through: something said that it does not.
