@@ -34,6 +34,9 @@ pub enum Wanted {
     Caddy,
     /// `nextcloud:apache`; a stand-in where no registry can be reached.
     Nextcloud,
+    /// The stand-in for Nextcloud, wherever this runs: `nextcloud:apache`, and in the same archive several versions between which
+    /// upgrades go well, fail, or are refused (`docker/nextcloud/BEHAVIOURS.md`).
+    NextcloudStandIn,
     /// `postgres:15`.
     Postgres,
     /// `mariadb:10.11`; in one archive with it, and the same, `mysql:8`.
@@ -55,7 +58,7 @@ impl Wanted {
     fn folder(self) -> &'static str {
         match self {
             Self::Caddy => "caddy",
-            Self::Nextcloud => "nextcloud",
+            Self::Nextcloud | Self::NextcloudStandIn => "nextcloud",
             Self::Postgres => "postgres",
             Self::Mariadb => "mariadb",
             Self::Redis => "redis",
@@ -68,7 +71,7 @@ impl Wanted {
         match self {
             Self::Caddy => Some(CADDY_IMAGE),
             Self::Nextcloud => Some(NEXTCLOUD_IMAGE),
-            Self::Postgres | Self::Mariadb | Self::Redis | Self::Ghost | Self::NewerGhost => None,
+            _ => None,
         }
     }
 
@@ -77,14 +80,14 @@ impl Wanted {
         match self {
             Self::Ghost => Some("6.53.0"),
             Self::NewerGhost => Some("6.65.0"),
-            Self::Caddy | Self::Nextcloud | Self::Postgres | Self::Mariadb | Self::Redis => None,
+            _ => None,
         }
     }
 
     /// Whether only our own build will do, for what is in it besides.
     fn is_ours(self) -> bool {
         // MariaDB's archive also has MySQL's name.
-        matches!(self, Self::Mariadb)
+        matches!(self, Self::NextcloudStandIn | Self::Mariadb)
     }
 }
 

@@ -232,6 +232,23 @@ mod tests {
     }
 
     #[test]
+    fn tags_are_images_of_the_same_layers_with_an_environment_of_their_own() {
+        let (dir, manifest, _) = unpacked("nextcloud");
+        let images = manifest.as_array().unwrap();
+        let of = |name: &str| images.iter().find(|image| image["RepoTags"] == json!([name])).unwrap();
+        let environment = |name: &str| -> Vec<String> {
+            let file = dir.path().join("out").join(of(name)["Config"].as_str().unwrap());
+            let config: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+            serde_json::from_value(config["config"]["Env"].clone()).unwrap()
+        };
+        assert_eq!(of("nextcloud:apache")["Layers"], of("nextcloud:32.0.1-apache")["Layers"]);
+        let old = environment("nextcloud:32.0.1-apache");
+        assert_eq!(old.iter().filter(|line| line.starts_with("NEXTCLOUD_VERSION=")).count(), 1);
+        assert!(old.contains(&"NEXTCLOUD_VERSION=32.0.1".to_owned()));
+        assert_eq!(old.len(), environment("nextcloud:apache").len());
+    }
+
+    #[test]
     fn files_belong_to_root_and_keep_the_executable_bit() {
         let (dir, _, _) = unpacked("nextcloud");
         let layer = dir.path().join("out/files.tar");
@@ -240,7 +257,7 @@ mod tests {
         assert!(listing.lines().all(|line| line.contains(" 0/0 ") || line.contains(" root/root ")), "{listing}");
         let line_of = |file: &str| listing.lines().find(|line| line.ends_with(file)).unwrap();
         assert!(line_of("./entrypoint.sh").starts_with("-rwxr-xr-x"));
-        assert!(line_of("/version.php").starts_with("-rw-r--r--"));
+        assert!(line_of("/status.php").starts_with("-rw-r--r--"));
     }
 
     #[test]

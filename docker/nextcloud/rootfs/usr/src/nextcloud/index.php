@@ -12,7 +12,7 @@ if (!Config::get('installed', false)) {
     Pages::message(503, 'Not installed', 'This stand-in is installed from its environment: see its log.');
     exit;
 }
-Users::check_database();
+require_all();
 
 $path = parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH) ?: '/';
 $path = preg_replace('#^/index\.php(?=/|$)#', '', $path);

@@ -10,7 +10,7 @@ require '/usr/share/php/Sabre/autoload.php';
 require __DIR__ . '/lib/Dav.php';
 
 refuse_untrusted_host();
-if (!Config::get('installed', false) || Config::get('maintenance', false)) {
+if (!Config::get('installed', false) || Config::get('maintenance', false) || needs_upgrade()) {
     http_response_code(503);
     header('Content-Type: application/xml; charset=utf-8');
     header('Retry-After: 120');
@@ -22,7 +22,7 @@ if (!Config::get('installed', false) || Config::get('maintenance', false)) {
         '</d:error>', "\n";
     exit;
 }
-Users::check_database();
+require_all();
 // PHP counts no waiting, so this bounds our own work and not a slow upload.
 set_time_limit(3600);
 

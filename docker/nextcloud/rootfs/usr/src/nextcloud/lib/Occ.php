@@ -7,7 +7,9 @@ namespace StandIn;
 final class Occ
 {
     private const COMMANDS = [
-        'config:system:get', 'config:system:set', 'maintenance:install', 'maintenance:mode', 'status', 'upgrade', 'user:list',
+        'app:disable', 'app:enable', 'app:install', 'app:list', 'app:update', 'background:cron', 'config:app:get', 'config:app:set',
+        'config:system:get', 'config:system:set', 'db:add-missing-indices', 'maintenance:install', 'maintenance:mode', 'status',
+        'upgrade', 'user:list',
     ];
 
     /** @param list<string> $arguments */
@@ -44,12 +46,21 @@ final class Occ
         }
         try {
             return match ($command) {
+                'app:disable' => Apps::set_enabled($words[0] ?? '', false),
+                'app:enable' => Apps::set_enabled($words[0] ?? '', true),
+                'app:install' => Apps::install($words[0] ?? '', !isset($options['keep-disabled'])),
+                'app:list' => self::apps($options),
+                'app:update' => self::update($options),
+                'background:cron' => self::cron(),
+                'config:app:get' => self::get_of_app($words),
+                'config:app:set' => self::set_of_app($words, $options),
+                'db:add-missing-indices' => 0,
                 'config:system:get' => self::get($words, $options),
                 'config:system:set' => self::set($words, $options),
-                'maintenance:install' => self::install(),
+                'maintenance:install' => Setup::install(),
                 'maintenance:mode' => self::maintenance($options),
                 'status' => self::show(status(), $options),
-                'upgrade' => self::upgrade(),
+                'upgrade' => Setup::upgrade(),
                 'user:list' => self::show(array_combine(Users::all(), Users::all()), $options),
             };
         } catch (\Exception $error) {
@@ -110,41 +121,58 @@ final class Occ
         return 0;
     }
 
-    /** Installs from the environment, where the entry point has put what the container was given. */
-    private static function install(): int
+    private static function get_of_app(array $words): int
     {
-        if (Config::get('installed', false)) {
-            fwrite(STDERR, "Nextcloud is already installed\n");
+        $value = AppConfig::get($words[0] ?? '', $words[1] ?? '');
+        if ($value === null) {
             return 1;
         }
-        $data = getenv('NEXTCLOUD_DATA_DIR') ?: realpath(ROOT) . '/data';
-        if (!is_dir($data) && !mkdir($data, 0770, true)) {
-            throw new \RuntimeException("cannot make the data folder $data");
+        echo "$value\n";
+        return 0;
+    }
+
+    private static function set_of_app(array $words, array $options): int
+    {
+        $value = $options['value'] ?? null;
+        if (count($words) !== 2 || !is_string($value)) {
+            fwrite(STDERR, "config:app:set needs an app, a name and --value=...\n");
+            return 1;
         }
-        $name = basename(getenv('SQLITE_DATABASE') ?: 'owncloud');
-        if (file_exists("$data/$name.db")) {
-            // With a configuration that never came to 'installed', it is the rest of an attempt that was cut short.
-            if (Config::get('dbname') !== $name) {
-                throw new \RuntimeException("$data/$name.db exists, but config/config.php is gone: restore it, or start on an empty volume");
+        AppConfig::set($words[0], $words[1], $value);
+        echo "Config value '$words[1]' for app '$words[0]' is now set to '$value', stored as mixed in fast cache\n";
+        return 0;
+    }
+
+    private static function cron(): int
+    {
+        AppConfig::set('core', 'backgroundjobs_mode', 'cron');
+        echo "Set mode for background jobs to 'cron'\n";
+        return 0;
+    }
+
+    private static function update(array $options): int
+    {
+        if (!isset($options['all'])) {
+            fwrite(STDERR, "Please specify an app to update or \"--all\" to update all updatable apps\n");
+            return 1;
+        }
+        return Apps::update_all();
+    }
+
+    private static function apps(array $options): int
+    {
+        $listed = Apps::listed();
+        if (isset($options['output']) && $options['output'] !== 'plain') {
+            // Without any, an object all the same.
+            echo json_encode(array_map(fn ($apps) => (object) $apps, $listed)), "\n";
+            return 0;
+        }
+        foreach (['Enabled' => 'enabled', 'Disabled' => 'disabled'] as $title => $kind) {
+            echo "$title:\n";
+            foreach ($listed[$kind] as $app => $version) {
+                echo "  - $app: $version\n";
             }
-            unlink("$data/$name.db");
         }
-        Config::update(function (array &$values) use ($data, $name) {
-            $values = [
-                'instanceid' => 'oc' . bin2hex(random_bytes(5)),
-                'trusted_domains' => ['localhost'],
-                'datadirectory' => $data,
-                'dbtype' => 'sqlite3',
-                'dbname' => $name,
-                'version' => status()['version'],
-            ];
-        });
-        Users::create((string) getenv('NEXTCLOUD_ADMIN_USER'), (string) getenv('NEXTCLOUD_ADMIN_PASSWORD'));
-        file_put_contents("$data/.ncdata", "# Nextcloud data directory\n");
-        Config::update(function (array &$values) {
-            $values['installed'] = true;
-        });
-        echo "Nextcloud was successfully installed\n";
         return 0;
     }
 
@@ -164,15 +192,6 @@ final class Occ
             $values['maintenance'] = $on;
         });
         echo 'Maintenance mode ', $on ? 'enabled' : 'disabled', "\n";
-        return 0;
-    }
-
-    private static function upgrade(): int
-    {
-        Config::update(function (array &$values) {
-            $values['version'] = status()['version'];
-        });
-        echo "Update successful\n";
         return 0;
     }
 

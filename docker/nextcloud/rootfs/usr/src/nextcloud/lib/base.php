@@ -1,10 +1,11 @@
 <?php
-// What every entry point needs: configuration, the request as a proxy describes it, users, and the refusals.
+// What every entry point needs: configuration, the request as a proxy describes it, and the refusals.
 declare(strict_types=1);
 
 namespace StandIn;
 
-use PDO;
+require_once __DIR__ . '/Database.php';
+require_once __DIR__ . '/Users.php';
 
 const ROOT = __DIR__ . '/..';
 const PRODUCT = 'Nextcloud stand-in (CloudAtHome lab)';
@@ -157,72 +158,6 @@ final class Request
     }
 }
 
-/** The accounts, in the SQLite file under the data folder. */
-final class Users
-{
-    private static ?PDO $database = null;
-
-    /** Ends the request with 500 where the database cannot be read. */
-    public static function check_database(): void
-    {
-        if (!Config::get('installed', false)) {
-            return;
-        }
-        try {
-            self::all();
-        } catch (\PDOException $error) {
-            error_log('database: ' . $error->getMessage());
-            http_response_code(500);
-            header('Content-Type: text/plain');
-            exit("Internal Server Error\n");
-        }
-    }
-
-    public static function create(string $name, string $password): void
-    {
-        if (!preg_match('/^[A-Za-z0-9_@-][A-Za-z0-9_.@-]{0,63}$/', $name)) {
-            throw new \InvalidArgumentException("'$name' is no user name: use letters, digits and _.@-");
-        }
-        self::database()->exec('CREATE TABLE IF NOT EXISTS oc_users (uid TEXT PRIMARY KEY, password TEXT NOT NULL)');
-        self::database()->prepare('INSERT INTO oc_users VALUES (?, ?)')->execute([$name, password_hash($password, PASSWORD_DEFAULT)]);
-        $home = data_dir() . "/$name/files";
-        if (!is_dir($home) && !mkdir($home, 0750, true)) {
-            throw new \RuntimeException("cannot make the folder $home");
-        }
-    }
-
-    /** Whether the password is this user's. A wrong one is logged with the visitor's address. */
-    public static function check(string $name, string $password): bool
-    {
-        $query = self::database()->prepare('SELECT password FROM oc_users WHERE uid = ?');
-        $query->execute([$name]);
-        if (password_verify($password, (string) $query->fetchColumn())) {
-            return true;
-        }
-        $address = Request::remote_address();
-        warn("Login failed: $name (Remote IP: $address)");
-        return false;
-    }
-
-    /** @return list<string> */
-    public static function all(): array
-    {
-        return self::database()->query('SELECT uid FROM oc_users ORDER BY uid')->fetchAll(PDO::FETCH_COLUMN);
-    }
-
-    private static function database(): PDO
-    {
-        $file = data_dir() . '/' . Config::get('dbname', 'owncloud') . '.db';
-        // Opened only where it exists, so that a lost file is an error and not an empty database. The installer makes it.
-        $flags = Config::get('installed', false) ? PDO::SQLITE_OPEN_READWRITE : PDO::SQLITE_OPEN_READWRITE | PDO::SQLITE_OPEN_CREATE;
-        return self::$database ??= new PDO("sqlite:$file", null, null, [
-            PDO::ATTR_ERRMODE => PDO::ERRMODE_EXCEPTION,
-            PDO::ATTR_TIMEOUT => 10,
-            PDO::SQLITE_ATTR_OPEN_FLAGS => $flags,
-        ]);
-    }
-}
-
 function data_dir(): string
 {
     return Config::get('datadirectory', ROOT . '/data');
@@ -255,13 +190,19 @@ function status(): array
     return [
         'installed' => Config::get('installed', false),
         'maintenance' => Config::get('maintenance', false),
-        'needsDbUpgrade' => Config::get('installed', false) && Config::get('version') !== $version,
+        'needsDbUpgrade' => needs_upgrade($version),
         'version' => $version,
         'versionstring' => $OC_VersionString,
         'edition' => '',
         'productname' => PRODUCT,
         'extendedSupport' => false,
     ];
+}
+
+/** Whether the code is of another version than the installation. */
+function needs_upgrade(?string $version = null): bool
+{
+    return Config::get('installed', false) && Config::get('version') !== ($version ?? status()['version']);
 }
 
 function refuse_untrusted_host(): void
@@ -276,11 +217,63 @@ function refuse_untrusted_host(): void
 
 function refuse_in_maintenance(): void
 {
-    if (Config::get('maintenance', false)) {
+    if (Config::get('maintenance', false) || needs_upgrade()) {
         http_response_code(503);
         header('Content-Type: text/html; charset=UTF-8');
         header('Retry-After: 120');
-        header('X-Nextcloud-Maintenance-Mode: 1');
-        exit("<!DOCTYPE html><title>" . PRODUCT . "</title><h2>Maintenance mode</h2>\n");
+        if (Config::get('maintenance', false)) {
+            header('X-Nextcloud-Maintenance-Mode: 1');
+        }
+        $what = Config::get('maintenance', false) ? 'Maintenance mode' : 'Update needed';
+        exit("<!DOCTYPE html><title>" . PRODUCT . "</title><h2>$what</h2>\n");
     }
+}
+
+/** Ends the request with 500 unless everything that a page needs answers: the database in the code's own form, and Redis. */
+function require_all(): void
+{
+    require_database();
+    try {
+        Database::check_form();
+        connect_redis();
+    } catch (\Exception $error) {
+        fail($error);
+    }
+}
+
+/** Ends the request with 500 where the database cannot be read. */
+function require_database(): void
+{
+    if (!Config::get('installed', false)) {
+        return;
+    }
+    try {
+        Users::all();
+    } catch (\Exception $error) {
+        fail($error);
+    }
+}
+
+/** Cache, file locks and sessions are kept in Redis where one is configured, and nothing works without it then. */
+function connect_redis(): void
+{
+    $settings = Config::get('redis');
+    if ($settings === null) {
+        return;
+    }
+    $redis = new \Redis();
+    $redis->connect($settings['host'], $settings['port'] ?? 6379, 2.0);
+    if (($settings['password'] ?? '') !== '') {
+        $redis->auth(isset($settings['user']) ? [$settings['user'], $settings['password']] : $settings['password']);
+    }
+    // Without a login that it asks for, it says so only here.
+    $redis->ping();
+}
+
+function fail(\Exception $error): never
+{
+    error_log(get_class($error) . ': ' . $error->getMessage());
+    http_response_code(500);
+    header('Content-Type: text/plain');
+    exit("Internal Server Error\n");
 }
