@@ -14,7 +14,7 @@
 //! With [`Topology::HomePublic`] home stands on the internet itself, at 198.51.100.200. [`Topology::Pair`] is no internet but two
 //! hosts on one cable, 192.0.2.1 and 192.0.2.2; [`Topology::Alone`] is one host without any.
 //!
-//! Any host can have a Docker engine of its own ([`Host::start_engine`]), of either version and with a disk that can be full ([`EngineOptions`]); [`Pebble`] is the certificate authority;
+//! Any host can have a Docker engine of its own ([`Host::start_engine`]), of either version and with a disk that can be full ([`EngineOptions`]); [`Pebble`] is the certificate authority; [`Registry`] gives out images;
 //! [`Http`] is a visitor's client; [`Peers`] are newer OpenVPNs than the machine's own, and WireGuard in user space.
 //! [`packages`] installs what is needed and [`capability`] tells whether the machine lets a lab run at all.
 //!
@@ -51,6 +51,7 @@ pub mod packages;
 mod pebble;
 mod peers;
 mod process;
+mod registry;
 mod sid;
 pub mod topology;
 mod wait;
@@ -62,5 +63,6 @@ pub use lab::Lab;
 pub use pebble::Pebble;
 pub use peers::Peers;
 pub use process::Process;
+pub use registry::Registry;
 pub use topology::Topology;
 pub use wait::wait_until;

@@ -74,6 +74,7 @@ pub const TESTS: &[Package] = &[
     program("iputils-ping", "ping", "send packets through the tunnel"),
     program("ethtool", "ethtool", "switch a wire's offloads off"),
     program("e2fsprogs", "mkfs.ext4", "make a disk that can be full"),
+    program("docker-registry", "docker-registry", "give out images in the lab"),
 ];
 
 /// To measure tunnels side by side.
