@@ -18,6 +18,7 @@ pub mod health;
 pub mod plan;
 mod record;
 mod secrets;
+mod storage;
 mod supervisor;
 mod track;
 pub mod upgrade;
@@ -28,6 +29,7 @@ pub use engine::{Engine, EngineError, ExecOutput, Hint};
 pub use health::{Expectation, HealthCheck, Target};
 pub use record::{Former, PinnedImage, Record, RecordError, RecordMap, Records, Release, Wanted};
 pub use secrets::{SecretKind, Secrets, SecretsError};
+pub use storage::{Helper, ImageFacts, Storage};
 pub use supervisor::{Supervisor, SupervisorOptions};
 
 /// Every container of ours is called this and its own name.

@@ -104,7 +104,7 @@ pub(super) fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
     }
 }
 
-fn mount(mount: &model::Mount) -> Mount {
+pub(super) fn mount(mount: &model::Mount) -> Mount {
     let (typ, source) = match &mount.source {
         MountSource::Volume(name) => (MountType::VOLUME, name.clone()),
         MountSource::Host(path) => (MountType::BIND, path.to_string_lossy().into_owned()),
