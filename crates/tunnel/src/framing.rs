@@ -22,48 +22,67 @@ const ROOM: usize = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadLength(pub(crate) u16);
 
-/// Takes a stream apart. Its memory does not depend on what the peer sends.
-pub(crate) struct Inbound {
+/// What was read at once, of one stream after the other.
+pub(crate) struct Room {
     buf: Box<[u8]>,
     start: usize,
     end: usize,
+}
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        Self { buf: vec![0; ROOM].into(), start: 0, end: 0 }
+    }
+
+    /// What was read last, and is still there.
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.buf
+    }
+}
+
+/// Takes a stream apart. It keeps the beginning of one packet at most, whatever the peer sends.
+pub(crate) struct Inbound {
+    rest: Vec<u8>,
     longest: usize,
 }
 
 impl Inbound {
     pub(crate) fn new() -> Self {
-        Self { buf: vec![0; ROOM].into(), start: 0, end: 0, longest: LONGEST_FIRST }
+        Self { rest: Vec::new(), longest: LONGEST_FIRST }
     }
 
     /// Reads once from `stream`. To be called when [`Self::next`] has nothing more; zero is the end of the stream.
-    pub(crate) fn fill(&mut self, stream: &mut impl Read) -> io::Result<usize> {
-        self.buf.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
-        let length = stream.read(self.buf.get_mut(self.end..).unwrap_or_default())?;
-        self.end += length;
+    pub(crate) fn fill(&mut self, stream: &mut impl Read, room: &mut Room) -> io::Result<usize> {
+        let (rest, free) = room.buf.split_at_mut(self.rest.len());
+        rest.copy_from_slice(&self.rest);
+        let length = stream.read(free)?;
+        (room.start, room.end) = (0, rest.len() + length);
         Ok(length)
     }
 
-    /// Where the next complete packet stands in [`Self::bytes`]. It stays there until the next [`Self::fill`].
-    pub(crate) fn next(&mut self) -> Result<Option<Range<usize>>, BadLength> {
-        let waiting = self.buf.get(self.start..self.end).unwrap_or_default();
-        let Some((prefix, rest)) = waiting.split_first_chunk::<PREFIX>() else { return Ok(None) };
+    /// Where the next complete packet stands in the room, until the next [`Self::fill`].
+    pub(crate) fn next(&mut self, room: &mut Room) -> Result<Option<Range<usize>>, BadLength> {
+        let waiting = room.buf.get(room.start..room.end).unwrap_or_default();
+        let packet = self.length_of_first(waiting)?.map(|length| room.start + PREFIX..room.start + PREFIX + length);
+        match &packet {
+            Some(range) => (room.start, self.longest) = (range.end, LONGEST),
+            None => {
+                self.rest.clear();
+                self.rest.extend_from_slice(waiting);
+            }
+        }
+        Ok(packet)
+    }
+
+    /// The length of the packet that is first among bytes, if it is complete.
+    fn length_of_first(&self, bytes: &[u8]) -> Result<Option<usize>, BadLength> {
+        let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX>() else { return Ok(None) };
         let prefix = u16::from_be_bytes(*prefix);
         let length = usize::from(prefix);
         if length == 0 || length > self.longest {
             return Err(BadLength(prefix));
         }
-        if length > rest.len() {
-            return Ok(None);
-        }
-        let start = self.start + PREFIX;
-        (self.start, self.longest) = (start + length, LONGEST);
-        Ok(Some(start..self.start))
-    }
-
-    /// What was read, and is still there.
-    pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        &mut self.buf
+        Ok((length <= rest.len()).then_some(length))
     }
 }
 
@@ -121,7 +140,8 @@ impl Outbound {
                 Err(error) => return Err(error),
             }
         }
-        self.buf.clear();
+        // A connection is slow now and then, and open for long.
+        self.buf = Vec::new();
         self.start = 0;
         Ok(true)
     }
@@ -159,13 +179,15 @@ mod tests {
     }
 
     fn unframe(pieces: Vec<&[u8]>) -> Result<Vec<Vec<u8>>, BadLength> {
-        let mut inbound = Inbound::new();
+        let (mut inbound, mut room) = (Inbound::new(), Room::new());
         let mut stream = Pieces(pieces);
         let mut packets = Vec::new();
-        while inbound.fill(&mut stream).is_ok() {
-            while let Some(range) = inbound.next()? {
-                packets.push(inbound.bytes()[range].to_vec());
+        while inbound.fill(&mut stream, &mut room).is_ok() {
+            while let Some(range) = inbound.next(&mut room)? {
+                packets.push(room.bytes()[range].to_vec());
             }
+            // Other streams are read between.
+            room.bytes().fill(0xee);
         }
         Ok(packets)
     }

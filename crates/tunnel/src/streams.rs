@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::framing::{Inbound, Outbound};
+use crate::framing::{Inbound, Outbound, Room};
 use crate::sys::WatchedEpoll;
 
 /// Data that may wait for one connection, bytes: at least what is sent at once.
@@ -68,6 +68,8 @@ pub(crate) struct Streams {
     accepting: bool,
     limit: usize,
     streams: HashMap<u64, Stream>,
+    /// What the last connection that was read gave.
+    room: Room,
     by_peer: HashMap<SocketAddr, u64>,
     next: u64,
     /// Connections with something in their queue that was not tried yet.
@@ -110,6 +112,7 @@ impl Streams {
             accepting: false,
             limit,
             streams: HashMap::new(),
+            room: Room::new(),
             by_peer: HashMap::new(),
             next: LISTENER + 1,
             unflushed: Vec::new(),
@@ -164,15 +167,16 @@ impl Streams {
 
     fn read(&mut self, token: u64, intake: &mut impl Intake) -> usize {
         // It may have been closed since epoll told of it.
-        let Some(Stream { socket, peer, inbound, .. }) = self.streams.get_mut(&token) else { return 0 };
+        let Self { streams, room, .. } = self;
+        let Some(Stream { socket, peer, inbound, .. }) = streams.get_mut(&token) else { return 0 };
         let mut packets = 0;
-        let why = match inbound.fill(socket) {
+        let why = match inbound.fill(socket, room) {
             Ok(0) => Some("the peer closed it".to_owned()),
             Ok(_) => loop {
-                match inbound.next() {
+                match inbound.next(room) {
                     Ok(Some(range)) => {
                         packets += 1;
-                        if !intake.take(*peer, inbound.bytes(), range) {
+                        if !intake.take(*peer, room.bytes(), range) {
                             break Some("it carries what is no packet of ours".to_owned());
                         }
                     }
@@ -183,7 +187,7 @@ impl Streams {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
             Err(error) => Some(error.to_string()),
         };
-        intake.finish(inbound.bytes());
+        intake.finish(room.bytes());
         if let Some(why) = why {
             self.close(token, &why);
         }
