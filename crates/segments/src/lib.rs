@@ -13,6 +13,7 @@ mod split;
 mod virtio;
 
 pub use coalesce::{Coalescer, MAX_PACKETS, Offload, Run};
+pub use packet::flow;
 pub use split::{MAX_HEADER, Split, SplitError};
 pub use virtio::VirtioHeader;
 

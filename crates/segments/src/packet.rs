@@ -147,6 +147,23 @@ fn read_ipv6(packet: &[u8]) -> Result<(usize, u8), Unfit> {
     }
 }
 
+/// A number that packets of a flow share: of addresses, protocol and, for TCP and UDP, ports. Others may have the same by
+/// chance. `None` where the flow is not told, as by fragments, and for what is no whole packet.
+#[must_use]
+pub fn flow(packet: &[u8]) -> Option<u64> {
+    let (protocol, ports) = match Layout::read(packet) {
+        Ok(layout) => (layout.protocol.number(), Flow::read(packet, &layout)?.ports),
+        Err(Unfit::Protocol(protocol)) => (protocol, 0),
+        Err(_) => return None,
+    };
+    let Addresses { version: _, source, destination } = Addresses::read(packet)?;
+    let words = [source as u64, (source >> 64) as u64, destination as u64, (destination >> 64) as u64];
+    let last = u64::from(ports) << 8 | u64::from(protocol);
+    // FNV-1a, by words.
+    let mix = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
+    Some(words.into_iter().chain([last]).fold(0xcbf2_9ce4_8422_2325, mix))
+}
+
 /// Between which hosts a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Addresses {
@@ -190,5 +207,47 @@ impl Flow {
     pub(crate) fn read(packet: &[u8], layout: &Layout) -> Option<Self> {
         let ports = packet.get(layout.transport..)?.first_chunk()?;
         Some(Self { addresses: Addresses::read(packet)?, protocol: layout.protocol, ports: u32::from_ne_bytes(*ports) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn udp(source: u8, port: u8) -> [u8; 28] {
+        let mut packet = [0; 28];
+        packet[..10].copy_from_slice(&[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17]);
+        packet[12..20].copy_from_slice(&[10, 8, 0, source, 10, 8, 0, 1]);
+        packet[20..26].copy_from_slice(&[0, port, 0, 53, 0, 8]);
+        packet
+    }
+
+    #[test]
+    fn flows_are_told_apart_by_addresses_protocol_and_ports() {
+        let mut other_checksum = udp(2, 7);
+        other_checksum[10] = 1;
+        assert_eq!(flow(&udp(2, 7)), flow(&other_checksum));
+        let mut icmp = udp(2, 7);
+        icmp[9] = 1;
+        let mut other_icmp = icmp;
+        other_icmp[20] = 9;
+        assert_eq!(flow(&icmp), flow(&other_icmp));
+        let mut reversed = udp(2, 7);
+        reversed[12..20].rotate_left(4);
+        let mut flows = [udp(2, 7), udp(2, 8), udp(3, 7), icmp, reversed].map(|packet| flow(&packet).unwrap());
+        flows.sort_unstable();
+        assert!(flows.windows(2).all(|pair| pair[0] != pair[1]));
+        let mut fragment = udp(2, 7);
+        fragment[6] = 0x20;
+        assert_eq!([flow(&fragment), flow(&udp(2, 7)[..27]), flow(&[])], [None; 3]);
+    }
+
+    proptest! {
+        #[test]
+        fn noise_does_not_panic(noise: Vec<u8>) {
+            let _ = flow(&noise);
+        }
     }
 }

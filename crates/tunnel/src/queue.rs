@@ -27,7 +27,8 @@ pub(crate) struct Frame {
     pub(crate) header: VirtioHeader,
     /// Where in `buf` the packet stands.
     pub(crate) packet: Range<usize>,
-    flow: u64,
+    /// [`segments::flow`]. One without passes no other frame, and is not passed.
+    flow: Option<u64>,
 }
 
 impl Frame {
@@ -71,7 +72,7 @@ impl Pool {
         if self.free.is_empty() && self.left > 0 {
             self.left -= 1;
             let buf = vec![0; self.size].into();
-            return Some(Frame { buf, header: VirtioHeader::default(), packet: 0..0, flow: UNKNOWN });
+            return Some(Frame { buf, header: VirtioHeader::default(), packet: 0..0, flow: None });
         }
         self.free.pop()
     }
@@ -108,10 +109,10 @@ impl Queue {
     /// When a frame that was read has its turn.
     pub(crate) fn turn(&self, frame: &mut Frame) -> Turn {
         let packet = frame.buf.get(frame.packet.clone()).unwrap_or_default();
-        frame.flow = flow(packet);
+        frame.flow = segments::flow(packet);
         let is_large = frame.header.gso_type != VirtioHeader::GSO_NONE;
-        let may_pass = |other: &Frame| other.flow != frame.flow && other.flow != UNKNOWN;
-        let may_pass_all = || frame.flow != UNKNOWN && self.waiting.iter().all(may_pass);
+        let may_pass = |other: &Frame| other.flow.is_some() && other.flow != frame.flow;
+        let may_pass_all = || frame.flow.is_some() && self.waiting.iter().all(may_pass);
         let has_others = || self.waiting.iter().any(|other| other.flow == frame.flow);
         if !is_large && (self.waiting.is_empty() || may_pass_all()) {
             Turn::Now
@@ -153,32 +154,6 @@ impl Queue {
     }
 }
 
-/// Of packets whose flow is not told: fragments, and IPv6 with extension headers. None of them passes another frame, and
-/// none is passed.
-const UNKNOWN: u64 = 0;
-
-/// A number that packets of a flow share: of addresses, protocol and ports. That another flow may have the same costs its
-/// packets nothing but their place.
-fn flow(packet: &[u8]) -> u64 {
-    let (addresses, protocol, transport) = match packet.first().map(|first| (first >> 4, usize::from(first & 15) * 4)) {
-        Some((4, length)) if packet.get(6..8).is_some_and(|part| part[0] & 0x3f == 0 && part[1] == 0) => {
-            (packet.get(12..20), packet.get(9), length)
-        }
-        Some((6, _)) => (packet.get(8..40), packet.get(6), 40),
-        _ => return UNKNOWN,
-    };
-    let ports = match protocol {
-        // TCP and UDP.
-        Some(6 | 17) => packet.get(transport..transport + 4),
-        // Options of hops, routes, fragments, options of destinations.
-        Some(0 | 43 | 44 | 60) => return UNKNOWN,
-        _ => None,
-    };
-    let bytes = [addresses, ports].into_iter().flatten().flatten().chain(protocol);
-    // FNV-1a.
-    bytes.fold(0xcbf2_9ce4_8422_2325, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,9 +162,11 @@ mod tests {
     fn packet(port: u8, length: usize) -> Vec<u8> {
         let mut packet = vec![0; length];
         packet[0] = 0x45;
+        packet[2..4].copy_from_slice(&(length as u16).to_be_bytes());
         packet[9] = 17;
         packet[12..20].copy_from_slice(&[10, 8, 0, 1, 10, 8, 0, 2]);
         packet[21] = port;
+        packet[24..26].copy_from_slice(&(length as u16 - 20).to_be_bytes());
         packet
     }
 
