@@ -9,11 +9,9 @@ use std::time::Duration;
 use agent::config::{Common, chain};
 use anyhow::Context;
 use ingress::{Acme, AdminClient, IngressState, Listen, Prober, Site, render};
-use model::{
-    ContainerSpec, ContainerStatus, Health, HostId, Hostname, SecretFile, ServiceName, ServiceStatus, Serving,
-};
-use supervisor::apps::{ADMIN_SOCKET, App, CaddyOptions, caddy};
-use supervisor::{DockerEngine, Supervisor, SupervisorOptions, health};
+use model::{ContainerStatus, Health, HostId, Hostname, SecretFile, ServiceName, ServiceSpec, ServiceStatus, Serving};
+use supervisor::apps::{ADMIN_SOCKET, CaddyOptions, caddy};
+use supervisor::{DockerEngine, Supervisor, SupervisorOptions};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -47,10 +45,9 @@ pub(crate) struct Publication {
 pub(crate) struct Publisher {
     name: ServiceName,
     /// Caddy's definition never changes while the agent runs; this end keeps the supervisor's open.
-    _desired: watch::Sender<Option<Vec<ContainerSpec>>>,
+    _desired: watch::Sender<Option<Vec<ServiceSpec>>>,
     publication: watch::Sender<Publication>,
-    containers: watch::Receiver<Vec<ContainerStatus>>,
-    health: watch::Receiver<Health>,
+    supervisor: Supervisor,
     loaded: watch::Receiver<Loaded>,
     serving: watch::Receiver<BTreeMap<Hostname, Serving>>,
 }
@@ -84,7 +81,7 @@ impl Publisher {
             sites: vec![],
         };
         let root = |content: &String| SecretFile { path: PathBuf::from(ACME_ROOT), content: content.clone(), uid: 0 };
-        let App { container, health: check } = caddy(&CaddyOptions {
+        let service = caddy(&CaddyOptions {
             image: config.image.clone(),
             service: name.clone(),
             admin_dir: admin_dir.clone(),
@@ -94,10 +91,8 @@ impl Publisher {
         });
 
         let engine = Arc::new(DockerEngine::new(&common.engine_socket, "edge-agent"));
-        let (desired_sender, desired) = watch::channel(Some(vec![container]));
+        let (desired_sender, desired) = watch::channel(Some(vec![service]));
         let supervisor = Supervisor::spawn(engine, desired, SupervisorOptions::default(), stop.clone());
-        let containers = supervisor.statuses;
-        let health = health::spawn(check, containers.clone(), stop.clone());
 
         let (publication, wanted) = watch::channel(Publication::default());
         let (loaded_sender, loaded) = watch::channel(Loaded::default());
@@ -106,12 +101,13 @@ impl Publisher {
             admin: AdminClient::new(&admin_dir.join("admin.sock")),
             state,
             wanted,
-            health: health.clone(),
+            name: name.clone(),
+            health: supervisor.health.clone(),
             loaded: loaded_sender,
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(loader.run()));
         tokio::spawn(stop.run_until_cancelled_owned(prove(prober, loaded.clone(), serving_sender)));
-        Ok(Self { name, _desired: desired_sender, publication, containers, health, loaded, serving })
+        Ok(Self { name, _desired: desired_sender, publication, supervisor, loaded, serving })
     }
 
     /// Publishes this and nothing else.
@@ -129,8 +125,8 @@ impl Publisher {
     pub(crate) async fn changed(&mut self) {
         // A sender that is gone means that the agent stops: that news comes by another way.
         let news = tokio::select! {
-            news = self.containers.changed() => news,
-            news = self.health.changed() => news,
+            news = self.supervisor.statuses.changed() => news,
+            news = self.supervisor.health.changed() => news,
             news = self.loaded.changed() => news,
             news = self.serving.changed() => news,
         };
@@ -149,7 +145,7 @@ impl Publisher {
 
     /// Caddy's container.
     pub(crate) fn containers(&self) -> Vec<ContainerStatus> {
-        self.containers.borrow().clone()
+        self.supervisor.statuses.borrow().clone()
     }
 
     /// Caddy itself as a service of this host.
@@ -159,7 +155,7 @@ impl Publisher {
             host: host.clone(),
             hostname: None,
             upstream: None,
-            health: self.health.borrow().clone(),
+            health: self.supervisor.health.borrow().get(&self.name).cloned().unwrap_or_default(),
             serving: Serving::Unknown,
         }
     }
@@ -170,7 +166,8 @@ struct Loader {
     admin: AdminClient,
     state: IngressState,
     wanted: watch::Receiver<Publication>,
-    health: watch::Receiver<Health>,
+    name: ServiceName,
+    health: watch::Receiver<BTreeMap<ServiceName, Health>>,
     loaded: watch::Sender<Loaded>,
 }
 
@@ -194,7 +191,7 @@ impl Loader {
                 }
                 Err(reason) => {
                     // Until Caddy runs there is nobody to load it: its own status says so.
-                    if self.health.borrow().accepts_traffic() {
+                    if self.health.borrow().get(&self.name).is_some_and(Health::accepts_traffic) {
                         warn!(reason, "the ingress configuration could not be loaded");
                     }
                     self.loaded.send_if_modified(|loaded| {

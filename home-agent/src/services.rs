@@ -7,14 +7,14 @@ use std::sync::Arc;
 use agent::config::Common;
 use anyhow::Context;
 use model::{
-    ContainerSpec, ContainerStatus, DesiredConfig, Health, HostId, HostStatus, Hostname, ServiceAnnouncement,
-    ServiceName, ServiceStatus, Serving,
+    ContainerStatus, DesiredConfig, Health, HostId, HostStatus, Hostname, ServiceAnnouncement, ServiceName,
+    ServiceSpec, ServiceStatus, Serving,
 };
 use secrecy::SecretString;
-use supervisor::apps::{App, Database, NextcloudOptions, nextcloud};
-use supervisor::{DockerEngine, HealthCheck, SecretKind, Secrets, Supervisor, SupervisorOptions, health};
+use supervisor::apps::{Database, NextcloudOptions, nextcloud};
+use supervisor::{DockerEngine, SecretKind, Secrets, Supervisor, SupervisorOptions};
 use tokio::sync::watch;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Kind, Service};
 
@@ -25,26 +25,14 @@ const NEXTCLOUD_STATUS: &str = "/status.php";
 #[derive(Debug)]
 pub(crate) struct Services {
     services: Vec<Managed>,
-    desired: watch::Sender<Option<Vec<ContainerSpec>>>,
-    containers: watch::Receiver<Vec<ContainerStatus>>,
-    stop: CancellationToken,
-    /// Told by every health check that has news.
-    news: watch::Sender<()>,
+    desired: watch::Sender<Option<Vec<ServiceSpec>>>,
+    supervisor: Supervisor,
 }
 
 #[derive(Debug)]
 struct Managed {
     service: Service,
     admin_password: SecretString,
-    check: Option<Checked>,
-}
-
-/// A running health check; ends when dropped.
-#[derive(Debug)]
-struct Checked {
-    check: HealthCheck,
-    health: watch::Receiver<Health>,
-    _running: DropGuard,
 }
 
 impl Services {
@@ -61,13 +49,13 @@ impl Services {
             let admin_password = secrets
                 .get_or_create(&name, SecretKind::Password)
                 .with_context(|| format!("the password of {}", service.name))?;
-            Ok(Managed { service, admin_password, check: None })
+            Ok(Managed { service, admin_password })
         });
         let services = managed.collect::<anyhow::Result<Vec<_>>>()?;
         let engine = Arc::new(DockerEngine::new(&common.engine_socket, "home-agent"));
         let (desired, wanted) = watch::channel(None);
-        let supervisor = Supervisor::spawn(engine, wanted, SupervisorOptions::default(), stop.clone());
-        Ok(Self { services, desired, containers: supervisor.statuses, stop, news: watch::Sender::new(()) })
+        let supervisor = Supervisor::spawn(engine, wanted, SupervisorOptions::default(), stop);
+        Ok(Self { services, desired, supervisor })
     }
 
     /// Whether a service of this name is ours.
@@ -75,38 +63,33 @@ impl Services {
         self.services.iter().any(|managed| managed.service.name == *name)
     }
 
-    /// Derives every container from the edge's configuration and our tunnel address, and wants it. A service that
+    /// Derives every service from the edge's configuration and our tunnel address, and wants it. A service that
     /// has no public name yet is not started: it could not know whom to answer.
-    pub(crate) fn apply(&mut self, config: &DesiredConfig, address: Ipv4Addr) {
-        let mut containers = Vec::new();
-        for managed in &mut self.services {
-            let Some(hostname) = config.hostnames.get(&managed.service.name) else {
-                managed.check = None;
-                continue;
-            };
-            let App { container, health: check } = managed.app(hostname, config.edge_address, address);
-            containers.push(container);
-            if managed.check.as_ref().is_none_or(|running| running.check != check) {
-                managed.check = Some(Checked::start(check, self.containers.clone(), &self.stop, self.news.clone()));
-            }
-        }
+    pub(crate) fn apply(&self, config: &DesiredConfig, address: Ipv4Addr) {
+        let spec = |managed: &Managed| {
+            let hostname = config.hostnames.get(&managed.service.name)?;
+            Some(managed.spec(hostname, config.edge_address, address))
+        };
+        let services: Vec<ServiceSpec> = self.services.iter().filter_map(spec).collect();
         self.desired.send_if_modified(|desired| {
-            let changed = desired.as_ref() != Some(&containers);
+            let changed = desired.as_ref() != Some(&services);
             if changed {
-                *desired = Some(containers);
+                *desired = Some(services);
             }
             changed
         });
     }
 
     /// Receivers that tell of news.
-    pub(crate) fn watch(&self) -> (watch::Receiver<Vec<ContainerStatus>>, watch::Receiver<()>) {
-        (self.containers.clone(), self.news.subscribe())
+    pub(crate) fn watch(
+        &self,
+    ) -> (watch::Receiver<Vec<ContainerStatus>>, watch::Receiver<BTreeMap<ServiceName, Health>>) {
+        (self.supervisor.statuses.clone(), self.supervisor.health.clone())
     }
 
     /// The containers as they are.
     pub(crate) fn containers(&self) -> Vec<ContainerStatus> {
-        self.containers.borrow().clone()
+        self.supervisor.statuses.borrow().clone()
     }
 
     /// What the edge is told.
@@ -121,7 +104,7 @@ impl Services {
             health_path: match managed.service.kind {
                 Kind::Nextcloud => NEXTCLOUD_STATUS.to_owned(),
             },
-            health: managed.health(),
+            health: self.health(&managed.service.name),
         };
         self.services.iter().map(announcement).collect()
     }
@@ -144,7 +127,7 @@ impl Services {
                 host: host.clone(),
                 hostname: config.and_then(|config| config.hostnames.get(name)).cloned(),
                 upstream: Some(SocketAddr::from((address, managed.service.port))),
-                health: managed.health(),
+                health: self.health(&managed.service.name),
                 serving: match proven.get(name) {
                     Some(serving) => (*serving).clone(),
                     None => Serving::No { reason: "the edge has not proven it: no control channel".to_owned() },
@@ -153,10 +136,17 @@ impl Services {
         };
         self.services.iter().map(status).collect()
     }
+
+    fn health(&self, name: &ServiceName) -> Health {
+        if self.desired.borrow().iter().flatten().any(|service| service.name == *name) {
+            return self.supervisor.health.borrow().get(name).cloned().unwrap_or_default();
+        }
+        Health::Starting { reason: "waits for its public name from the edge".to_owned() }
+    }
 }
 
 impl Managed {
-    fn app(&self, hostname: &Hostname, edge_address: Ipv4Addr, address: Ipv4Addr) -> App {
+    fn spec(&self, hostname: &Hostname, edge_address: Ipv4Addr, address: Ipv4Addr) -> ServiceSpec {
         match self.service.kind {
             Kind::Nextcloud => nextcloud(&NextcloudOptions {
                 image: self.service.image.clone(),
@@ -169,31 +159,5 @@ impl Managed {
                 database: Database::Sqlite,
             }),
         }
-    }
-
-    fn health(&self) -> Health {
-        match &self.check {
-            Some(running) => running.health.borrow().clone(),
-            None => Health::Starting { reason: "waits for its public name from the edge".to_owned() },
-        }
-    }
-}
-
-impl Checked {
-    fn start(
-        check: HealthCheck,
-        containers: watch::Receiver<Vec<ContainerStatus>>,
-        stop: &CancellationToken,
-        news: watch::Sender<()>,
-    ) -> Self {
-        let running = stop.child_token();
-        let health = health::spawn(check.clone(), containers, running.clone());
-        let mut changes = health.clone();
-        tokio::spawn(running.clone().run_until_cancelled_owned(async move {
-            while changes.changed().await.is_ok() {
-                news.send_replace(());
-            }
-        }));
-        Self { check, health, _running: running.drop_guard() }
     }
 }

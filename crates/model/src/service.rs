@@ -172,6 +172,8 @@ pub struct Hook {
     pub timeout: Duration,
     /// Exit codes besides 0 that mean that there was nothing to do.
     pub also_fine: Vec<i64>,
+    /// Whether nobody may be let in before it has succeeded: until then the service is starting.
+    pub before_publishing: bool,
 }
 
 /// A volume and what it holds.

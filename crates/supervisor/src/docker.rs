@@ -2,7 +2,6 @@
 
 mod console;
 mod convert;
-mod storage;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
@@ -24,13 +23,15 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::stream::{BoxStream, StreamExt};
 use hyper::Uri;
 use hyper::http::uri::PathAndQuery;
-use model::{ContainerSpec, SecretFile};
-use tokio::time::{Instant, timeout};
-use tracing::info;
+use model::{ContainerSpec, Generation, SecretFile};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
-use self::convert::{create_body, gateway, name_of, observed, with_tag};
-use crate::engine::{Engine, EngineError, ExecOutput, Hint};
-use crate::plan::{LABEL_DEFINITION, LABEL_OWNER, LABEL_SERVICE, Observed, ObservedContainer, Owned};
+use self::convert::{Layers, create_body, gateway, name_of, observed, with_tag};
+use crate::engine::{Engine, EngineError, ExecOutput, Hint, PullProgress};
+use crate::observed::{
+    LABEL_DEFINITION, LABEL_GENERATION, LABEL_OWNER, LABEL_POSITION, LABEL_SERVICE, Observed, ObservedContainer, Owned,
+};
 use crate::{NAME_PREFIX, files};
 
 /// For questions and for commands that the engine answers at once.
@@ -40,7 +41,6 @@ const SLOW: Duration = Duration::from_secs(120);
 /// A pull with no sign of life for so long is given up; an image of 500 MB over a thin line has its time.
 const PULL_SILENCE: Duration = Duration::from_secs(120);
 const PULL_TOTAL: Duration = Duration::from_secs(2 * 3600);
-const PULL_REPORT: Duration = Duration::from_secs(10);
 /// Kept of a command's output, each for standard output and standard error.
 const EXEC_OUTPUT: usize = 1024 * 1024;
 
@@ -123,8 +123,13 @@ impl DockerEngine {
         if labels.get(LABEL_OWNER)? != &self.owner {
             return None;
         }
-        let service = labels.get(LABEL_SERVICE)?.parse().ok()?;
-        Some(Owned { service, definition: labels.get(LABEL_DEFINITION)?.clone() })
+        let number = |label| labels.get(label).and_then(|text| text.parse().ok());
+        Some(Owned {
+            service: labels.get(LABEL_SERVICE)?.parse().ok()?,
+            definition: labels.get(LABEL_DEFINITION)?.clone(),
+            generation: Generation(number(LABEL_GENERATION).unwrap_or(0)),
+            position: number(LABEL_POSITION).and_then(|at| usize::try_from(at).ok()).unwrap_or(0),
+        })
     }
 
     async fn observe_containers(&self) -> Result<Vec<ObservedContainer>, EngineError> {
@@ -174,6 +179,7 @@ impl Engine for DockerEngine {
             containers,
             networks: networks.into_iter().filter_map(|network| network.name).collect::<BTreeSet<_>>(),
             volumes: volumes.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect(),
+            ..Observed::default()
         })
     }
 
@@ -183,25 +189,23 @@ impl Engine for DockerEngine {
         Ok(image.and_then(|image| image.id))
     }
 
-    async fn pull(&self, reference: &str) -> Result<(), EngineError> {
+    async fn pull(&self, reference: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {
         let client = self.client().await?;
         let whole = with_tag(reference);
         let options = CreateImageOptionsBuilder::default().from_image(&whole).build();
         let operation = format!("fetching image {reference}");
-        let mut progress = client.create_image(Some(options), None, None);
+        let mut messages = client.create_image(Some(options), None, None);
         let follow = async {
-            let mut reported: Option<Instant> = None;
-            while let Some(message) = within(PULL_SILENCE, &operation, progress.next()).await? {
+            let mut layers = Layers::default();
+            while let Some(message) = within(PULL_SILENCE, &operation, messages.next()).await? {
                 let message = message.map_err(|source| match self.classify(&operation, source) {
                     EngineError::Failed { source, .. } => {
                         EngineError::Image { reference: reference.to_owned(), source }
                     }
                     other => other,
                 })?;
-                if reported.is_none_or(|at| at.elapsed() >= PULL_REPORT) {
-                    reported = Some(Instant::now());
-                    info!(image = reference, layer = message.id, status = message.status, "fetching image");
-                }
+                layers.hear(&message);
+                progress.send_replace(layers.sum());
             }
             Ok(())
         };
@@ -270,13 +274,18 @@ impl Engine for DockerEngine {
         self.call("starting the container", SLOW, |d| async move { d.start_container(id, None).await }).await
     }
 
-    async fn remove(&self, id: &str, grace: Duration) -> Result<(), EngineError> {
+    async fn stop(&self, id: &str, grace: Duration) -> Result<(), EngineError> {
         let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
         let stop = StopContainerOptionsBuilder::default().t(seconds).build();
         self.call("stopping the container", grace.saturating_add(SLOW), |d| async move {
             found(d.stop_container(id, Some(stop)).await)
         })
-        .await?;
+        .await
+        .map(drop)
+    }
+
+    async fn remove(&self, id: &str, grace: Duration) -> Result<(), EngineError> {
+        self.stop(id, grace).await?;
         let remove = RemoveContainerOptionsBuilder::default().v(false).force(true).build();
         self.call("removing the container", SLOW, |d| async move { found(d.remove_container(id, Some(remove)).await) })
             .await

@@ -8,22 +8,27 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use model::{ContainerSpec, SecretFile};
+use tokio::sync::watch;
 
-use crate::plan::Observed;
+use crate::observed::Observed;
 
 /// A container engine. Every call has a deadline of its own; none is retried here.
 pub trait Engine: Send + Sync + 'static {
     /// Whether it answers; its version.
     fn ping(&self) -> impl Future<Output = Result<String, EngineError>> + Send;
 
-    /// Our containers, foreign ones with names like ours, networks and volumes.
+    /// Our containers, foreign ones with names like ours, networks and volumes; nothing of images and checks.
     fn observe(&self) -> impl Future<Output = Result<Observed, EngineError>> + Send;
 
     /// The id of the image that `reference` means on this host; none when it is not here.
     fn image_id(&self, reference: &str) -> impl Future<Output = Result<Option<String>, EngineError>> + Send;
 
-    /// Fetches an image from its registry. May take many minutes.
-    fn pull(&self, reference: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// Fetches an image from its registry. May take many minutes. What was fetched before a break is not fetched again.
+    fn pull(
+        &self,
+        reference: &str,
+        progress: watch::Sender<PullProgress>,
+    ) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// Makes a private bridge network unless one of this name exists, and returns the host's address in it: where
     /// requests seem to come from when the engine relays them.
@@ -46,6 +51,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Starts a container.
     fn start(&self, id: &str) -> impl Future<Output = Result<(), EngineError>> + Send;
 
+    /// Asks a container to end and kills it after `grace`. One that does not run, or is gone, is a success.
+    fn stop(&self, id: &str, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
+
     /// Asks a container to end, kills it after `grace`, removes it. Its named volumes stay. A container that is gone
     /// already is a success.
     fn remove(&self, id: &str, grace: Duration) -> impl Future<Output = Result<(), EngineError>> + Send;
@@ -64,6 +72,15 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Says when something may have changed. Hints may be lost and repeated; the stream ends when the engine goes.
     fn hints(&self) -> BoxStream<'static, Hint>;
+}
+
+/// How far a pull is. Layers become known one by one, so that the total grows at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PullProgress {
+    /// Bytes here already.
+    pub done: u64,
+    /// Bytes of the layers that are known.
+    pub total: u64,
 }
 
 /// Something about a container of ours may have changed.

@@ -1,258 +1,273 @@
-//! Asks a service whether it works, and remembers just enough not to flap.
+//! Asks services again and again whether they work, remembers just enough not to flap, and puts the answers together.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use model::{ContainerState, ContainerStatus, Health};
-use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use model::{Check, ContainerState, ContainerStatus, Health, Run, ServiceName, ServiceSpec, Unit};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{FETCHING, chain};
+use crate::chain;
+use crate::engine::Engine;
+use crate::observed::{EngineState, ObservedContainer};
+use crate::probe::ask;
+use crate::words::short;
 
-/// No answer of a health page is larger.
-const BODY_LIMIT: usize = 64 * 1024;
 /// So many failures in a row make a healthy service unhealthy: one slow answer is no outage.
 const FAILURES: u32 = 2;
+/// News of checks that wait to be heard.
+const NEWS: usize = 64;
 
-/// What to ask, and which answer is the right one.
+/// Which check.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    /// The readiness of the container of this name.
+    Unit(String),
+    /// One of a service's own.
+    Service(ServiceName, usize),
+}
+
+/// One run of a container: its id, as statuses show it, and its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// The container that answers, by its name without our prefix; its status explains what a request can't.
-    pub container: String,
-    /// Where.
-    pub target: Target,
-    /// The path, for example `/status.php`.
-    pub path: String,
-    /// The Host header.
-    pub host: String,
-    /// Whether to say `X-Forwarded-Proto: https`, for services that redirect plain requests.
-    pub forwarded_https: bool,
-    /// The right answer.
-    pub expect: Expectation,
-    /// The time between two checks.
-    pub interval: Duration,
-    /// How long an answer may take.
-    pub timeout: Duration,
-    /// So long after a start, no answer is no fault yet.
-    pub grace: Duration,
+pub(crate) struct Start {
+    id: String,
+    at: i64,
 }
 
-/// Where a service answers HTTP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// At an address.
-    Tcp(SocketAddr),
-    /// At a unix socket.
-    Unix(PathBuf),
-}
-
-/// Which answer is the right one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expectation {
-    /// Status 200.
-    Ok,
-    /// Status 200 and Nextcloud's status saying that it is installed, not in maintenance, and needs no upgrade: it
-    /// answers 200 in all these cases.
-    NextcloudReady,
-}
-
-/// What one request showed.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    /// No connection.
-    #[error("nothing answers")]
-    Connect(#[source] std::io::Error),
-    /// No whole answer in time.
-    #[error("no answer within {} s", .0.as_secs_f32())]
-    Timeout(Duration),
-    /// Not HTTP, or broken off.
-    #[error("the answer broke off")]
-    Http(#[source] hyper::Error),
-    /// A larger body than any health page has, or one that broke off.
-    #[error("the answer could not be read")]
-    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The check itself can't be put into a request.
-    #[error("the check's path or host is not valid")]
-    Request(#[source] hyper::http::Error),
-    /// The wrong status.
-    #[error("{path} answered {status}")]
-    Status {
-        /// The path asked.
-        path: String,
-        /// The status.
-        status: StatusCode,
-    },
-    /// The right status with the wrong content.
-    #[error("{0}")]
-    Content(&'static str),
-}
-
-impl HealthCheck {
-    /// Asks once.
-    ///
-    /// # Errors
-    /// What was wrong with the answer.
-    pub async fn ask(&self) -> Result<(), CheckError> {
-        let whole = async {
-            match &self.target {
-                Target::Tcp(address) => self.ask_over(TcpStream::connect(address).await).await,
-                Target::Unix(path) => self.ask_over(UnixStream::connect(path).await).await,
-            }
-        };
-        timeout(self.timeout, whole).await.map_err(|_| CheckError::Timeout(self.timeout))?
+impl Start {
+    /// The run that the engine reports, if it runs.
+    pub(crate) fn seen(container: &ObservedContainer) -> Option<Self> {
+        (container.state == EngineState::Running)
+            .then(|| Self { id: short(&container.id).to_owned(), at: container.started_at.unwrap_or(0) })
     }
 
-    async fn ask_over<S>(&self, stream: std::io::Result<S>) -> Result<(), CheckError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let stream = TokioIo::new(stream.map_err(CheckError::Connect)?);
-        let (mut sender, connection) = http1::handshake(stream).await.map_err(CheckError::Http)?;
-        let mut request = Request::get(&self.path)
-            .header(header::HOST, &self.host)
-            .header(header::USER_AGENT, "cloudathome-health")
-            .header(header::CONNECTION, "close");
-        if self.forwarded_https {
-            request = request.header("x-forwarded-proto", "https");
+    /// The container's id, shortened.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The run that the status shows, if it shows one.
+    pub(crate) fn of(status: &ContainerStatus) -> Option<Self> {
+        (status.state == ContainerState::Running).then(|| Self { id: status.id.clone(), at: status.started_at })
+    }
+}
+
+/// What a check has shown.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Verdict {
+    /// The run of its container that it holds for; none of an external service, or before there is one.
+    pub(crate) start: Option<Start>,
+    /// Never degraded.
+    pub(crate) health: Health,
+    /// Since when it has been unhealthy.
+    pub(crate) failing_since: Option<Instant>,
+}
+
+/// The checks of all services, each in a task of its own.
+pub(crate) struct Checks<E> {
+    engine: Arc<E>,
+    statuses: watch::Receiver<Vec<ContainerStatus>>,
+    running: BTreeMap<Key, Running>,
+    sender: mpsc::Sender<(Key, Verdict)>,
+    news: mpsc::Receiver<(Key, Verdict)>,
+}
+
+struct Running {
+    check: Check,
+    verdict: Verdict,
+    _task: DropGuard,
+}
+
+impl<E: Engine> Checks<E> {
+    pub(crate) fn new(engine: Arc<E>, statuses: watch::Receiver<Vec<ContainerStatus>>) -> Self {
+        let (sender, news) = mpsc::channel(NEWS);
+        Self { engine, statuses, running: BTreeMap::new(), sender, news }
+    }
+
+    /// Checks what these services say, and nothing else.
+    pub(crate) fn follow(&mut self, services: &[ServiceSpec]) {
+        let mut wanted = BTreeMap::new();
+        for service in services.iter().filter(|service| service.run != Run::Nothing) {
+            for unit in &service.units {
+                wanted.extend(unit.ready.as_ref().map(|check| (Key::Unit(unit.container.name.clone()), check)));
+            }
+            let own = service.checks.iter().enumerate();
+            wanted.extend(own.map(|(at, check)| (Key::Service(service.name.clone(), at), check)));
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(CheckError::Request)?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(CheckError::Http)?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await.map_err(CheckError::Body)?;
-            self.judge(status, &body.to_bytes())
-        };
-        // The connection moves the bytes; it ends when the exchange has.
-        let mut exchange = std::pin::pin!(exchange);
-        tokio::select! {
-            result = &mut exchange => result,
-            result = connection => {
-                result.map_err(CheckError::Http)?;
-                exchange.await
+        self.running.retain(|key, running| wanted.get(key).is_some_and(|check| **check == running.check));
+        for (key, check) in wanted {
+            if !self.running.contains_key(&key) {
+                let running = self.start(key.clone(), check.clone());
+                self.running.insert(key, running);
             }
         }
     }
 
-    fn judge(&self, status: StatusCode, body: &[u8]) -> Result<(), CheckError> {
-        if status != StatusCode::OK {
-            return Err(CheckError::Status { path: self.path.clone(), status });
+    /// What a check has shown last.
+    pub(crate) fn verdict(&self, key: &Key) -> Verdict {
+        self.running.get(key).map(|running| running.verdict.clone()).unwrap_or_default()
+    }
+
+    /// Waits until a check has something new to say, and notes it.
+    pub(crate) async fn heard(&mut self) {
+        // The other end is in this hand as well, so that it never ends.
+        if let Some((key, verdict)) = self.news.recv().await
+            && let Some(running) = self.running.get_mut(&key)
+        {
+            running.verdict = verdict;
         }
-        match self.expect {
-            Expectation::Ok => Ok(()),
-            Expectation::NextcloudReady => nextcloud_ready(body).map_err(CheckError::Content),
-        }
+    }
+
+    fn start(&self, key: Key, check: Check) -> Running {
+        let token = CancellationToken::new();
+        let (engine, statuses, sender) = (Arc::clone(&self.engine), self.statuses.clone(), self.sender.clone());
+        let work = watch_check(engine, key, check.clone(), statuses, sender);
+        tokio::spawn(token.clone().run_until_cancelled_owned(work));
+        Running { check, verdict: Verdict::default(), _task: token.drop_guard() }
     }
 }
 
-fn nextcloud_ready(body: &[u8]) -> Result<(), &'static str> {
-    let status: Value = serde_json::from_slice(body).map_err(|_| "the status page is not Nextcloud's")?;
-    let flag = |key: &str| status.get(key).and_then(Value::as_bool);
-    match (flag("installed"), flag("maintenance"), flag("needsDbUpgrade")) {
-        (Some(true), Some(false), Some(false)) => Ok(()),
-        (None, _, _) | (_, None, _) | (_, _, None) => Err("the status page is not Nextcloud's"),
-        (Some(false), _, _) => Err("Nextcloud is not installed yet"),
-        (_, Some(true), _) => Err("Nextcloud is in maintenance mode; `occ maintenance:mode --off` ends it"),
-        (_, _, Some(true)) => Err("Nextcloud waits for a database upgrade; `occ upgrade` does it"),
-    }
-}
-
-/// Checks until the token is cancelled. `containers` wakes the check early and gives the reason when a container does
-/// not run.
-pub fn spawn(
-    check: HealthCheck,
-    containers: watch::Receiver<Vec<ContainerStatus>>,
-    token: CancellationToken,
-) -> watch::Receiver<Health> {
-    let (sender, receiver) = watch::channel(Health::Unknown);
-    tokio::spawn(async move {
-        let _ = token.run_until_cancelled(watch_health(check, containers, sender)).await;
-    });
-    receiver
-}
-
-async fn watch_health(
-    check: HealthCheck,
-    mut containers: watch::Receiver<Vec<ContainerStatus>>,
-    sender: watch::Sender<Health>,
+async fn watch_check<E: Engine>(
+    engine: Arc<E>,
+    key: Key,
+    check: Check,
+    mut statuses: watch::Receiver<Vec<ContainerStatus>>,
+    sender: mpsc::Sender<(Key, Verdict)>,
 ) {
+    let start = |all: &Vec<ContainerStatus>| {
+        let name = check.container.as_ref()?;
+        Start::of(all.iter().find(|status| status.name == *name)?)
+    };
     let mut memory = Memory::default();
+    let mut told = Verdict::default();
     loop {
-        let container = containers.borrow_and_update().iter().find(|status| status.name == check.container).cloned();
-        let answer = check.ask().await.map_err(|error| chain(&error));
-        let health = memory.judge(answer, container.as_ref(), check.grace, unix_now());
-        sender.send_if_modified(|old| {
-            if *old == health {
-                return false;
+        let now = start(&statuses.borrow_and_update());
+        let verdict = if check.container.is_some() && now.is_none() {
+            memory = Memory::default();
+            Verdict::default()
+        } else {
+            let answer = ask(&*engine, &check, now.as_ref().map(|start| start.id.as_str())).await;
+            let health = memory.judge(answer.map_err(|error| chain(&error)), now.as_ref(), check.grace, unix_now());
+            let failing = matches!(health, Health::Unhealthy { .. });
+            let failing_since = failing.then(|| told.failing_since.unwrap_or_else(Instant::now));
+            Verdict { start: now.clone(), health, failing_since }
+        };
+        if verdict != told {
+            told = verdict.clone();
+            if sender.send((key.clone(), verdict)).await.is_err() {
+                return;
             }
-            match &health {
-                Health::Unhealthy { reason } => warn!(container = check.container, reason, "unhealthy"),
-                other => info!(container = check.container, reason = other.reason(), "{}", other.word()),
+        }
+        let other = async {
+            if statuses.wait_for(|all| start(all) != now).await.is_err() {
+                std::future::pending::<()>().await;
             }
-            *old = health;
-            true
-        });
+        };
         tokio::select! {
             () = sleep(check.interval) => {}
-            Ok(()) = containers.changed() => {}
+            () = other => {}
         }
     }
 }
 
-/// What earlier checks showed.
+/// What earlier answers showed.
 #[derive(Debug, Default)]
 struct Memory {
     failures: u32,
     healthy: bool,
-    /// The start (id and time) for which it has been healthy; its grace is over.
-    proven: Option<(String, i64)>,
+    /// The run for which it has been healthy; its grace is over.
+    proven: Option<Start>,
 }
 
 impl Memory {
-    fn judge(
-        &mut self,
-        answer: Result<(), String>,
-        container: Option<&ContainerStatus>,
-        grace: Duration,
-        now: i64,
-    ) -> Health {
-        let start = container.map(|container| (container.id.clone(), container.started_at));
-        let known = container.and_then(|container| container.reason.clone());
-        let Err(failure) = answer else {
-            *self = Self { failures: 0, healthy: true, proven: start };
-            return match known {
-                Some(reason) => Health::Degraded { reason },
-                None => Health::Healthy,
-            };
+    fn judge(&mut self, answer: Result<(), String>, start: Option<&Start>, grace: Duration, now: i64) -> Health {
+        let Err(reason) = answer else {
+            *self = Self { failures: 0, healthy: true, proven: start.cloned() };
+            return Health::Healthy;
         };
         self.failures = self.failures.saturating_add(1);
-        let state = container.map_or(ContainerState::Absent, |container| container.state);
-        if self.healthy && self.failures < FAILURES && state == ContainerState::Running {
+        let same = self.proven.as_ref() == start;
+        if self.healthy && same && self.failures < FAILURES {
             return Health::Healthy;
         }
         self.healthy = false;
-        let starting = match (&known, state) {
-            (Some(reason), _) => reason.starts_with(FETCHING),
-            (None, ContainerState::Absent | ContainerState::Created | ContainerState::Exited) => true,
-            (None, ContainerState::Running) => {
-                let started = start.as_ref().map_or(0, |(_, at)| *at);
-                let age = u64::try_from(now.saturating_sub(started)).unwrap_or(0);
-                self.proven != start && age < grace.as_secs()
-            }
-        };
-        let reason = known.unwrap_or(failure);
-        if starting { Health::Starting { reason } } else { Health::Unhealthy { reason } }
+        let young = start.is_some_and(|start| {
+            let age = u64::try_from(now.saturating_sub(start.at)).unwrap_or(0);
+            !same && age < grace.as_secs()
+        });
+        if young { Health::Starting { reason } } else { Health::Unhealthy { reason } }
     }
+}
+
+/// What is wrong with a container. Without words: there is nothing to say but that it is not ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// On its way; no fault.
+    Pending(String),
+    /// A fault.
+    Fault(String),
+    /// It ends again and again, and is started again and again.
+    Looping(String),
+}
+
+impl Trouble {
+    fn reason(&self) -> &str {
+        match self {
+            Self::Pending(reason) | Self::Fault(reason) | Self::Looping(reason) => reason,
+        }
+    }
+
+    /// What the container's status shows.
+    pub(crate) fn told(&self) -> Option<String> {
+        Some(self.reason().to_owned()).filter(|reason| !reason.is_empty())
+    }
+
+    /// The same in words for the service: with the container's name where that is not the service's own.
+    pub(crate) fn of(self, service: &ServiceSpec, unit: &Unit) -> Self {
+        let name = &unit.container.name;
+        let words = |reason: String| match (reason.is_empty(), name == service.name.as_str()) {
+            (true, _) => format!("{name} is being started"),
+            (false, true) => reason,
+            (false, false) => format!("{name}: {reason}"),
+        };
+        match self {
+            Self::Pending(reason) => Self::Pending(words(reason)),
+            Self::Fault(reason) => Self::Fault(words(reason)),
+            Self::Looping(reason) => Self::Looping(words(reason)),
+        }
+    }
+}
+
+/// The health of a service from what its containers lack (in their order), what its own checks have shown, and whether
+/// its checks are all there is.
+pub(crate) fn compose(troubles: &[Trouble], checks: &[Health]) -> Health {
+    if let Some(Trouble::Looping(reason)) = troubles.iter().find(|trouble| matches!(trouble, Trouble::Looping(_))) {
+        return Health::Degraded { reason: reason.clone() };
+    }
+    if !checks.is_empty() && checks.iter().all(|health| *health == Health::Healthy) {
+        return match troubles.first() {
+            Some(trouble) => Health::Degraded { reason: trouble.reason().to_owned() },
+            None => Health::Healthy,
+        };
+    }
+    // The first container in trouble is the likeliest cause: the others may need it.
+    let fault = troubles.iter().find(|trouble| matches!(trouble, Trouble::Fault(_)));
+    match (fault, troubles.first()) {
+        (Some(fault), _) => return Health::Unhealthy { reason: fault.reason().to_owned() },
+        (None, Some(pending)) => return Health::Starting { reason: pending.reason().to_owned() },
+        (None, None) => {}
+    }
+    let severity = |health: &&Health| match health {
+        Health::Healthy => 0,
+        Health::Degraded { .. } => 1,
+        Health::Unknown => 2,
+        Health::Starting { .. } => 3,
+        Health::Unhealthy { .. } => 4,
+    };
+    // Of equals the first.
+    checks.iter().rev().max_by_key(severity).cloned().unwrap_or(Health::Healthy)
 }
 
 fn unix_now() -> i64 {

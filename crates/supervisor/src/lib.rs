@@ -1,12 +1,12 @@
 //! Keeps containers as they are wanted: a pure plan from what is desired and what the engine reports, and the task
 //! that carries it out, again and again, until there is nothing left to do.
 //!
-//! - [`apps`] turns a few options into the containers of a service and the check that proves it healthy.
+//! - [`apps`] turns a few options into a service: its containers, their order, and the checks that prove it healthy.
 //! - [`plan`] compares; it does no I/O.
-//! - [`Supervisor`] owns the engine, executes, restarts with backoff and publishes statuses.
+//! - [`Supervisor`] owns the engine, executes, checks, restarts with backoff and publishes statuses.
 //! - [`Engine`] is all that is asked of a container engine; [`DockerEngine`] is the implementation.
 //! - [`Console`] is the way into running containers, for people.
-//! - [`health`] asks services whether they work; [`Secrets`] generates and keeps passwords.
+//! - [`probe`] asks services whether they work; [`Secrets`] generates and keeps passwords.
 #![forbid(unsafe_code)]
 
 pub mod apps;
@@ -14,29 +14,28 @@ mod console;
 mod docker;
 mod engine;
 mod files;
-pub mod health;
+mod health;
+pub mod observed;
 pub mod plan;
+pub mod probe;
 mod record;
 mod secrets;
-mod storage;
+mod setup;
 mod supervisor;
 mod track;
 pub mod upgrade;
+mod words;
+mod work;
 
 pub use console::{Console, ConsoleCommand, Outputs};
 pub use docker::DockerEngine;
-pub use engine::{Engine, EngineError, ExecOutput, Hint};
-pub use health::{Expectation, HealthCheck, Target};
+pub use engine::{Engine, EngineError, ExecOutput, Hint, PullProgress};
 pub use record::{Former, PinnedImage, Record, RecordError, RecordMap, Records, Release, Wanted};
 pub use secrets::{SecretKind, Secrets, SecretsError};
-pub use storage::{Helper, ImageFacts, Storage};
-pub use supervisor::{Supervisor, SupervisorOptions};
+pub use supervisor::{RequestError, Requests, Supervisor, SupervisorOptions};
 
 /// Every container of ours is called this and its own name.
 pub const NAME_PREFIX: &str = "cloudathome-";
-
-/// How the status of a container begins whose image is on its way; that is no fault.
-pub(crate) const FETCHING: &str = "fetching image";
 
 /// An error and its causes in one line, as a status shows it.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

@@ -1,37 +1,44 @@
 //! The task that makes the engine agree with what is wanted.
 //!
-//! It is level-triggered: each pass reads what is desired and what the engine reports, plans, and executes; events and
-//! timers only say when to look again. Nothing is remembered that a pass could not find out, except how often
-//! something failed. So it can stop at any point, and the next pass, or the next process, goes on from there.
+//! It is level-triggered: each pass reads what is desired and what the engine reports, plans, and has the steps taken;
+//! events and timers only say when to look again. Nothing is remembered that a pass could not find out, except how
+//! often something failed. So it can stop at any point, and the next pass, or the next process, goes on from there.
+//!
+//! The steps of a service are taken in a task of their own, one service beside the other: a container that takes its
+//! time to end, or an image, holds up nobody else. While a service is at work no other steps of it are taken.
+
+mod publish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt};
-use model::{ContainerSpec, ContainerState, ContainerStatus, ServiceName};
-use tokio::sync::watch;
+use model::{ContainerSpec, ContainerStatus, Health, Run, ServiceName, ServiceSpec};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::engine::{Engine, EngineError, Hint};
-use crate::plan::{
-    Action, EngineState, LABEL_DEFINITION, LABEL_IMAGE_ID, LABEL_SERVICE, Observed, ObservedContainer, Plan, Step,
-    definition_hash, plan,
-};
+use crate::chain;
+use crate::engine::{Engine, EngineError, Hint, PullProgress};
+use crate::health::{Checks, Key, Start, Verdict};
+use crate::observed::{EngineState, Observed};
+use crate::plan::{Action, Plan, Step, definition_hash, fits, images_in_question, plan, stop_all_of};
+use crate::setup::{self, Outcome, Setup};
 use crate::track::{Backoff, Track};
-use crate::{FETCHING, NAME_PREFIX, chain};
+use crate::words::{ending, explain};
+use crate::work::{Done, Report, take_all};
 
 /// An engine that is gone is asked again at least this often: one that comes back may have stopped everything.
 const ENGINE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// A stream of hints that breaks at once is not opened again sooner.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
-/// Log lines that go into the reason of a container that ended.
-const REASON_LINES: usize = 3;
-/// Characters of them.
-const REASON_CHARS: usize = 400;
+/// How far images are is told this often.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// Requests that wait to be heard.
+const REQUESTS: usize = 16;
 
 /// How often things are tried.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +49,8 @@ pub struct SupervisorOptions {
     pub backoff_first: Duration,
     /// The longest wait between two tries.
     pub backoff_max: Duration,
+    /// Up to so many hundredths of a wait are added by chance, so that what failed together is not tried together.
+    pub jitter_percent: u32,
     /// A container that has run for so long is no longer looping.
     pub stable_after: Duration,
 }
@@ -52,6 +61,7 @@ impl Default for SupervisorOptions {
             resync: Duration::from_secs(10),
             backoff_first: Duration::from_secs(1),
             backoff_max: Duration::from_secs(30),
+            jitter_percent: 20,
             stable_after: Duration::from_secs(60),
         }
     }
@@ -62,41 +72,113 @@ impl Default for SupervisorOptions {
 pub struct Supervisor {
     /// Every desired container and how it is, in the order of the definitions. Empty until the first look.
     pub statuses: watch::Receiver<Vec<ContainerStatus>>,
-    /// By container name: how many times it was started again after it had ended by itself, since the agent started.
+    /// How every desired service is.
+    pub health: watch::Receiver<BTreeMap<ServiceName, Health>>,
+    /// By container name: how many times it was started again after it had ended by itself or hung, since the agent
+    /// started.
     pub restarts: watch::Receiver<BTreeMap<String, u64>>,
+    /// To ask something of it.
+    pub requests: Requests,
     /// Ends soon after the token is cancelled. Containers are left as they are.
     pub task: JoinHandle<()>,
 }
 
+/// Asks something of a supervisor.
+#[derive(Debug, Clone)]
+pub struct Requests(mpsc::Sender<Request>);
+
+/// Why a request was not fulfilled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No service of this name has containers.
+    #[error("there is no service {0} with containers of ours")]
+    Unknown(ServiceName),
+    /// A container could not be stopped.
+    #[error("{0}")]
+    Failed(String),
+    /// The supervisor has ended.
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+type Answer = oneshot::Sender<Result<(), RequestError>>;
+
+#[derive(Debug)]
+enum Request {
+    Restart(ServiceName, Answer),
+    StopAll(Answer),
+}
+
+impl Requests {
+    /// Stops all containers of a service in the opposite of its order; they are started again in its order. Returns
+    /// when they are stopped.
+    ///
+    /// # Errors
+    /// When there is no such service, or a container does not stop.
+    pub async fn restart(&self, service: ServiceName) -> Result<(), RequestError> {
+        self.ask(|answer| Request::Restart(service, answer)).await
+    }
+
+    /// Stops every service, each in the opposite of its order, and starts nothing again: the host is going down.
+    /// Returns when nothing of ours runs any more. The next supervisor starts what is wanted.
+    ///
+    /// # Errors
+    /// When the supervisor ends before.
+    pub async fn stop_all(&self) -> Result<(), RequestError> {
+        self.ask(Request::StopAll).await
+    }
+
+    async fn ask(&self, request: impl FnOnce(Answer) -> Request) -> Result<(), RequestError> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(request(answer)).await.map_err(|_| RequestError::Stopping)?;
+        answered.await.map_err(|_| RequestError::Stopping)?
+    }
+}
+
 impl Supervisor {
     /// Starts supervising. While `desired` holds none nothing is known yet and nothing is touched; an empty list
-    /// means that no container is wanted, and ours are removed (their volumes stay).
+    /// means that no service is wanted, and containers of ours are removed (their volumes stay).
     pub fn spawn<E: Engine>(
         engine: Arc<E>,
-        desired: watch::Receiver<Option<Vec<ContainerSpec>>>,
+        desired: watch::Receiver<Option<Vec<ServiceSpec>>>,
         options: SupervisorOptions,
         token: CancellationToken,
     ) -> Self {
         let (statuses_sender, statuses) = watch::channel(Vec::new());
+        let (health_sender, health) = watch::channel(BTreeMap::new());
         let (restarts_sender, restarts) = watch::channel(BTreeMap::new());
+        let (requests_sender, requests) = mpsc::channel(REQUESTS);
         let worker = Worker {
+            checks: Checks::new(Arc::clone(&engine), statuses.clone()),
             engine,
             desired,
             backoff: Backoff {
                 first: options.backoff_first,
                 max: options.backoff_max,
+                jitter_percent: options.jitter_percent,
                 stable_after: options.stable_after,
             },
             resync: options.resync,
             statuses: statuses_sender,
+            health: health_sender,
             restarts: restarts_sender,
+            requests,
             observed: None,
             engine_failures: 0,
             engine_reason: None,
             tracks: BTreeMap::new(),
-            notes: BTreeMap::new(),
+            plan: Plan::default(),
+            hanging: BTreeMap::new(),
+            work: JoinSet::new(),
+            busy: BTreeSet::new(),
+            setups: BTreeMap::new(),
+            hooks: JoinSet::new(),
             pulls: JoinSet::new(),
-            pulling: BTreeSet::new(),
+            pulling: BTreeMap::new(),
+            asked: Vec::new(),
+            restarting: BTreeMap::new(),
+            closing: false,
+            closers: Vec::new(),
             hints: None,
             subscribed_at: None,
         };
@@ -104,42 +186,48 @@ impl Supervisor {
             // Dropping the work anywhere is fine: see the module's text.
             let _ = token.run_until_cancelled(worker.run()).await;
         });
-        Self { statuses, restarts, task }
+        Self { statuses, health, restarts, requests: Requests(requests_sender), task }
     }
 }
 
 struct Worker<E> {
     engine: Arc<E>,
-    desired: watch::Receiver<Option<Vec<ContainerSpec>>>,
+    desired: watch::Receiver<Option<Vec<ServiceSpec>>>,
     backoff: Backoff,
     resync: Duration,
     statuses: watch::Sender<Vec<ContainerStatus>>,
+    health: watch::Sender<BTreeMap<ServiceName, Health>>,
     restarts: watch::Sender<BTreeMap<String, u64>>,
-    /// What the engine reported last.
+    requests: mpsc::Receiver<Request>,
+    checks: Checks<E>,
+    /// What the engine reported last, with what checks have shown.
     observed: Option<Observed>,
     engine_failures: u32,
     engine_reason: Option<String>,
     /// By container name.
     tracks: BTreeMap<String, Track>,
-    /// What stands in a container's way in this pass, by name.
-    notes: BTreeMap<String, String>,
+    /// The last plan.
+    plan: Plan,
+    /// Why containers are stopped that hang, by name.
+    hanging: BTreeMap<String, String>,
+    work: JoinSet<Report>,
+    /// Services whose steps are being taken.
+    busy: BTreeSet<ServiceName>,
+    setups: BTreeMap<ServiceName, Setup>,
+    hooks: JoinSet<Outcome>,
     pulls: JoinSet<(String, Result<(), EngineError>)>,
-    pulling: BTreeSet<String>,
+    /// How far each is, by reference.
+    pulling: BTreeMap<String, watch::Receiver<PullProgress>>,
+    /// Restarts that were asked for, with who waits for it.
+    asked: Vec<(ServiceName, Answer)>,
+    /// Restarts under way.
+    restarting: BTreeMap<ServiceName, Vec<Answer>>,
+    /// The host goes down: nothing is started any more.
+    closing: bool,
+    /// Who waits for everything to be stopped.
+    closers: Vec<Answer>,
     hints: Option<BoxStream<'static, Hint>>,
     subscribed_at: Option<Instant>,
-}
-
-/// Why a step did not happen.
-enum Obstacle {
-    /// It will by itself; nothing failed.
-    Wait(String),
-    Failed(EngineError),
-}
-
-impl From<EngineError> for Obstacle {
-    fn from(error: EngineError) -> Self {
-        Self::Failed(error)
-    }
 }
 
 impl<E: Engine> Worker<E> {
@@ -150,9 +238,18 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Looks, plans, executes and publishes once. Returns when to look again at the latest.
+    /// What is wanted now.
+    fn wanted(&mut self) -> Option<Vec<ServiceSpec>> {
+        let mut desired = self.desired.borrow_and_update().clone()?;
+        if self.closing {
+            desired.iter_mut().for_each(|service| service.run = Run::Nothing);
+        }
+        Some(desired)
+    }
+
+    /// Looks, plans, has steps taken and publishes once. Returns when to look again at the latest.
     async fn pass(&mut self) -> Instant {
-        let desired = self.desired.borrow_and_update().clone();
+        let desired = self.wanted();
         if !self.look(desired.as_deref()).await {
             self.publish(desired.as_deref());
             self.engine_failures = self.engine_failures.saturating_add(1);
@@ -162,23 +259,22 @@ impl<E: Engine> Worker<E> {
         self.engine_failures = 0;
         self.subscribe();
         if let Some(desired) = &desired {
+            self.checks.follow(desired);
             self.account(desired).await;
-            let plan = plan(desired, self.observed.as_ref().unwrap_or(&Observed::default()));
-            let idle = plan.steps.is_empty();
-            self.notes = plan.refusals.iter().map(|r| (r.container.clone(), r.reason.clone())).collect();
-            self.publish(Some(desired));
-            if !idle {
-                self.execute(desired, plan).await;
-                self.look(Some(desired)).await;
-            }
+            self.plan = plan(desired, self.observed.as_ref().unwrap_or(&Observed::default()));
+            self.settle(desired);
+            self.restart_asked(desired);
+            self.dispatch();
         }
         self.publish(desired.as_deref());
-        self.next_look()
+        self.run_hooks(desired.as_deref().unwrap_or_default());
+        self.answer_closers();
+        self.next_look(desired.as_deref().unwrap_or_default())
     }
 
     /// Reads the engine's state. Returns whether it answered.
-    async fn look(&mut self, desired: Option<&[ContainerSpec]>) -> bool {
-        match self.engine.observe().await {
+    async fn look(&mut self, desired: Option<&[ServiceSpec]>) -> bool {
+        match observe(&*self.engine, desired.unwrap_or_default()).await {
             Ok(observed) => {
                 if self.engine_reason.take().is_some() {
                     info!("the container engine answers again");
@@ -189,7 +285,7 @@ impl<E: Engine> Worker<E> {
             Err(error) => {
                 let reason = format!("{}; containers that run keep running, and it is asked again", chain(&error));
                 if self.engine_reason.as_ref() != Some(&reason) {
-                    warn!(containers = desired.map_or(0, <[_]>::len), reason, "the container engine does not answer");
+                    warn!(services = desired.map_or(0, <[_]>::len), reason, "the container engine does not answer");
                     self.engine_reason = Some(reason);
                 }
                 false
@@ -205,129 +301,137 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Notes what runs and what ended by itself.
-    async fn account(&mut self, desired: &[ContainerSpec]) {
-        self.tracks.retain(|name, _| desired.iter().any(|spec| &spec.name == name));
-        for spec in desired {
-            let definition = definition_hash(spec);
-            let track = self.tracks.entry(spec.name.clone()).or_default();
-            track.wanted(&definition);
-            let Some(container) = self.observed.as_ref().and_then(|observed| observed.ours(&spec.name)) else {
-                continue;
-            };
-            if container.owned.as_ref().is_none_or(|owned| owned.definition != definition) {
-                // An old one that still runs says nothing about the one that is to replace it.
-                continue;
-            }
-            let now = Instant::now();
-            match container.state {
-                EngineState::Running | EngineState::Paused => track.seen_running(now, &self.backoff, &container.id),
-                EngineState::Exited if track.was_running(&container.id) => {
-                    let what = ending(&*self.engine, container).await;
-                    let (times, delay) = track.ended(now, &self.backoff, &what);
-                    warn!(container = spec.name, times, retry_seconds = delay.as_secs(), "container ended: {what}");
-                }
-                EngineState::Created | EngineState::Exited | EngineState::Dead => {}
-            }
-        }
-    }
-
-    async fn execute(&mut self, desired: &[ContainerSpec], plan: Plan) {
-        // A service with an obstacle gets no further steps in this pass, the others do.
-        let mut blocked: BTreeMap<ServiceName, String> =
-            plan.refusals.into_iter().map(|refusal| (refusal.service, refusal.container)).collect();
-        for step in plan.steps {
-            if let Some(by) = blocked.get(&step.service) {
-                if *by != step.container {
-                    self.notes.entry(step.container).or_insert_with(|| format!("waits for {by}"));
-                }
-                continue;
-            }
-            let wanted = desired.iter().any(|spec| spec.name == step.container);
-            let now = Instant::now();
-            if self.tracks.get(&step.container).is_some_and(|track| track.waits_until(now).is_some()) {
-                blocked.insert(step.service, step.container);
-                continue;
-            }
-            match self.take(&step).await {
-                Ok(()) => {}
-                Err(Obstacle::Wait(why)) => {
-                    // A failure stays told while it is tried again.
-                    if self.tracks.get(&step.container).is_none_or(|track| track.reason().is_none()) {
-                        self.notes.insert(step.container.clone(), why);
+    /// Notes what runs, what is ready, what hangs and what ended by itself.
+    async fn account(&mut self, desired: &[ServiceSpec]) {
+        let Some(mut observed) = self.observed.take() else { return };
+        self.tracks.retain(|name, _| observed.ours(name).is_some() || units(desired).any(|unit| &unit.name == name));
+        for service in desired {
+            for unit in &service.units {
+                let spec = &unit.container;
+                let track = self.tracks.entry(spec.name.clone()).or_default();
+                track.wanted(&definition_hash(spec));
+                let Some(container) = observed.ours(&spec.name) else { continue };
+                let (id, now) = (container.id.clone(), Instant::now());
+                if container.state == EngineState::Running {
+                    let verdict = self.checks.verdict(&Key::Unit(spec.name.clone()));
+                    let current = verdict.start.is_some() && verdict.start == Start::seen(container);
+                    if current && verdict.health == Health::Healthy {
+                        track.seen_ready(now, &self.backoff);
+                        observed.ready.insert(id.clone());
                     }
-                    blocked.insert(step.service, step.container);
+                    let patience = unit.restart_after.map(|after| track.patience(after));
+                    if let Some(why) = hangs(&verdict, patience, now).filter(|_| current) {
+                        self.hanging.insert(spec.name.clone(), why);
+                        observed.hung.insert(id.clone());
+                    }
                 }
-                Err(Obstacle::Failed(error)) if wanted => {
-                    self.failed(&step.container, explain(&error, desired, &step.container));
-                    blocked.insert(step.service, step.container);
+                let Some(container) = observed.ours(&spec.name) else { continue };
+                // An old one that still runs says nothing about the one that is to replace it, and what we do to a
+                // container is none of its own doing.
+                if self.busy.contains(&service.name) || !fits(spec, container) {
+                    continue;
                 }
-                Err(Obstacle::Failed(error)) => {
-                    warn!(container = step.container, "removing a container no longer wanted: {}", chain(&error));
+                match container.state {
+                    EngineState::Running | EngineState::Paused => track.seen_running(now, &self.backoff, &id),
+                    EngineState::Exited if track.was_running(&id) => {
+                        let what = ending(&*self.engine, container).await;
+                        let (times, delay) = track.ended(now, &self.backoff, &what);
+                        warn!(container = spec.name, times, retry_seconds = delay.as_secs(), "container ended: {what}");
+                    }
+                    EngineState::Created | EngineState::Exited | EngineState::Dead => {}
                 }
+            }
+        }
+        self.observed = Some(observed);
+    }
+
+    /// Forgets what stood in the way of containers that run and for which nothing is left to do.
+    fn settle(&mut self, desired: &[ServiceSpec]) {
+        let Some(observed) = &self.observed else { return };
+        let steps = self.plan.steps.iter().map(|step| step.container.as_str());
+        let open: BTreeSet<&str> = steps.chain(self.plan.refusals.iter().map(|note| note.container.as_str())).collect();
+        for spec in units(desired).filter(|spec| !open.contains(spec.name.as_str())) {
+            let runs = observed.ours(&spec.name).is_some_and(|container| container.state == EngineState::Running);
+            if let Some(track) = self.tracks.get_mut(&spec.name).filter(|_| runs) {
+                track.settled();
             }
         }
     }
 
-    async fn take(&mut self, step: &Step) -> Result<(), Obstacle> {
-        let name = &step.container;
-        match &step.action {
-            Action::EnsureImage(reference) => self.ensure_image(reference).await,
-            Action::CreateNetwork(network) => {
-                info!(container = name, network, "making network");
-                self.engine.ensure_network(network).await?;
-                Ok(())
+    /// Stops the services whose restart was asked for; the next plan starts them.
+    fn restart_asked(&mut self, desired: &[ServiceSpec]) {
+        for (name, answer) in std::mem::take(&mut self.asked) {
+            let stops = match (&self.observed, desired.iter().find(|service| service.name == name)) {
+                (Some(observed), Some(service)) if !service.units.is_empty() => stop_all_of(service, observed),
+                _ => {
+                    // Who no longer waits does not need to know.
+                    drop(answer.send(Err(RequestError::Unknown(name))));
+                    continue;
+                }
+            };
+            if stops.is_empty() {
+                drop(answer.send(Ok(())));
+            } else if let Some(others) = self.restarting.get_mut(&name) {
+                others.push(answer);
+            } else if self.busy.contains(&name) {
+                self.asked.push((name, answer));
+            } else {
+                info!(service = %name, "restarting, as was asked for");
+                self.restarting.insert(name.clone(), vec![answer]);
+                self.busy.insert(name.clone());
+                self.work.spawn(take_all(Arc::clone(&self.engine), name, stops));
             }
-            Action::CreateVolume(volume) => {
-                info!(container = name, volume, "making volume");
-                Ok(self.engine.ensure_volume(volume).await?)
-            }
-            Action::Remove { id, grace } => {
-                info!(container = name, id = short(id), "stopping and removing container");
-                Ok(self.engine.remove(id, *grace).await?)
-            }
-            Action::Create(spec) => {
-                let image = self.engine.image_id(&spec.image).await?.unwrap_or_default();
-                let labels = BTreeMap::from([
-                    (LABEL_SERVICE.to_owned(), spec.service.to_string()),
-                    (LABEL_DEFINITION.to_owned(), definition_hash(spec)),
-                    (LABEL_IMAGE_ID.to_owned(), image),
-                ]);
-                let id = self.engine.create(spec, labels).await?;
-                info!(container = name, id = short(&id), image = spec.image, "created container");
-                self.start(&id, spec).await
-            }
-            Action::Start { id, spec } => self.start(id, spec).await,
         }
     }
 
-    /// Files are placed before every start: whoever created the container may have been stopped before it came to that.
-    async fn start(&mut self, id: &str, spec: &ContainerSpec) -> Result<(), Obstacle> {
-        self.engine.upload(id, &spec.secrets).await?;
-        self.engine.start(id).await?;
-        info!(container = spec.name, id = short(id), "started container");
-        self.tracks.entry(spec.name.clone()).or_default().started(Instant::now(), id);
-        Ok(())
+    /// Has the steps taken, but for those of services at work and of containers that wait after a failure.
+    fn dispatch(&mut self) {
+        let now = Instant::now();
+        let mut by_service: BTreeMap<ServiceName, Vec<Step>> = BTreeMap::new();
+        for step in self.plan.steps.clone() {
+            if let Action::Pull(reference) = &step.action {
+                if self.waits(&step.container, now) {
+                    continue;
+                }
+                self.fetch(reference);
+            } else if !self.busy.contains(&step.service) {
+                by_service.entry(step.service.clone()).or_default().push(step);
+            }
+        }
+        for (service, steps) in by_service {
+            let mut ready = Vec::new();
+            for step in steps {
+                if !self.waits(&step.container, now) {
+                    ready.push(step);
+                } else if step.action.ends_one() {
+                    // What comes after it relies on that.
+                    break;
+                }
+            }
+            if !ready.is_empty() {
+                self.busy.insert(service.clone());
+                self.work.spawn(take_all(Arc::clone(&self.engine), service, ready));
+            }
+        }
+    }
+
+    fn waits(&self, container: &str, now: Instant) -> bool {
+        self.tracks.get(container).is_some_and(|track| track.waits_until(now).is_some())
     }
 
     /// A pull may take an hour and runs beside everything else.
-    async fn ensure_image(&mut self, reference: &str) -> Result<(), Obstacle> {
-        let fetching = || Obstacle::Wait(format!("{FETCHING} {reference}"));
-        if self.pulling.contains(reference) {
-            return Err(fetching());
-        }
-        if self.engine.image_id(reference).await?.is_some() {
-            return Ok(());
+    fn fetch(&mut self, reference: &str) {
+        if self.pulling.contains_key(reference) {
+            return;
         }
         info!(image = reference, "the image is not on this host; fetching it");
         let (engine, reference) = (Arc::clone(&self.engine), reference.to_owned());
-        self.pulling.insert(reference.clone());
-        let obstacle = fetching();
+        let (progress, receiver) = watch::channel(PullProgress::default());
+        self.pulling.insert(reference.clone(), receiver);
         self.pulls.spawn(async move {
-            let result = engine.pull(&reference).await;
+            let result = engine.pull(&reference, progress).await;
             (reference, result)
         });
-        Err(obstacle)
     }
 
     fn pulled(&mut self, reference: &str, result: Result<(), EngineError>) {
@@ -336,10 +440,39 @@ impl<E: Engine> Worker<E> {
             info!(image = reference, "fetched image");
             return;
         };
-        let reason = chain(&error);
+        let reason = explain(&error, &[]);
         let desired = self.desired.borrow().clone().unwrap_or_default();
-        for spec in desired.iter().filter(|spec| spec.image == reference) {
+        for spec in units(&desired).filter(|spec| spec.image == reference) {
             self.failed(&spec.name, reason.clone());
+        }
+    }
+
+    /// Notes what became of the steps of a service.
+    fn worked(&mut self, report: Report) {
+        self.busy.remove(&report.service);
+        let desired = self.desired.borrow().clone().unwrap_or_default();
+        let mut restarted = Ok(());
+        for (name, done) in report.results {
+            let track = self.tracks.entry(name.clone()).or_default();
+            match done {
+                Done::Started(id) => track.started(Instant::now(), &id),
+                Done::Stopped => match self.hanging.remove(&name) {
+                    Some(why) => {
+                        warn!(container = name, "stopped, to be started anew: {why}");
+                        track.hung(why);
+                    }
+                    None => track.stopped(),
+                },
+                Done::Failed(error) => {
+                    let ports = units(&desired).find(|spec| spec.name == name).map_or(&[][..], |spec| &spec.ports);
+                    let reason = explain(&error, ports);
+                    restarted = Err(RequestError::Failed(reason.clone()));
+                    self.failed(&name, reason);
+                }
+            }
+        }
+        for answer in self.restarting.remove(&report.service).unwrap_or_default() {
+            drop(answer.send(restarted.clone()));
         }
     }
 
@@ -352,141 +485,144 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    fn publish(&self, desired: Option<&[ContainerSpec]>) {
-        let mut statuses: Vec<ContainerStatus> = match (desired, &self.observed) {
-            (Some(desired), _) => desired.iter().map(|spec| self.status(spec)).collect(),
-            (None, Some(observed)) => observed.containers.iter().filter_map(adopted_status).collect(),
-            (None, None) => Vec::new(),
-        };
-        if let Some(reason) = &self.engine_reason {
-            for status in &mut statuses {
-                status.reason = Some(reason.clone());
+    /// Runs the setup of services that are healthy without it.
+    fn run_hooks(&mut self, desired: &[ServiceSpec]) {
+        self.setups.retain(|name, _| desired.iter().any(|service| service.name == *name));
+        let statuses = self.statuses.borrow().clone();
+        for service in desired.iter().filter(|service| service.run == Run::All && !service.setup.is_empty()) {
+            if !self.busy.contains(&service.name) && self.bare_health(service, &statuses).accepts_traffic() {
+                let setup = self.setups.entry(service.name.clone()).or_default();
+                let due = setup.take_due(service, &statuses, Instant::now());
+                if !due.is_empty() {
+                    self.hooks.spawn(setup::run(Arc::clone(&self.engine), service.name.clone(), due));
+                }
             }
         }
-        // Counters first: whoever sees the status of a container that runs again finds it counted.
-        let restarts = self.tracks.iter().map(|(name, track)| (name.clone(), track.restarts())).collect();
-        replace(&self.restarts, restarts);
-        replace(&self.statuses, statuses);
     }
 
-    fn status(&self, spec: &ContainerSpec) -> ContainerStatus {
-        let container = self.observed.as_ref().and_then(|observed| observed.ours(&spec.name));
-        let paused = container
-            .is_some_and(|container| container.state == EngineState::Paused)
-            .then(|| format!("paused by someone; `docker unpause {NAME_PREFIX}{}` lets it go on", spec.name));
-        let known = self.tracks.get(&spec.name).and_then(Track::reason);
-        ContainerStatus {
-            name: spec.name.clone(),
-            service: spec.service.clone(),
-            image: spec.image.clone(),
-            id: container.map(|container| short(&container.id).to_owned()).unwrap_or_default(),
-            state: container.map_or(ContainerState::Absent, |container| state(container.state)),
-            started_at: container.and_then(|container| container.started_at).unwrap_or(0),
-            reason: self.notes.get(&spec.name).cloned().or(paused).or_else(|| known.map(str::to_owned)),
+    fn answer_closers(&mut self) {
+        let mut ours = self.observed.iter().flat_map(|observed| &observed.containers).filter(|c| c.owned.is_some());
+        let stopped = ours.all(|container| !matches!(container.state, EngineState::Running | EngineState::Paused));
+        if stopped && self.busy.is_empty() && self.engine_reason.is_none() {
+            for answer in std::mem::take(&mut self.closers) {
+                drop(answer.send(Ok(())));
+            }
         }
     }
 
-    fn next_look(&self) -> Instant {
+    fn next_look(&self, desired: &[ServiceSpec]) -> Instant {
         let now = Instant::now();
         let retries = self.tracks.values().filter_map(|track| track.waits_until(now));
-        retries.fold(now + self.resync, Instant::min)
+        let hooks = self.setups.values().filter_map(|setup| setup.waits_until(now));
+        let hangs = desired.iter().flat_map(|service| &service.units).filter_map(|unit| {
+            let name = &unit.container.name;
+            let since = self.checks.verdict(&Key::Unit(name.clone())).failing_since?;
+            Some(since + self.tracks.get(name)?.patience(unit.restart_after?)).filter(|at| *at > now)
+        });
+        retries.chain(hooks).chain(hangs).fold(now + self.resync, Instant::min)
     }
 
     async fn wait(&mut self, until: Instant) {
-        let hint = async {
-            match &mut self.hints {
-                Some(hints) => hints.next().await,
-                None => std::future::pending().await,
-            }
-        };
-        let desired = async {
-            if self.desired.changed().await.is_err() {
-                // Whoever knew what is wanted is gone; what was wanted last still is.
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            () = desired => {}
-            hint = hint => {
-                if hint.is_none() {
-                    self.hints = None;
+        loop {
+            let hint = async {
+                match &mut self.hints {
+                    Some(hints) => hints.next().await,
+                    None => std::future::pending().await,
                 }
-            }
-            Some(done) = self.pulls.join_next() => match done {
-                Ok((reference, result)) => self.pulled(&reference, result),
-                Err(error) => {
-                    warn!("fetching an image was broken off: {error}");
-                    self.pulling.clear();
-                    self.pulls.abort_all();
+            };
+            let desired = async {
+                if self.desired.changed().await.is_err() {
+                    // Whoever knew what is wanted is gone; what was wanted last still is.
+                    std::future::pending::<()>().await;
                 }
-            },
-            () = sleep_until(until) => {}
+            };
+            tokio::select! {
+                () = desired => return,
+                hint = hint => {
+                    if hint.is_none() {
+                        self.hints = None;
+                    }
+                    return;
+                }
+                () = self.checks.heard() => return,
+                Some(request) = self.requests.recv() => {
+                    match request {
+                        Request::Restart(service, answer) => self.asked.push((service, answer)),
+                        Request::StopAll(answer) => {
+                            self.closing = true;
+                            self.closers.push(answer);
+                        }
+                    }
+                    return;
+                }
+                Some(done) = self.work.join_next() => {
+                    match done {
+                        Ok(report) => self.worked(report),
+                        Err(error) => {
+                            warn!("work on a service was broken off: {error}");
+                            self.work.abort_all();
+                            self.busy.clear();
+                            self.restarting.clear();
+                        }
+                    }
+                    return;
+                }
+                Some(done) = self.hooks.join_next() => {
+                    match done {
+                        Ok(outcome) => {
+                            if let Some(setup) = self.setups.get_mut(&outcome.service) {
+                                setup.ran(outcome, Instant::now());
+                            }
+                        }
+                        Err(error) => {
+                            warn!("setting up a service was broken off: {error}");
+                            self.hooks.abort_all();
+                            self.setups.clear();
+                        }
+                    }
+                    return;
+                }
+                Some(done) = self.pulls.join_next() => {
+                    match done {
+                        Ok((reference, result)) => self.pulled(&reference, result),
+                        Err(error) => {
+                            warn!("fetching an image was broken off: {error}");
+                            self.pulls.abort_all();
+                            self.pulling.clear();
+                        }
+                    }
+                    return;
+                }
+                () = sleep(PROGRESS), if !self.pulling.is_empty() => {}
+                () = sleep_until(until) => return,
+            }
+            let desired = self.desired.borrow().clone();
+            self.publish(desired.as_deref());
         }
     }
 }
 
-/// How a container ended, with the last lines of its output.
-async fn ending<E: Engine>(engine: &E, container: &ObservedContainer) -> String {
-    let code = container.exit_code.unwrap_or_default();
-    let lines = match engine.log_tail(&container.id, REASON_LINES).await {
-        Ok(lines) => lines,
-        Err(error) => return format!("ended with exit code {code}; its output can't be read: {}", chain(&error)),
-    };
-    let text = lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ");
-    if text.is_empty() {
-        return format!("ended with exit code {code}, without a word");
+/// What there is, with the images that the plan will ask for.
+async fn observe<E: Engine>(engine: &E, desired: &[ServiceSpec]) -> Result<Observed, EngineError> {
+    let mut observed = engine.observe().await?;
+    for reference in images_in_question(desired, &observed) {
+        if let Some(id) = engine.image_id(&reference).await? {
+            observed.images.insert(reference, id);
+        }
     }
-    let skip = text.chars().count().saturating_sub(REASON_CHARS);
-    let tail: String = text.chars().skip(skip).collect();
-    format!("ended with exit code {code}; its last words: {tail}")
+    Ok(observed)
 }
 
-/// The engine's words for the two obstacles people meet most, in words that help.
-fn explain(error: &EngineError, desired: &[ContainerSpec], name: &str) -> String {
-    let text = chain(error);
-    let ports = desired.iter().find(|spec| spec.name == name).map_or(&[][..], |spec| &spec.ports);
-    let ports = ports.iter().map(|port| port.host.to_string()).collect::<Vec<_>>().join(", ");
-    if text.contains("cannot assign requested address") {
-        format!("can't publish {ports}: this host does not have the address (yet); it is tried again by itself")
-    } else if text.contains("address already in use") || text.contains("port is already allocated") {
-        format!("can't publish {ports}: another program has the port; `ss -ltnp` names it. {text}")
-    } else {
-        text
-    }
+fn units(services: &[ServiceSpec]) -> impl Iterator<Item = &ContainerSpec> {
+    services.iter().flat_map(|service| &service.units).map(|unit| &unit.container)
 }
 
-/// Wakes the receivers only when there is something new.
-fn replace<T: PartialEq>(sender: &watch::Sender<T>, new: T) {
-    sender.send_if_modified(|old| {
-        let differs = *old != new;
-        *old = new;
-        differs
-    });
-}
-
-fn adopted_status(container: &ObservedContainer) -> Option<ContainerStatus> {
-    let owned = container.owned.as_ref()?;
-    Some(ContainerStatus {
-        name: container.name.strip_prefix(NAME_PREFIX).unwrap_or(&container.name).to_owned(),
-        service: owned.service.clone(),
-        image: container.image.clone(),
-        id: short(&container.id).to_owned(),
-        state: state(container.state),
-        started_at: container.started_at.unwrap_or(0),
-        reason: Some("left as it is until it is known what is wanted".to_owned()),
-    })
-}
-
-fn state(state: EngineState) -> ContainerState {
-    match state {
-        EngineState::Created => ContainerState::Created,
-        EngineState::Running | EngineState::Paused => ContainerState::Running,
-        EngineState::Exited | EngineState::Dead => ContainerState::Exited,
-    }
-}
-
-fn short(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
+/// Why the container is to be started anew, if it has not answered for longer than one has patience.
+fn hangs(verdict: &Verdict, patience: Option<Duration>, now: Instant) -> Option<String> {
+    let failing = now.duration_since(verdict.failing_since?);
+    let reason = verdict.health.reason()?;
+    (failing >= patience?)
+        .then(|| format!("did not answer for {} s, so it was started anew: {reason}", failing.as_secs()))
 }
 
 #[cfg(test)]

@@ -5,13 +5,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// From this many ends in a row on, a container counts as looping and keeps saying so until it has proven stable.
-const LOOPING: u32 = 2;
+const LOOPING: u32 = 3;
+/// The patience with a container that hangs doubles at most so often.
+const HANGS_MAX: u32 = 5;
 
 /// How retries are spaced.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Backoff {
     pub(crate) first: Duration,
     pub(crate) max: Duration,
+    /// Up to so many hundredths of a wait are added by chance: what failed together is not tried together.
+    pub(crate) jitter_percent: u32,
     /// A container that ran for so long is no longer looping.
     pub(crate) stable_after: Duration,
 }
@@ -20,7 +24,8 @@ impl Backoff {
     /// The wait after the `failures`th failure in a row; doubles from `first` to `max`.
     pub(crate) fn delay(&self, failures: u32) -> Duration {
         let factor = 2_u32.saturating_pow(failures.saturating_sub(1));
-        self.first.saturating_mul(factor).min(self.max)
+        let delay = self.first.saturating_mul(factor).min(self.max);
+        delay.saturating_add(delay.saturating_mul(rand::random_range(0..=self.jitter_percent)) / 100)
     }
 }
 
@@ -32,6 +37,8 @@ pub(crate) struct Track {
     failures: u32,
     /// Ends in a row, each soon after its start.
     crashes: u32,
+    /// Times in a row that it was stopped because it did not answer.
+    hangs: u32,
     not_before: Option<Instant>,
     reason: Option<String>,
     /// The id we saw running or started, and since when we know.
@@ -53,6 +60,11 @@ impl Track {
         self.reason.as_deref()
     }
 
+    /// Whether it has ended again and again, each time soon after its start.
+    pub(crate) fn is_looping(&self) -> bool {
+        self.crashes >= LOOPING
+    }
+
     /// Times it was started again after it had ended by itself.
     pub(crate) fn restarts(&self) -> u64 {
         self.restarts
@@ -61,6 +73,11 @@ impl Track {
     /// When it may be tried, if not now.
     pub(crate) fn waits_until(&self, now: Instant) -> Option<Instant> {
         self.not_before.filter(|at| *at > now)
+    }
+
+    /// How long it may go without an answer before it is started anew: longer each time that this did not help.
+    pub(crate) fn patience(&self, restart_after: Duration) -> Duration {
+        restart_after.saturating_mul(2_u32.saturating_pow(self.hangs.min(HANGS_MAX)))
     }
 
     /// A step failed. Returns whether the reason is another one than before.
@@ -82,14 +99,37 @@ impl Track {
             }
             _ => self.running = Some((id.to_owned(), now)),
         }
-        self.works();
+    }
+
+    /// It has shown that it works.
+    pub(crate) fn seen_ready(&mut self, now: Instant, backoff: &Backoff) {
+        if self.running.as_ref().is_some_and(|(_, since)| now.duration_since(*since) >= backoff.stable_after) {
+            self.hangs = 0;
+        }
+    }
+
+    /// It runs and nothing is left to do for it.
+    pub(crate) fn settled(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+        if !self.is_looping() {
+            self.reason = None;
+        }
     }
 
     /// We started it.
     pub(crate) fn started(&mut self, now: Instant, id: &str) {
         self.running = Some((id.to_owned(), now));
         self.restarts += u64::from(std::mem::take(&mut self.ended));
-        self.works();
+        self.settled();
+    }
+
+    /// We stopped it, for a reason that is none of its own; it may be started at once.
+    pub(crate) fn stopped(&mut self) {
+        self.running = None;
+        self.ended = false;
+        self.crashes = 0;
+        self.settled();
     }
 
     /// The engine was gone. When it comes back and the container does not run, that is no end of its own.
@@ -120,26 +160,52 @@ impl Track {
         (self.crashes, delay)
     }
 
-    fn works(&mut self) {
-        self.failures = 0;
+    /// We stopped it because it did not answer. It is started again at once.
+    pub(crate) fn hung(&mut self, why: String) {
+        self.running = None;
+        self.ended = true;
+        self.hangs = self.hangs.saturating_add(1);
         self.not_before = None;
-        if self.crashes < LOOPING {
-            self.reason = None;
-        }
+        self.reason = Some(why);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    const BACKOFF: Backoff =
-        Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30), stable_after: Duration::from_secs(60) };
+    const BACKOFF: Backoff = Backoff {
+        first: Duration::from_secs(1),
+        max: Duration::from_secs(30),
+        jitter_percent: 0,
+        stable_after: Duration::from_secs(60),
+    };
 
     #[test]
     fn delays_double_to_the_limit() {
         let delays: Vec<u64> = [1, 2, 3, 5, 6, 1000].map(|n| BACKOFF.delay(n).as_secs()).into();
         assert_eq!(delays, [1, 2, 4, 16, 30, 30]);
+        let spread = Backoff { jitter_percent: 50, ..BACKOFF };
+        let delays: BTreeSet<Duration> = (0..50).map(|_| spread.delay(2)).collect();
+        assert!(delays.len() > 5, "{delays:?}");
+        assert!(delays.iter().all(|delay| (2000..=3000).contains(&delay.as_millis())), "{delays:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_grows_until_it_works_again() {
+        let now = Instant::now();
+        let (mut track, minute) = (Track::default(), Duration::from_secs(60));
+        assert_eq!(track.patience(minute), minute);
+        track.started(now, "a");
+        track.hung("no answer".into());
+        track.started(now, "a");
+        assert_eq!((track.patience(minute), track.restarts()), (2 * minute, 1));
+        track.seen_ready(now + Duration::from_secs(5), &BACKOFF);
+        assert_eq!(track.patience(minute), 2 * minute);
+        track.seen_ready(now + Duration::from_secs(61), &BACKOFF);
+        assert_eq!(track.patience(minute), minute);
     }
 
     #[tokio::test(start_paused = true)]
@@ -152,10 +218,14 @@ mod tests {
         assert_eq!(track.reason(), None, "one restart is no loop");
         assert_eq!(track.ended(now, &BACKOFF, "code 1"), (2, Duration::from_secs(2)));
         track.started(now, "a");
-        assert_eq!(track.reason(), Some("ended 2 times in a row; code 1"));
+        assert_eq!(track.ended(now, &BACKOFF, "code 1"), (3, Duration::from_secs(4)));
+        track.started(now, "a");
+        assert!(track.is_looping());
+        assert_eq!(track.reason(), Some("ended 3 times in a row; code 1"));
         track.seen_running(now + Duration::from_secs(61), &BACKOFF, "a");
+        track.settled();
         assert_eq!(track.reason(), None);
-        assert_eq!(track.restarts(), 2);
+        assert_eq!(track.restarts(), 3);
     }
 
     #[tokio::test(start_paused = true)]

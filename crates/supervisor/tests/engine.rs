@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::{
-    ContainerSpec, ContainerState, ContainerStatus, Limits, Mount, MountSource, Network, PortBinding, SecretFile,
+    ContainerSpec, ContainerState, ContainerStatus, Generation, Limits, Mount, MountSource, Network, PortBinding, Run,
+    SecretFile, ServiceSpec, Unit,
 };
 use supervisor::{DockerEngine, Engine, Supervisor, SupervisorOptions};
 use tokio::sync::watch;
@@ -34,7 +35,7 @@ async fn containers_follow_their_definitions() {
     assert!(!engine.ping().await.unwrap().is_empty());
 
     // Made, its file placed, started.
-    let (desired, receiver) = watch::channel(Some(vec![web()]));
+    let (desired, receiver) = watch::channel(Some(vec![alone(web())]));
     let mut first = Watched::start(&engine, receiver.clone());
     let made = first.until("web", "running", running).await;
     let exec = async |command: &str| {
@@ -66,7 +67,7 @@ async fn containers_follow_their_definitions() {
         spec.env.insert("NEW".into(), "1".into());
         spec
     };
-    desired.send(Some(vec![changed()])).unwrap();
+    desired.send(Some(vec![alone(changed())])).unwrap();
     let replaced = supervisor.until("web", "replaced", |s| running(s) && s.id != made.id).await;
     assert_eq!(exec("cat /data/log; echo $NEW").await, "started\nstarted\n1\n");
 
@@ -95,10 +96,10 @@ async fn containers_follow_their_definitions() {
         network: Network::Private("cloudathome-test".into()),
         ..bare("homeless")
     };
-    desired.send(Some(vec![changed(), looping, taken, imageless, homeless.clone()])).unwrap();
+    desired.send(Some([changed(), looping, taken, imageless, homeless.clone()].map(alone).into())).unwrap();
     let says = |text: &'static str| move |s: &ContainerStatus| s.reason.as_ref().is_some_and(|r| r.contains(text));
     supervisor
-        .until("loop", "looping", says("ended 2 times in a row; ended with exit code 3; its last words: no database"))
+        .until("loop", "looping", says("ended 3 times in a row; ended with exit code 3; its last words: no database"))
         .await;
     supervisor
         .until("imageless", "told", says("image registry.invalid/none:1 is not on this host and could not be fetched"))
@@ -117,7 +118,7 @@ async fn containers_follow_their_definitions() {
     lab.docker(&["rm", "-f", "cloudathome-taken"]);
 
     // What is no longer wanted goes.
-    desired.send(Some(vec![changed(), homeless])).unwrap();
+    desired.send(Some([changed(), homeless].map(alone).into())).unwrap();
     supervisor.until("web", "untouched", |s| *s == again).await;
     timeout(Duration::from_secs(20), async {
         while engine.observe().await.unwrap().ours("loop").is_some() {
@@ -198,13 +199,28 @@ fn web() -> ContainerSpec {
     }
 }
 
+/// The container as a service of its own.
+fn alone(container: ContainerSpec) -> ServiceSpec {
+    ServiceSpec {
+        name: container.service.clone(),
+        generation: Generation(1),
+        run: Run::All,
+        units: vec![Unit { container, needs: Vec::new(), ready: None, restart_after: None }],
+        checks: Vec::new(),
+        setup: Vec::new(),
+        volumes: Vec::new(),
+        upgrade: None,
+        admin: None,
+    }
+}
+
 struct Watched {
     inner: Supervisor,
     token: CancellationToken,
 }
 
 impl Watched {
-    fn start(engine: &Arc<DockerEngine>, desired: watch::Receiver<Option<Vec<ContainerSpec>>>) -> Self {
+    fn start(engine: &Arc<DockerEngine>, desired: watch::Receiver<Option<Vec<ServiceSpec>>>) -> Self {
         let token = CancellationToken::new();
         let inner = Supervisor::spawn(Arc::clone(engine), desired, SupervisorOptions::default(), token.clone());
         Self { inner, token }

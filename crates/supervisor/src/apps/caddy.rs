@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::{ContainerSpec, Limits, Mount, MountSource, Network, SecretFile, ServiceName};
-
-use super::App;
-use crate::health::{Expectation, HealthCheck, Target};
+use model::{
+    Check, ContainerSpec, Generation, HttpProbe, Limits, Mount, MountSource, Network, Probe, Run, SecretFile,
+    ServiceName, ServiceSpec, Target, Unit, VolumeKind, VolumeSpec,
+};
 
 /// The admin socket's path inside the container; every configuration loaded must name it as
 /// `unix//run/caddy-admin/admin.sock|0600`. On the host it is `admin.sock` in [`CaddyOptions::admin_dir`].
@@ -32,12 +32,13 @@ pub struct CaddyOptions {
     pub files: Vec<SecretFile>,
 }
 
-/// The container and the check.
+/// The service: one container, and the check that its admin socket answers.
 #[must_use]
-pub fn caddy(options: &CaddyOptions) -> App {
+pub fn caddy(options: &CaddyOptions) -> ServiceSpec {
     let name = options.service.to_string();
+    let volume_name = |what: &str| format!("cloudathome-{name}-{what}");
     let volume = |what: &str, target: &str| Mount {
-        source: MountSource::Volume(format!("cloudathome-{name}-{what}")),
+        source: MountSource::Volume(volume_name(what)),
         target: PathBuf::from(target),
         read_only: false,
     };
@@ -75,18 +76,32 @@ pub fn caddy(options: &CaddyOptions) -> App {
         stop_grace: Duration::from_secs(15),
     };
     let socket = Path::new(ADMIN_SOCKET).file_name().unwrap_or_default();
-    let health = HealthCheck {
-        container: name,
-        target: Target::Unix(options.admin_dir.join(socket)),
-        path: "/config/admin".to_owned(),
-        host: "localhost".to_owned(),
-        forwarded_https: false,
-        expect: Expectation::Ok,
+    let check = Check {
+        container: Some(name.clone()),
+        probe: Probe::Http(HttpProbe {
+            target: Target::Unix(options.admin_dir.join(socket)),
+            path: "/config/admin".to_owned(),
+            host: "localhost".to_owned(),
+            forwarded_https: false,
+            status: 200,
+            expect: Vec::new(),
+        }),
         interval: Duration::from_secs(2),
         timeout: Duration::from_secs(2),
         grace: Duration::from_secs(30),
     };
-    App { container, health }
+    let kept = |what| VolumeSpec { name: volume_name(what), kind: VolumeKind::State };
+    ServiceSpec {
+        name: options.service.clone(),
+        generation: Generation(1),
+        run: Run::All,
+        units: vec![Unit { container, needs: Vec::new(), ready: None, restart_after: None }],
+        checks: vec![check],
+        setup: Vec::new(),
+        volumes: vec![kept("data"), kept("config")],
+        upgrade: None,
+        admin: None,
+    }
 }
 
 #[cfg(test)]
@@ -95,7 +110,7 @@ mod tests {
 
     #[test]
     fn it_resumes_and_its_admin_socket_is_on_the_host() {
-        let app = caddy(&CaddyOptions {
+        let service = caddy(&CaddyOptions {
             image: "caddy:2".into(),
             service: "caddy".parse().unwrap(),
             admin_dir: "/var/lib/cloudathome/caddy-admin".into(),
@@ -103,11 +118,13 @@ mod tests {
             dns: vec!["198.51.100.1".into()],
             files: vec![SecretFile { path: "/etc/acme/root.pem".into(), content: "PEM".into(), uid: 0 }],
         });
-        assert_eq!(app.container.command.join(" "), "caddy run --resume --config /etc/caddy/bootstrap.json");
-        assert_eq!(app.container.secrets.len(), 2);
-        assert_eq!(app.container.network, Network::Host);
-        assert_eq!(app.health.target, Target::Unix("/var/lib/cloudathome/caddy-admin/admin.sock".into()));
-        let volumes: Vec<_> = app.container.mounts.iter().map(|mount| &mount.source).collect();
+        let container = &service.units[0].container;
+        assert_eq!(container.command.join(" "), "caddy run --resume --config /etc/caddy/bootstrap.json");
+        assert_eq!(container.secrets.len(), 2);
+        assert_eq!(container.network, Network::Host);
+        let Probe::Http(probe) = &service.checks[0].probe else { panic!("another check") };
+        assert_eq!(probe.target, Target::Unix("/var/lib/cloudathome/caddy-admin/admin.sock".into()));
+        let volumes: Vec<_> = container.mounts.iter().map(|mount| &mount.source).collect();
         assert_eq!(volumes[0], &MountSource::Volume("cloudathome-caddy-data".into()));
         assert_eq!(volumes[1], &MountSource::Volume("cloudathome-caddy-config".into()));
     }

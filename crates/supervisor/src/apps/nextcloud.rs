@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::{ContainerSpec, Hostname, Limits, Mount, MountSource, Network, PortBinding, SecretFile, ServiceName};
+use model::{
+    AdminCommand, Check, ContainerSpec, Expect, Expectation, Generation, Hostname, HttpProbe, Limits, Mount,
+    MountSource, Network, PortBinding, Probe, Run, SecretFile, ServiceName, ServiceSpec, Target, Unit, VolumeKind,
+    VolumeSpec,
+};
 use secrecy::{ExposeSecret, SecretString};
-
-use super::App;
-use crate::health::{Expectation, HealthCheck, Target};
 
 /// The command that administers Nextcloud, to be followed by its arguments; the working directory is the image's.
 pub const OCC: [&str; 2] = ["php", "/var/www/html/occ"];
@@ -50,23 +51,13 @@ pub enum Database {
     Sqlite,
 }
 
-/// The container and the check.
+/// The service: one container, and the check of its status page.
 #[must_use]
-pub fn nextcloud(options: &NextcloudOptions) -> App {
+pub fn nextcloud(options: &NextcloudOptions) -> ServiceSpec {
     let name = options.service.to_string();
-    let health = HealthCheck {
-        container: name.clone(),
-        target: Target::Tcp(options.bind),
-        path: "/status.php".to_owned(),
-        host: options.hostname.as_ref().map_or_else(|| "localhost".to_owned(), Hostname::to_string),
-        forwarded_https: true,
-        expect: Expectation::NextcloudReady,
-        interval: Duration::from_secs(2),
-        timeout: Duration::from_secs(2),
-        grace: GRACE,
-    };
+    let volume = format!("cloudathome-{}", options.service);
     let container = ContainerSpec {
-        name,
+        name: name.clone(),
         service: options.service.clone(),
         image: options.image.clone(),
         image_id: None,
@@ -81,7 +72,7 @@ pub fn nextcloud(options: &NextcloudOptions) -> App {
             uid: 0,
         }],
         mounts: vec![Mount {
-            source: MountSource::Volume(format!("cloudathome-{}", options.service)),
+            source: MountSource::Volume(volume.clone()),
             target: PathBuf::from("/var/www/html"),
             read_only: false,
         }],
@@ -95,7 +86,47 @@ pub fn nextcloud(options: &NextcloudOptions) -> App {
         stop_signal: Some("SIGWINCH".to_owned()),
         stop_grace: Duration::from_secs(30),
     };
-    App { container, health }
+    ServiceSpec {
+        name: options.service.clone(),
+        generation: Generation(1),
+        run: Run::All,
+        units: vec![Unit { container, needs: Vec::new(), ready: None, restart_after: None }],
+        checks: vec![status_page(options)],
+        setup: Vec::new(),
+        volumes: vec![VolumeSpec { name: volume, kind: VolumeKind::Data }],
+        upgrade: None,
+        admin: Some(AdminCommand {
+            container: name,
+            user: OCC_USER.to_owned(),
+            command: OCC.map(str::to_owned).to_vec(),
+        }),
+    }
+}
+
+/// Nextcloud's status page: it answers 200 also in maintenance and while an upgrade is due, so its words count.
+fn status_page(options: &NextcloudOptions) -> Check {
+    let is = |pointer: &str, equals: &str, otherwise: &str| Expect {
+        that: Expectation::Json { pointer: pointer.to_owned(), equals: equals.to_owned() },
+        otherwise: otherwise.to_owned(),
+    };
+    Check {
+        container: Some(options.service.to_string()),
+        probe: Probe::Http(HttpProbe {
+            target: Target::Tcp(options.bind),
+            path: "/status.php".to_owned(),
+            host: options.hostname.as_ref().map_or_else(|| "localhost".to_owned(), Hostname::to_string),
+            forwarded_https: true,
+            status: 200,
+            expect: vec![
+                is("/installed", "true", "Nextcloud is not installed yet"),
+                is("/maintenance", "false", "Nextcloud is in maintenance mode; `occ maintenance:mode --off` ends it"),
+                is("/needsDbUpgrade", "false", "Nextcloud waits for a database upgrade; `occ upgrade` does it"),
+            ],
+        }),
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(2),
+        grace: GRACE,
+    }
 }
 
 fn environment(options: &NextcloudOptions) -> BTreeMap<String, String> {
@@ -144,24 +175,26 @@ mod tests {
 
     #[test]
     fn the_password_is_in_a_file_only() {
-        let app = nextcloud(&options());
-        assert!(!format!("{app:?}").contains("geheim"));
-        assert!(app.container.env.values().all(|value| !value.contains("geheim")));
-        let secret = &app.container.secrets[0];
-        assert_eq!(app.container.env["NEXTCLOUD_ADMIN_PASSWORD_FILE"], secret.path.to_str().unwrap());
+        let service = nextcloud(&options());
+        assert!(!format!("{service:?}").contains("geheim"));
+        let container = &service.units[0].container;
+        assert!(container.env.values().all(|value| !value.contains("geheim")));
+        let secret = &container.secrets[0];
+        assert_eq!(container.env["NEXTCLOUD_ADMIN_PASSWORD_FILE"], secret.path.to_str().unwrap());
         assert_eq!((secret.content.as_str(), secret.uid), ("geheim", 0));
     }
 
     #[test]
     fn the_name_is_told_for_install_and_for_run_time() {
-        let env = nextcloud(&options()).container.env;
+        let env = nextcloud(&options()).units.remove(0).container.env;
         assert_eq!(env["NEXTCLOUD_TRUSTED_DOMAINS"], "cloud.example.com");
         assert_eq!(env["OVERWRITEHOST"], "cloud.example.com");
         assert_eq!(env["OVERWRITECLIURL"], "https://cloud.example.com");
         assert_eq!(env["OVERWRITEPROTOCOL"], "https");
         assert_eq!(env["TRUSTED_PROXIES"], "10.86.0.1");
         let unnamed = nextcloud(&NextcloudOptions { hostname: None, ..options() });
-        assert!(!unnamed.container.env.contains_key("OVERWRITEHOST"));
-        assert_eq!(unnamed.health.host, "localhost");
+        assert!(!unnamed.units[0].container.env.contains_key("OVERWRITEHOST"));
+        let Probe::Http(probe) = &unnamed.checks[0].probe else { panic!("another check") };
+        assert_eq!(probe.host, "localhost");
     }
 }
