@@ -2,6 +2,7 @@
 
 mod console;
 mod convert;
+mod storage;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;

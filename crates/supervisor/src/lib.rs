@@ -21,6 +21,7 @@ pub mod probe;
 mod record;
 mod secrets;
 mod setup;
+mod storage;
 mod supervisor;
 mod track;
 pub mod upgrade;
@@ -32,6 +33,7 @@ pub use docker::DockerEngine;
 pub use engine::{Engine, EngineError, ExecOutput, Hint, PullProgress};
 pub use record::{Former, PinnedImage, Record, RecordError, RecordMap, Records, Release, Wanted};
 pub use secrets::{SecretKind, Secrets, SecretsError};
+pub use storage::{Helper, ImageFacts, Storage};
 pub use supervisor::{RequestError, Requests, Supervisor, SupervisorOptions};
 
 /// Every container of ours is called this and its own name.

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use model::{Generation, Run, ServiceName};
+use model::{Generation, Run, ServiceName, ServiceSpec};
 use serde::{Deserialize, Serialize};
 use state::{StateError, StateFile};
 use tokio::sync::watch;
@@ -72,6 +72,26 @@ pub struct Wanted {
     pub held: Option<String>,
 }
 
+impl Wanted {
+    /// The definition with the generation and the images of the release, and what of it runs. While people are kept out
+    /// nothing is started anew because it does not answer: it may be at a migration that takes hours.
+    #[must_use]
+    pub fn shape(&self, mut spec: ServiceSpec) -> ServiceSpec {
+        spec.generation = self.release.generation;
+        spec.run = self.run.clone();
+        for unit in &mut spec.units {
+            if let Some(image) = self.release.images.get(&unit.container.name) {
+                unit.container.image.clone_from(&image.reference);
+                unit.container.image_id.clone_from(&image.id);
+            }
+            if self.held.is_some() {
+                unit.restart_after = None;
+            }
+        }
+        spec
+    }
+}
+
 impl Release {
     /// Its images as people know them, each once.
     #[must_use]
@@ -106,12 +126,12 @@ impl Record {
             return Wanted { release: self.release.clone(), run, held: None };
         };
         let release = if journal.step.runs_new() { &journal.new } else { &journal.old };
-        let only_databases = journal.step.runs_databases_only();
-        Wanted {
-            release: release.clone(),
-            run: if only_databases { Run::Only(journal.databases.clone()) } else { Run::All },
-            held: (!journal.step.published()).then(|| journal.words()),
-        }
+        let run = match journal.step {
+            step if step.runs_nothing() => Run::Nothing,
+            step if step.runs_databases_only() => Run::Only(journal.databases.clone()),
+            _ => Run::All,
+        };
+        Wanted { release: release.clone(), run, held: (!journal.step.published()).then(|| journal.words()) }
     }
 
     /// The record with an upgrade begun: `units` get the image `reference`.

@@ -161,7 +161,7 @@ impl Layers {
     }
 }
 
-fn mount(mount: &model::Mount) -> Mount {
+pub(super) fn mount(mount: &model::Mount) -> Mount {
     let (typ, source) = match &mount.source {
         MountSource::Volume(name) => (MountType::VOLUME, name.clone()),
         MountSource::Host(path) => (MountType::BIND, path.to_string_lossy().into_owned()),

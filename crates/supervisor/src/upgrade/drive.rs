@@ -7,7 +7,7 @@ use model::ServiceName;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::{Effects, Ended, Injector, Journal, Point, Step, StepEnd, copy_name};
+use super::{Effects, Ended, Failure, Injector, Journal, Point, Step, StepEnd, copy_name};
 use crate::chain;
 use crate::record::{PinnedImage, Record, RecordError, Records};
 
@@ -67,7 +67,7 @@ impl<H: Effects, I: Injector> Drive<'_, H, I> {
             info!(service = %self.service, "{}", journal.step.words());
             self.injector.at(Point::Written(journal.step)).await;
             let (end, images) = match self.take(&record, journal).await {
-                Ok(images) => (StepEnd::Done, images),
+                Ok(gain) => (StepEnd::Done(gain.trouble), gain.images),
                 Err(failure) => (StepEnd::Failed(failure), None),
             };
             self.injector.at(Point::After(journal.step)).await;
@@ -113,20 +113,16 @@ impl<H: Effects, I: Injector> Drive<'_, H, I> {
         sleep(self.retry.first.saturating_mul(factor).min(self.retry.max)).await;
     }
 
-    async fn take(
-        &self,
-        record: &Record,
-        journal: &Journal,
-    ) -> Result<Option<BTreeMap<String, PinnedImage>>, super::Failure> {
+    async fn take(&self, record: &Record, journal: &Journal) -> Result<Gain, Failure> {
         let (service, host, step) = (self.service, self.host, journal.step);
         let old = journal.old.generation;
         let before = |what: String| self.injector.at(Point::Before(step, what));
         match step {
             Step::Prepare => {
                 before("prepare".into()).await;
-                return host.prepare(service, journal).await.map(Some);
+                return Ok(Gain { images: Some(host.prepare(service, journal).await?), trouble: None });
             }
-            Step::Quiesce | Step::Halt => host.only_databases(service, &record.wanted(), journal).await?,
+            Step::Quiesce | Step::Halt => host.rest(service, &record.wanted(), journal).await?,
             Step::Snapshot => {
                 for volume in &journal.volumes {
                     before(format!("copying {volume}")).await;
@@ -135,34 +131,40 @@ impl<H: Effects, I: Injector> Drive<'_, H, I> {
             }
             Step::Dump => {
                 before("dumping".into()).await;
-                host.dump(service, journal, old).await?;
+                host.dump(service, journal).await?;
             }
             Step::Settle => host.settle(service, &record.wanted(), journal, true).await?,
-            Step::SettleBack => host.settle(service, &record.wanted(), journal, false).await?,
             Step::Finish => {
                 before("finishing".into()).await;
-                host.finish(service, journal).await?;
+                let trouble = host.finish(service, journal).await?;
                 host.settle(service, &record.wanted(), journal, true).await?;
+                return Ok(Gain { images: None, trouble });
             }
             Step::RestoreVolumes => {
-                // Whoever begins here was not at Halt: the host may have been started anew since.
-                host.only_databases(service, &record.wanted(), journal).await?;
                 for volume in &journal.volumes {
                     before(format!("bringing back {volume}")).await;
                     host.copy(service, journal, &copy_name(volume, old), volume).await?;
                 }
             }
             Step::RestoreDatabases => {
-                host.only_databases(service, &record.wanted(), journal).await?;
+                host.rest(service, &record.wanted(), journal).await?;
                 before("restoring".into()).await;
-                host.restore(service, journal, old).await?;
+                host.restore(service, journal).await?;
             }
+            Step::SettleBack => host.settle(service, &record.wanted(), journal, false).await?,
             Step::Keep | Step::Clear => {
                 before("discarding".into()).await;
                 let keep = record.former_after(journal).map(|former| former.release.generation);
                 host.discard(service, journal, keep).await?;
             }
         }
-        Ok(None)
+        Ok(Gain::default())
     }
+}
+
+/// What a step brought.
+#[derive(Default)]
+struct Gain {
+    images: Option<BTreeMap<String, PinnedImage>>,
+    trouble: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What the steps of an upgrade do to the host. One does it with an engine, the tests have a host in memory.
+//! What the steps of an upgrade do to the host. The tests have a host in memory.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -6,7 +6,7 @@ use std::future::Future;
 use model::{Generation, ServiceName};
 
 use super::{Failure, Journal};
-use crate::record::{Former, PinnedImage, Wanted};
+use crate::record::{Former, PinnedImage, Release, Wanted};
 
 /// The effects. Each may run any number of times, also after it was broken off in the middle, and has a deadline of its
 /// own. None starts or stops a container of the service: the supervisor does, by what the record says.
@@ -20,7 +20,7 @@ pub trait Effects: Send + Sync + 'static {
     ) -> impl Future<Output = Result<BTreeMap<String, PinnedImage>, Failure>> + Send;
 
     /// Waits until the supervisor knows what is wanted, nothing else of the service runs, and what is to run is ready.
-    fn only_databases(
+    fn rest(
         &self,
         service: &ServiceName,
         wanted: &Wanted,
@@ -37,21 +37,11 @@ pub trait Effects: Send + Sync + 'static {
         to: &str,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Dumps the databases as those of a generation, checks that the dumps are whole and has them on the disk.
-    fn dump(
-        &self,
-        service: &ServiceName,
-        journal: &Journal,
-        generation: Generation,
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Dumps the databases, checks that the dumps are whole and has them on the disk.
+    fn dump(&self, service: &ServiceName, journal: &Journal) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Makes the databases what was dumped of them.
-    fn restore(
-        &self,
-        service: &ServiceName,
-        journal: &Journal,
-        generation: Generation,
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn restore(&self, service: &ServiceName, journal: &Journal) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Waits until the wanted release runs and is healthy, and, with `up_to_date`, until the application says that it is
     /// up to date.
@@ -63,11 +53,21 @@ pub trait Effects: Send + Sync + 'static {
         up_to_date: bool,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Runs the commands that come after an upgrade.
-    fn finish(&self, service: &ServiceName, journal: &Journal) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Runs the commands that come after an upgrade. Returns what some of them had to complain about: that is no reason
+    /// to go back while the service works.
+    fn finish(
+        &self,
+        service: &ServiceName,
+        journal: &Journal,
+    ) -> impl Future<Output = Result<Option<String>, Failure>> + Send;
 
-    /// Checks that all that a way back needs is there.
-    fn way_back(&self, service: &ServiceName, former: &Former) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Checks that all is there that a way back from the release in force needs; says what is not.
+    fn way_back(
+        &self,
+        service: &ServiceName,
+        former: &Former,
+        in_force: &Release,
+    ) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Removes the copies of volumes and the dumps of all generations but `keep`.
     fn discard(
@@ -82,4 +82,11 @@ pub trait Effects: Send + Sync + 'static {
 #[must_use]
 pub fn copy_name(volume: &str, generation: Generation) -> String {
     format!("{volume}.g{generation}")
+}
+
+/// The name of the file, or the beginning of the names of the files, that the dump of the database at this place was
+/// written to when `old` was left for `new`. A dump that is given up never shares its name with a later one.
+#[must_use]
+pub fn dump_name(old: Generation, new: Generation, at: usize) -> String {
+    format!("g{old}-{new}.{at}")
 }

@@ -38,7 +38,7 @@ pub enum Step {
     Finish,
     /// People use the new release. Copies of releases before the former one are removed.
     Keep,
-    /// What is not a database ends, to go back.
+    /// Everything ends, to go back: with it what an agent before may have left running in it.
     Halt,
     /// Volumes become what was copied.
     RestoreVolumes,
@@ -53,8 +53,8 @@ pub enum Step {
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepEnd {
-    /// It did what it is for.
-    Done,
+    /// It did what it is for; what is amiss all the same, if anything.
+    Done(Option<String>),
     /// It could not.
     Failed(Failure),
     /// Unknown: the agent ended meanwhile.
@@ -103,7 +103,8 @@ pub struct Journal {
     pub step_at: i64,
     /// Why it goes back, or was given up.
     pub failure: Option<Failure>,
-    /// What stands in the way of going back, which is tried again.
+    /// What is amiss, but no reason to go back: what stands in the way of going back and is tried again, or what a
+    /// command after the upgrade said.
     pub trouble: Option<String>,
 }
 
@@ -124,7 +125,7 @@ pub struct Ended {
     pub ended_at: i64,
     /// Why the newer one is not in force; none when a person asked for that.
     pub failure: Option<Failure>,
-    /// What is wrong with the release in force, when it did not become healthy.
+    /// What is amiss with the release in force.
     pub trouble: Option<String>,
 }
 
@@ -134,17 +135,17 @@ impl Step {
     #[must_use]
     pub fn next(self, end: &StepEnd) -> Option<Self> {
         match (self, end) {
-            (Self::Prepare, StepEnd::Done) => Some(Self::Quiesce),
-            (Self::Quiesce, StepEnd::Done) => Some(Self::Snapshot),
-            (Self::Snapshot, StepEnd::Done) => Some(Self::Dump),
-            (Self::Dump, StepEnd::Done) => Some(Self::Settle),
-            (Self::Settle, StepEnd::Done) => Some(Self::Finish),
-            (Self::Finish, StepEnd::Done) => Some(Self::Keep),
-            (Self::Halt, StepEnd::Done) => Some(Self::RestoreVolumes),
-            (Self::RestoreVolumes, StepEnd::Done) => Some(Self::RestoreDatabases),
-            (Self::RestoreDatabases, StepEnd::Done) => Some(Self::SettleBack),
+            (Self::Prepare, StepEnd::Done(_)) => Some(Self::Quiesce),
+            (Self::Quiesce, StepEnd::Done(_)) => Some(Self::Snapshot),
+            (Self::Snapshot, StepEnd::Done(_)) => Some(Self::Dump),
+            (Self::Dump, StepEnd::Done(_)) => Some(Self::Settle),
+            (Self::Settle, StepEnd::Done(_)) => Some(Self::Finish),
+            (Self::Finish, StepEnd::Done(_)) => Some(Self::Keep),
+            (Self::Halt, StepEnd::Done(_)) => Some(Self::RestoreVolumes),
+            (Self::RestoreVolumes, StepEnd::Done(_)) => Some(Self::RestoreDatabases),
+            (Self::RestoreDatabases, StepEnd::Done(_)) => Some(Self::SettleBack),
             // A release that was brought back as it was is better in people's hands than behind a holding page.
-            (Self::SettleBack, StepEnd::Done | StepEnd::Failed(_)) => Some(Self::Clear),
+            (Self::SettleBack, StepEnd::Done(_) | StepEnd::Failed(_)) => Some(Self::Clear),
             (
                 Self::Prepare | Self::Quiesce | Self::Snapshot | Self::Dump,
                 StepEnd::Failed(_) | StepEnd::Interrupted,
@@ -152,9 +153,11 @@ impl Step {
             (Self::Settle | Self::Finish, StepEnd::Failed(_)) => Some(Self::Halt),
             // Half a way back is no place to stay.
             (Self::Halt | Self::RestoreVolumes | Self::RestoreDatabases, StepEnd::Failed(_)) => Some(self),
+            // What the agent had begun may still be running.
+            (Self::RestoreVolumes | Self::RestoreDatabases, StepEnd::Interrupted) => Some(Self::Halt),
             (_, StepEnd::Interrupted) => Some(self),
             // What could not be removed is removed after the next upgrade.
-            (Self::Keep | Self::Clear, StepEnd::Done | StepEnd::Failed(_)) => None,
+            (Self::Keep | Self::Clear, StepEnd::Done(_) | StepEnd::Failed(_)) => None,
         }
     }
 
@@ -164,13 +167,22 @@ impl Step {
         matches!(self, Self::Settle | Self::Finish | Self::Keep)
     }
 
+    /// Whether the application runs.
+    #[must_use]
+    pub fn runs_application(self) -> bool {
+        !self.runs_databases_only() && !self.runs_nothing()
+    }
+
     /// Whether nothing runs but the databases.
     #[must_use]
     pub fn runs_databases_only(self) -> bool {
-        matches!(
-            self,
-            Self::Quiesce | Self::Snapshot | Self::Dump | Self::Halt | Self::RestoreVolumes | Self::RestoreDatabases
-        )
+        matches!(self, Self::Quiesce | Self::Snapshot | Self::Dump | Self::RestoreDatabases)
+    }
+
+    /// Whether nothing runs.
+    #[must_use]
+    pub fn runs_nothing(self) -> bool {
+        matches!(self, Self::Halt | Self::RestoreVolumes)
     }
 
     /// Whether people may use the service.
@@ -184,7 +196,8 @@ impl Step {
     pub fn words(self) -> &'static str {
         match self {
             Self::Prepare => "checking the way and fetching the image",
-            Self::Quiesce | Self::Halt => "waiting until the application has ended",
+            Self::Quiesce => "waiting until the application has ended",
+            Self::Halt => "waiting until everything has ended",
             Self::Snapshot => "copying its volumes",
             Self::Dump => "dumping its databases",
             Self::Settle => "waiting until the new release is up to date and healthy",
@@ -231,11 +244,11 @@ impl Ended {
             (Asked::Rollback, ..) => format!("went back to {old}"),
             (Asked::Upgrade, false, Some(failure)) => {
                 let kept = if failure.step < Step::Settle { "stays at" } else { "went back to" };
-                format!("{kept} {old}: the upgrade to {new} failed while {}: {}", failure.step.words(), failure.reason)
+                format!("{kept} {old}: the upgrade to {new} failed ({}): {}", failure.step.words(), failure.reason)
             }
             (Asked::Upgrade, false, None) => format!("stays at {old}"),
         };
-        let trouble = self.trouble.as_ref().map(|trouble| format!("; it is not healthy: {trouble}"));
+        let trouble = self.trouble.as_ref().map(|trouble| format!("; {trouble}"));
         format!("{what}{}", trouble.unwrap_or_default())
     }
 }
@@ -249,7 +262,7 @@ impl Record {
         let mut next = journal.clone();
         let towards_new = next.step < Step::Halt;
         match end {
-            StepEnd::Done => next.trouble = None,
+            StepEnd::Done(trouble) => next.trouble.clone_from(trouble),
             StepEnd::Failed(failure) if towards_new => next.failure = Some(failure.clone()),
             StepEnd::Failed(failure) => next.trouble = Some(failure.reason.clone()),
             StepEnd::Interrupted if step == Step::Clear && towards_new => {

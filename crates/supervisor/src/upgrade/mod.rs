@@ -15,7 +15,7 @@ mod upgrader;
 mod version;
 
 pub use drive::Retry;
-pub use effects::{Effects, copy_name};
+pub use effects::{Effects, copy_name, dump_name};
 pub use injector::{Injector, NoCrash, Point};
 pub use journal::{Asked, Ended, Failure, Journal, Step, StepEnd};
 pub use upgrader::{UpgradeError, Upgrader};

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::drive::Drive;
 use super::*;
-use crate::record::{Former, PinnedImage, Records, Wanted};
+use crate::record::{Former, PinnedImage, Records, Release, Wanted};
 
 const VOLUME: &str = "cloudathome-app";
 
@@ -33,6 +33,8 @@ struct World {
     volumes: BTreeMap<String, Content>,
     database: Content,
     dumps: BTreeMap<u64, Content>,
+    /// A restore runs in the database's container: it outlives the agent, but not the container.
+    restoring: bool,
     /// The generation of the application that runs.
     running: Option<u64>,
     /// What the supervisor acts on.
@@ -53,7 +55,9 @@ impl World {
             Run::All => Some(wanted.release.generation.0),
             Run::Nothing | Run::Only(_) => None,
         };
+        self.restoring &= wanted.run != Run::Nothing;
         if let Some(generation) = self.running {
+            assert!(!self.restoring, "the application runs while its database is restored");
             for content in [self.volumes.get_mut(VOLUME).unwrap(), &mut self.database] {
                 assert!(!content.torn, "the application of generation {generation} started on {content:?}");
                 assert!(content.form <= generation, "generation {generation} started on data of {content:?}");
@@ -133,7 +137,7 @@ impl Effects for SimHost {
         Ok(images)
     }
 
-    async fn only_databases(&self, _: &ServiceName, wanted: &Wanted, journal: &Journal) -> Result<(), Failure> {
+    async fn rest(&self, _: &ServiceName, wanted: &Wanted, journal: &Journal) -> Result<(), Failure> {
         self.fails(journal.step)?;
         while !self.with(|world| world.applied.as_ref().is_some_and(|applied| applied.run == wanted.run)) {
             sleep(Duration::from_millis(100)).await;
@@ -158,7 +162,8 @@ impl Effects for SimHost {
         Ok(())
     }
 
-    async fn dump(&self, _: &ServiceName, journal: &Journal, generation: Generation) -> Result<(), Failure> {
+    async fn dump(&self, _: &ServiceName, journal: &Journal) -> Result<(), Failure> {
+        let generation = journal.old.generation;
         self.with(|world| {
             world.still();
             world.dumps.insert(generation.0, Content { torn: true, ..Content::default() });
@@ -169,13 +174,17 @@ impl Effects for SimHost {
         Ok(())
     }
 
-    async fn restore(&self, _: &ServiceName, journal: &Journal, generation: Generation) -> Result<(), Failure> {
+    async fn restore(&self, _: &ServiceName, journal: &Journal) -> Result<(), Failure> {
+        let generation = journal.old.generation;
         self.with(|world| {
             world.still();
+            assert!(!world.restoring, "two restores at once");
+            world.restoring = true;
             assert!(!world.dumps[&generation.0].torn, "restores from half a dump");
             world.database = Content { torn: true, ..Content::default() };
         });
         self.middle(journal.step).await;
+        self.with(|world| world.restoring = false);
         self.fails(journal.step)?;
         self.with(|world| world.database = world.dumps[&generation.0]);
         Ok(())
@@ -197,13 +206,13 @@ impl Effects for SimHost {
         late.map_err(|_| Failure::new(journal.step, "it does not get healthy"))
     }
 
-    async fn finish(&self, _: &ServiceName, journal: &Journal) -> Result<(), Failure> {
+    async fn finish(&self, _: &ServiceName, journal: &Journal) -> Result<Option<String>, Failure> {
         sleep(Duration::from_secs(10)).await;
         self.middle(journal.step).await;
-        self.fails(journal.step)
+        self.fails(journal.step).map(|()| Some("an app has no new version".into()))
     }
 
-    async fn way_back(&self, _: &ServiceName, _: &Former) -> Result<(), Failure> {
+    async fn way_back(&self, _: &ServiceName, _: &Former, _: &Release) -> Result<(), String> {
         Ok(())
     }
 
@@ -338,6 +347,7 @@ impl Simulation {
             if reboots {
                 self.host.with(|world| {
                     world.running = None;
+                    world.restoring = false;
                     world.applied = None;
                 });
             }
@@ -453,6 +463,7 @@ fn without_a_death_the_new_release_is_in_force_and_a_broken_one_leads_back() {
         let mut simulation = with_history().await;
         let record = simulation.records.record(&simulation.service).unwrap();
         assert_eq!(record.release.generation, Generation(3));
+        assert!(record.last.unwrap().words().ends_with("; an app has no new version"));
         assert_eq!(record.release.images["app"].reference, "app:3");
         assert_eq!(record.release.images["app"].id.as_deref(), Some("sha256:app:3"));
         assert_eq!(record.release.images["db"].reference, "db:1");

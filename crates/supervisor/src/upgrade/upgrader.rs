@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::drive::{Drive, unix_now};
-use super::{Effects, Failure, Injector, PathError, Retry, check_path, retag};
+use super::{Effects, Injector, PathError, Retry, check_path, retag};
 use crate::record::{Record, RecordError, RecordMap, Records};
 
 /// Begins upgrades and ways back. Whoever wants to know how one goes watches the [`Records`]: the journal is there until
@@ -63,12 +63,12 @@ pub enum UpgradeError {
         service: ServiceName,
     },
     /// Something that the way back needs is gone.
-    #[error("{service} can't go back: {}", failure.reason)]
+    #[error("{service} can't go back: {why}")]
     NoWayBack {
         /// The service.
         service: ServiceName,
         /// What.
-        failure: Failure,
+        why: String,
     },
 }
 
@@ -132,10 +132,11 @@ impl<H: Effects> Upgrader<H> {
     pub async fn rollback(&self, service: &ServiceName) -> Result<Record, UpgradeError> {
         let missing = || RecordError::Missing { service: service.clone() };
         let no_former = || UpgradeError::NoFormer { service: service.clone() };
-        let former = self.records.record(service).ok_or_else(missing)?.former.ok_or_else(no_former)?;
+        let record = self.records.record(service).ok_or_else(missing)?;
+        let former = record.former.ok_or_else(no_former)?;
         self.spec(service)?;
-        let way = self.host.way_back(service, &former).await;
-        way.map_err(|failure| UpgradeError::NoWayBack { service: service.clone(), failure })?;
+        let way = self.host.way_back(service, &former, &record.release).await;
+        way.map_err(|why| UpgradeError::NoWayBack { service: service.clone(), why })?;
         let begun = self.records.change_idle(service, |record| {
             // Another one may have been quicker.
             if record.former.as_ref() == Some(&former)
