@@ -113,6 +113,12 @@ fn mariadb_starts_as_the_official_image_does() -> Result<()> {
         engine.docker(&["exec", &name, "sh", "-c", &query("root", "CREATE DATABASE other")])?;
         assert!(engine.docker(&["exec", &name, "sh", "-c", &query("app", "CREATE TABLE other.t (n int)")]).is_err());
 
+        for host in ["127.0.0.1", "localhost"] {
+            let ask = |password: &str| format!("MYSQL_PWD={password} mysql -h {host} -u root -Ne 'SELECT 1'");
+            engine.docker(&["exec", &name, "sh", "-c", &ask("\"$(cat /run/secrets/p)\"")])?;
+            assert!(engine.docker(&["exec", &name, "sh", "-c", &ask("''")]).is_err(), "{host}: without a password");
+        }
+
         engine.docker(&["restart", &name])?;
         wait_for(&engine, &name, &["sh", "-c", &query("app", "SELECT COUNT(*) FROM my_app.kept")], "0")?;
         engine.docker(&["exec", &name, "sh", "-c", "command -v mariadb-dump mysqldump mariadb-admin"])?;

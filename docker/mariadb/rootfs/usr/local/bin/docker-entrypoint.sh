@@ -73,6 +73,9 @@ initialize() {
     done
 
     {
+        # Without a password, on the loopback addresses and the host's name.
+        echo "DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost';"
+        echo "FLUSH PRIVILEGES;"
         echo "SET PASSWORD FOR root@localhost = PASSWORD($(quoted "$root_password"));"
         echo "CREATE USER root@$(quoted "${root_host:-%}") IDENTIFIED BY $(quoted "$root_password");"
         echo "GRANT ALL ON *.* TO root@$(quoted "${root_host:-%}") WITH GRANT OPTION;"
