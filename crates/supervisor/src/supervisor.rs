@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt};
-use model::{ContainerSpec, ContainerStatus, Health, Run, ServiceName, ServiceSpec};
+use model::{ContainerSpec, ContainerStatus, Generation, Health, Run, ServiceName, ServiceSpec};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -77,10 +77,21 @@ pub struct Supervisor {
     /// By container name: how many times it was started again after it had ended by itself or hung, since the agent
     /// started.
     pub restarts: watch::Receiver<BTreeMap<String, u64>>,
+    /// What it acts on, by service: no step that was planned for anything before is still being taken.
+    pub applied: watch::Receiver<BTreeMap<ServiceName, Applied>>,
     /// To ask something of it.
     pub requests: Requests,
     /// Ends soon after the token is cancelled. Containers are left as they are.
     pub task: JoinHandle<()>,
+}
+
+/// What of a service's definition a supervisor acts on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Which generation.
+    pub generation: Generation,
+    /// What is to run of it.
+    pub run: Run,
 }
 
 /// Asks something of a supervisor.
@@ -147,6 +158,7 @@ impl Supervisor {
         let (statuses_sender, statuses) = watch::channel(Vec::new());
         let (health_sender, health) = watch::channel(BTreeMap::new());
         let (restarts_sender, restarts) = watch::channel(BTreeMap::new());
+        let (applied_sender, applied) = watch::channel(BTreeMap::new());
         let (requests_sender, requests) = mpsc::channel(REQUESTS);
         let worker = Worker {
             checks: Checks::new(Arc::clone(&engine), statuses.clone()),
@@ -162,6 +174,7 @@ impl Supervisor {
             statuses: statuses_sender,
             health: health_sender,
             restarts: restarts_sender,
+            applied: applied_sender,
             requests,
             observed: None,
             engine_failures: 0,
@@ -186,7 +199,7 @@ impl Supervisor {
             // Dropping the work anywhere is fine: see the module's text.
             let _ = token.run_until_cancelled(worker.run()).await;
         });
-        Self { statuses, health, restarts, requests: Requests(requests_sender), task }
+        Self { statuses, health, restarts, applied, requests: Requests(requests_sender), task }
     }
 }
 
@@ -198,6 +211,7 @@ struct Worker<E> {
     statuses: watch::Sender<Vec<ContainerStatus>>,
     health: watch::Sender<BTreeMap<ServiceName, Health>>,
     restarts: watch::Sender<BTreeMap<String, u64>>,
+    applied: watch::Sender<BTreeMap<ServiceName, Applied>>,
     requests: mpsc::Receiver<Request>,
     checks: Checks<E>,
     /// What the engine reported last, with what checks have shown.
@@ -265,6 +279,7 @@ impl<E: Engine> Worker<E> {
             self.settle(desired);
             self.restart_asked(desired);
             self.dispatch();
+            self.acknowledge(desired);
         }
         self.publish(desired.as_deref());
         self.run_hooks(desired.as_deref().unwrap_or_default());
@@ -413,6 +428,19 @@ impl<E: Engine> Worker<E> {
                 self.work.spawn(take_all(Arc::clone(&self.engine), service, ready));
             }
         }
+    }
+
+    /// Says what is acted on, but for services at work: their steps may have been planned for something else.
+    fn acknowledge(&self, desired: &[ServiceSpec]) {
+        self.applied.send_if_modified(|applied| {
+            let before = applied.clone();
+            applied.retain(|name, _| desired.iter().any(|service| &service.name == name));
+            for service in desired.iter().filter(|service| !self.busy.contains(&service.name)) {
+                let acts_on = Applied { generation: service.generation, run: service.run.clone() };
+                applied.insert(service.name.clone(), acts_on);
+            }
+            *applied != before
+        });
     }
 
     fn waits(&self, container: &str, now: Instant) -> bool {

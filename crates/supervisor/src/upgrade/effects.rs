@@ -1,4 +1,5 @@
-//! What the steps of an upgrade do to the host. The tests have a host in memory.
+//! What the steps of an upgrade do to the host. [`Host`](super::Host) does it with an engine; the tests
+//! have a host in memory.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,6 +12,12 @@ use crate::record::{Former, PinnedImage, Release, Wanted};
 /// The effects. Each may run any number of times, also after it was broken off in the middle, and has a deadline of its
 /// own. None starts or stops a container of the service: the supervisor does, by what the record says.
 pub trait Effects: Send + Sync + 'static {
+    /// The ids of the images that the units of the service run, by unit; of those only that run as they are defined.
+    fn images_in_use(
+        &self,
+        service: &ServiceName,
+    ) -> impl Future<Output = Result<BTreeMap<String, String>, String>> + Send;
+
     /// Checks the way from the old release to the new one, has the new image on this host and checks that there is room
     /// for the copies. Changes nothing of the service. Returns the images of the new release, with their ids.
     fn prepare(

@@ -9,6 +9,7 @@
 
 mod drive;
 mod effects;
+mod host;
 mod injector;
 pub mod journal;
 mod upgrader;
@@ -16,6 +17,7 @@ mod version;
 
 pub use drive::Retry;
 pub use effects::{Effects, copy_name, dump_name};
+pub use host::{Host, HostOptions};
 pub use injector::{Injector, NoCrash, Point};
 pub use journal::{Asked, Ended, Failure, Journal, Step, StepEnd};
 pub use upgrader::{UpgradeError, Upgrader};

@@ -129,6 +129,10 @@ impl SimHost {
 }
 
 impl Effects for SimHost {
+    async fn images_in_use(&self, _: &ServiceName) -> Result<BTreeMap<String, String>, String> {
+        Ok(BTreeMap::new())
+    }
+
     async fn prepare(&self, _: &ServiceName, journal: &Journal) -> Result<BTreeMap<String, PinnedImage>, Failure> {
         self.middle(journal.step).await;
         self.fails(journal.step)?;

@@ -2,16 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{ServiceName, ServiceSpec, VolumeKind};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::drive::{Drive, unix_now};
 use super::{Effects, Injector, PathError, Retry, check_path, retag};
+use crate::chain;
 use crate::record::{Record, RecordError, RecordMap, Records};
+
+/// Images that were not seen yet when a service was installed are looked for this often.
+const PIN: Duration = Duration::from_secs(5);
 
 /// Begins upgrades and ways back. Whoever wants to know how one goes watches the [`Records`]: the journal is there until
 /// it has ended, and then [`Record::last`].
@@ -97,7 +103,7 @@ impl<H: Effects> Upgrader<H> {
     ///
     /// # Errors
     /// It can't be begun; nothing was changed.
-    pub fn upgrade(&self, service: &ServiceName, to: &str) -> Result<Record, UpgradeError> {
+    pub async fn upgrade(&self, service: &ServiceName, to: &str) -> Result<Record, UpgradeError> {
         let spec = self.spec(service)?;
         let Some(upgrade) = spec.upgrade.as_ref().filter(|upgrade| !upgrade.units.is_empty()) else {
             return Err(UpgradeError::NoUpgrade { service: service.clone() });
@@ -118,6 +124,10 @@ impl<H: Effects> Upgrader<H> {
         let volumes = spec.volumes.iter().filter(|volume| state(volume.kind)).map(|volume| volume.name.clone());
         let databases: BTreeSet<_> = upgrade.databases.iter().map(|database| database.container.clone()).collect();
         let (volumes, databases): (Vec<_>, Vec<_>) = (volumes.collect(), databases.into_iter().collect());
+        // What is left must be found again, whatever its tag comes to mean.
+        if let Ok(ids) = self.host.images_in_use(service).await {
+            self.records.pin(service, &ids)?;
+        }
         let begun = self.records.change_idle(service, |record| {
             *record = record.begin_upgrade(&upgrade.units, &reference, volumes, databases, unix_now());
         })?;
@@ -176,13 +186,26 @@ impl<H: Effects, I: Injector> Worker<H, I> {
                 busy.insert(service.clone());
                 drives.spawn(self.drive(service, false));
             }
+            let unpinned = unpinned(&watch.borrow_and_update());
+            for service in &unpinned {
+                self.pin(service).await;
+            }
             tokio::select! {
+                () = sleep(PIN), if !unpinned.is_empty() => {}
                 changed = watch.changed() => if changed.is_err() { return },
                 Some(ended) = drives.join_next() => match ended {
                     Ok(service) => drop(busy.remove(&service)),
                     Err(failure) => error!("an upgrade was broken off and goes on when the agent starts again: {failure}"),
                 },
             }
+        }
+    }
+
+    /// Notes which images a service was installed with, once they run: a tag that moves changes nothing from there on.
+    async fn pin(&self, service: &ServiceName) {
+        let Ok(ids) = self.host.images_in_use(service).await else { return };
+        if let Err(failure) = self.records.pin(service, &ids) {
+            warn!(%service, "its images can't be noted, which is tried again: {}", chain(&failure));
         }
     }
 
@@ -203,4 +226,11 @@ impl<H: Effects, I: Injector> Worker<H, I> {
 
 fn at_work(records: &RecordMap) -> BTreeSet<ServiceName> {
     records.iter().filter(|(_, record)| record.journal.is_some()).map(|(service, _)| service.clone()).collect()
+}
+
+/// Services with nothing at work and an image whose id is not known.
+fn unpinned(records: &RecordMap) -> Vec<ServiceName> {
+    let idle = records.iter().filter(|(_, record)| record.journal.is_none());
+    let unknown = idle.filter(|(_, record)| record.release.images.values().any(|image| image.id.is_none()));
+    unknown.map(|(service, _)| service.clone()).collect()
 }

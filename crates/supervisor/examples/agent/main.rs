@@ -1,0 +1,203 @@
+//! An agent with one service, as the tests of upgrades run it: a process that can be killed.
+//!
+//! `agent SOCKET STATE SERVICE [DEATH]`: `SERVICE` is `toy-NAME`, `ghost` or `nextcloud`. Kills itself at the point of an
+//! upgrade with the number `DEATH`, counted from 1. Commands come on standard input: `upgrade TAG`, `rollback`, `health`,
+//! `last`. What
+//! happens is told on standard output, a line each.
+
+mod ghost;
+mod nextcloud;
+mod toy;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use model::{Check, ContainerSpec, Generation, Limits, Network, Probe, Run, ServiceName, ServiceSpec, Unit};
+use supervisor::upgrade::{Host, HostOptions, Injector, Point, Retry, Upgrader};
+use supervisor::{DockerEngine, PinnedImage, Records, Supervisor, SupervisorOptions};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+type Error = Box<dyn std::error::Error>;
+
+/// Kills the process at one point.
+struct Death {
+    at: usize,
+    passed: AtomicUsize,
+}
+
+impl Injector for Death {
+    async fn at(&self, point: Point) {
+        let number = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
+        println!("point {number}: {point:?}");
+        if number == self.at {
+            println!("dies");
+            let killed = Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status();
+            println!("lives: {killed:?}");
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [socket, state, service, death @ ..] = &arguments[..] else {
+        return Err("agent SOCKET STATE SERVICE [DEATH]".into());
+    };
+    let spec = match service.as_str() {
+        "ghost" => ghost::spec()?,
+        "nextcloud" => nextcloud::spec()?,
+        other => toy::spec(other)?,
+    };
+    let death = death.first().map(|number| number.parse()).transpose()?.unwrap_or(0);
+    run(socket, Path::new(state), spec, death).await
+}
+
+async fn run(socket: &str, state: &Path, spec: ServiceSpec, death: usize) -> Result<(), Error> {
+    let engine = Arc::new(DockerEngine::new(PathBuf::from(socket), format!("agent-of-{}", spec.name)));
+    let records = Arc::new(Records::open(state.join("services"))?);
+    let service = spec.name.clone();
+    let images = spec.units.iter().map(|unit| {
+        let image = PinnedImage { reference: unit.container.image.clone(), id: None };
+        (unit.container.name.clone(), image)
+    });
+    records.install(&service, images.collect())?;
+
+    let (sender, specs) = watch::channel(None);
+    let token = CancellationToken::new();
+    let quick = SupervisorOptions { backoff_max: Duration::from_secs(2), ..SupervisorOptions::default() };
+    let supervisor = Supervisor::spawn(Arc::clone(&engine), specs.clone(), quick, token.clone());
+    let settle = if service.as_str().starts_with("toy") { 15 } else { 120 };
+    let options = HostOptions { settle: Duration::from_secs(settle) };
+    let host = Arc::new(Host::new(engine, specs.clone(), &supervisor, options));
+    let injector = Death { at: death, passed: AtomicUsize::new(0) };
+    let retry = Retry { first: Duration::from_millis(200), max: Duration::from_secs(2) };
+    let upgrader = Upgrader::spawn(Arc::clone(&records), host, specs, injector, retry, token);
+
+    let mut watched = records.watch();
+    let mut health = supervisor.health.clone();
+    let mut lines = commands();
+    let (mut told, mut was_healthy) = (records.record(&service).and_then(|record| record.last), None);
+    loop {
+        let Some(record) = records.record(&service) else { return Err("the record is gone".into()) };
+        watched.mark_unchanged();
+        sender.send_replace(Some(vec![record.wanted().shape(spec.clone())]));
+        if record.last != told {
+            println!("ended: {}", record.last.as_ref().map(supervisor::upgrade::Ended::words).unwrap_or_default());
+            told = record.last;
+        }
+        let now = health.borrow_and_update().get(&service).cloned();
+        let held = record.journal.as_ref().is_some_and(|journal| !journal.step.published());
+        let shown = (now.clone(), held);
+        if was_healthy.as_ref() != Some(&shown) {
+            let (word, reason) = now.as_ref().map(|now| (now.word(), now.reason())).unwrap_or_default();
+            println!("health: {word} {}{}", reason.unwrap_or_default(), if held { " (held)" } else { "" });
+            was_healthy = Some(shown.clone());
+        }
+        tokio::select! {
+            changed = watched.changed() => changed?,
+            changed = health.changed() => changed?,
+            line = lines.recv() => match line.as_deref() {
+                None => return Ok(()),
+                Some("health") => println!("now: {}{}", shown.0.as_ref().map_or("", |now| now.word()), if held { " (held)" } else { "" }),
+                Some("last") => match records.record(&service).map(|record| (record.journal, record.last)) {
+                    Some((None, Some(last))) => println!("last: {}", last.words()),
+                    _ => println!("last: not known yet"),
+                },
+                Some("rollback") => told_of(upgrader.rollback(&service).await),
+                Some(line) => match line.strip_prefix("upgrade ") {
+                    Some(to) => told_of(upgrader.upgrade(&service, to).await),
+                    None => println!("what is {line}?"),
+                },
+            },
+        }
+    }
+}
+
+/// What comes on standard input, line by line.
+fn commands() -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel(8);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+fn told_of<T, E: std::fmt::Display>(result: Result<T, E>) {
+    match result {
+        Ok(_) => println!("begun"),
+        Err(error) => println!("refused: {error}"),
+    }
+}
+
+/// A service of this name without anything in it.
+fn service(name: ServiceName) -> ServiceSpec {
+    ServiceSpec {
+        name,
+        generation: Generation(1),
+        run: Run::All,
+        units: Vec::new(),
+        checks: Vec::new(),
+        setup: Vec::new(),
+        volumes: Vec::new(),
+        upgrade: None,
+        admin: None,
+    }
+}
+
+/// A container of a service without anything in it.
+fn container(service: &ServiceName, name: String, image: &str) -> ContainerSpec {
+    ContainerSpec {
+        name,
+        service: service.clone(),
+        image: image.into(),
+        image_id: None,
+        entrypoint: Vec::new(),
+        command: Vec::new(),
+        user: None,
+        env: BTreeMap::new(),
+        secrets: Vec::new(),
+        mounts: Vec::new(),
+        network: Network::Private(format!("cloudathome-{service}")),
+        aliases: Vec::new(),
+        limits: Limits::default(),
+        ports: Vec::new(),
+        extra_hosts: BTreeMap::new(),
+        dns: Vec::new(),
+        stop_signal: None,
+        stop_grace: Duration::from_secs(20),
+    }
+}
+
+/// A container that is ready when a script in it ends with 0, after those that it needs.
+fn unit(container: ContainerSpec, needs: &[&str], script: &str) -> Unit {
+    let ready = Check {
+        container: Some(container.name.clone()),
+        probe: Probe::Exec { user: "0".into(), command: words(&["sh", "-c", script]) },
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(10),
+        grace: Duration::from_secs(60),
+    };
+    Unit {
+        container,
+        needs: needs.iter().map(|&name| name.to_owned()).collect(),
+        ready: Some(ready),
+        restart_after: None,
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn mount(volume: &str, target: &str) -> model::Mount {
+    model::Mount { source: model::MountSource::Volume(volume.into()), target: target.into(), read_only: false }
+}

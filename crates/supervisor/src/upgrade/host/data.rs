@@ -1,0 +1,200 @@
+//! Copies of volumes and dumps of databases.
+
+use std::path::Path;
+use std::time::Duration;
+
+use model::{DatabaseSpec, Generation, Mount, MountSource, ServiceName};
+
+use super::{Host, LONG, Words};
+use crate::chain;
+use crate::engine::ExecOutput;
+use crate::observed::EngineState;
+use crate::record::{Former, Release};
+use crate::storage::{Helper, Storage};
+use crate::upgrade::{Failure, Journal, copy_name, dump_name};
+
+const FROM: &str = "/cloudathome-from";
+const TO: &str = "/cloudathome-to";
+
+/// Whatever there was goes; then everything comes with owners, modes, times and links, and is on the disk: the journal
+/// that says so must not outlive it in a power loss.
+const COPY: &str = "set -eu
+cd /cloudathome-to
+rm -rf -- ..?* .[!.]* *
+cp -a /cloudathome-from/. /cloudathome-to/
+sync";
+
+/// Removes from the directory `$1` the dumps of all generations but `$2`.
+const DISCARD: &str = r#"cd "$1" || exit 0
+for dump in g[0-9]*; do
+  case $dump in g"$2"-*) ;; *) rm -rf -- "$dump" ;; esac
+done"#;
+
+/// The last of what a command said, for people.
+pub(super) fn said(output: &ExecOutput) -> String {
+    let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
+    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
+    format!("exit code {}: {last}", output.code)
+}
+
+fn log(output: &ExecOutput) -> Vec<String> {
+    let lines: Vec<&str> = output.stdout.lines().chain(output.stderr.lines()).collect();
+    lines[lines.len().saturating_sub(super::LOG_LINES)..].iter().map(|&line| line.to_owned()).collect()
+}
+
+fn volume(name: &str, target: &str, read_only: bool) -> Mount {
+    Mount { source: MountSource::Volume(name.to_owned()), target: target.into(), read_only }
+}
+
+impl<E: Storage> Host<E> {
+    /// Runs a command in a container of ours that runs.
+    pub(super) async fn run_in(
+        &self,
+        container: &str,
+        user: &str,
+        command: &[String],
+        deadline: Duration,
+    ) -> Result<ExecOutput, Words> {
+        let observed = self.observe().await?;
+        let found = observed.ours(container).filter(|found| found.state == EngineState::Running);
+        let id = &found.ok_or_else(|| format!("{container} does not run"))?.id;
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        self.engine.exec(id, user, &words, deadline).await.map_err(|error| chain(&error))
+    }
+
+    /// Runs a script in a helper made from the application's image of a release.
+    pub(super) async fn help(
+        &self,
+        service: &ServiceName,
+        release: &Release,
+        mounts: Vec<Mount>,
+        script: &str,
+    ) -> Result<ExecOutput, Words> {
+        let (_, upgrade) = self.spec(service)?;
+        let image = upgrade.units.iter().find_map(|unit| release.images.get(unit));
+        let image = image.ok_or("the service has no image of its own")?;
+        let helper = Helper {
+            service: service.clone(),
+            image: image.id.clone().unwrap_or_else(|| image.reference.clone()),
+            mounts,
+            command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            deadline: LONG,
+        };
+        let output = self.engine.run_helper(&helper).await.map_err(|error| chain(&error))?;
+        if output.code == 0 { Ok(output) } else { Err(said(&output)) }
+    }
+
+    pub(super) async fn copied(
+        &self,
+        service: &ServiceName,
+        journal: &Journal,
+        from: &str,
+        to: &str,
+    ) -> Result<(), Words> {
+        // The engine would make an empty one and so empty the other.
+        if !self.observe().await?.volumes.contains(from) {
+            return Err(format!("there is no volume {from}"));
+        }
+        self.engine.ensure_volume(to).await.map_err(|error| chain(&error))?;
+        let mounts = vec![volume(from, FROM, true), volume(to, TO, false)];
+        let copied = self.help(service, &journal.old, mounts, COPY).await;
+        copied.map(drop).map_err(|why| format!("copying volume {from} to {to} failed: {why}"))
+    }
+
+    pub(super) async fn dumped(&self, service: &ServiceName, journal: &Journal) -> Result<(), Failure> {
+        self.in_databases(service, journal, "dumping", |database| &database.dump).await?;
+        // What was dumped must be on the disk; the journal will say that it is.
+        let synced = self.help(service, &journal.old, Vec::new(), "sync").await;
+        synced.map(drop).map_err(|why| Failure::new(journal.step, why))
+    }
+
+    pub(super) async fn restored(&self, service: &ServiceName, journal: &Journal) -> Result<(), Failure> {
+        self.in_databases(service, journal, "restoring", |database| &database.restore).await
+    }
+
+    async fn in_databases(
+        &self,
+        service: &ServiceName,
+        journal: &Journal,
+        what: &str,
+        command: impl Fn(&DatabaseSpec) -> &[String] + Send,
+    ) -> Result<(), Failure> {
+        let failure = |why: Words| Failure::new(journal.step, why);
+        let (_, upgrade) = self.spec(service).map_err(failure)?;
+        for (at, database) in upgrade.databases.iter().enumerate() {
+            let file = dump_file(database, at, &journal.old, &journal.new);
+            let command: Vec<String> = command(database).iter().map(|word| word.replace("{dump}", &file)).collect();
+            let output = self.run_in(&database.container, &database.user, &command, LONG).await.map_err(failure)?;
+            if output.code != 0 {
+                let reason = format!("{what} the database in {} failed: {}", database.container, said(&output));
+                return Err(Failure { step: journal.step, reason, log: log(&output) });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn has_way_back(
+        &self,
+        service: &ServiceName,
+        former: &Former,
+        current: &Release,
+    ) -> Result<(), Words> {
+        let (_, upgrade) = self.spec(service)?;
+        let generation = former.release.generation;
+        let observed = self.observe().await?;
+        for volume in &former.volumes {
+            let copy = copy_name(volume, generation);
+            if !observed.volumes.contains(&copy) {
+                return Err(format!("the copy {copy} is gone"));
+            }
+        }
+        for image in upgrade.units.iter().filter_map(|unit| former.release.images.get(unit)) {
+            let wanted = image.id.as_ref().unwrap_or(&image.reference);
+            let found = self.engine.image_id(wanted).await.map_err(|error| chain(&error))?;
+            found.ok_or_else(|| {
+                format!("image {} ({wanted}) is gone; fetch it with `docker pull {}`", image.reference, image.reference)
+            })?;
+        }
+        for (at, database) in upgrade.databases.iter().enumerate() {
+            let file = dump_file(database, at, &former.release, current);
+            let list = ["sh", "-c", r#"ls -d "$1"*"#, "sh", &file].map(str::to_owned);
+            let output = self.run_in(&database.container, &database.user, &list, super::REST).await?;
+            if output.code != 0 {
+                return Err(format!("the dump {file} in {} is gone", database.container));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn discarded(
+        &self,
+        service: &ServiceName,
+        journal: &Journal,
+        keep: Option<Generation>,
+    ) -> Result<(), Words> {
+        self.engine.end_helper(service).await.map_err(|error| chain(&error))?;
+        for name in self.observe().await?.volumes {
+            let copied =
+                journal.volumes.iter().find_map(|volume| name.strip_prefix(volume.as_str())?.strip_prefix(".g"));
+            let generation = copied.and_then(|number| number.parse().ok()).map(Generation);
+            if generation.is_some() && generation != keep {
+                self.engine.remove_volume(&name).await.map_err(|error| chain(&error))?;
+            }
+        }
+        let (_, upgrade) = self.spec(service)?;
+        let keep = keep.map(|generation| generation.to_string()).unwrap_or_default();
+        for database in &upgrade.databases {
+            let directory = database.directory.display().to_string();
+            let command = ["sh", "-c", DISCARD, "sh", &directory, &keep].map(str::to_owned);
+            let output = self.run_in(&database.container, &database.user, &command, super::REST).await?;
+            if output.code != 0 {
+                return Err(format!("removing old dumps in {} failed: {}", database.container, said(&output)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn dump_file(database: &DatabaseSpec, at: usize, old: &Release, new: &Release) -> String {
+    Path::new(&database.directory).join(dump_name(old.generation, new.generation, at)).display().to_string()
+}

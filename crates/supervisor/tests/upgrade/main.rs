@@ -1,0 +1,7 @@
+//! Upgrades on real engines, by an agent in a process of its own (the example `agent`) that can be killed.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod agent;
+mod ghost;
+mod nextcloud;
+mod toy;
