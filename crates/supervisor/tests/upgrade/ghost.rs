@@ -58,7 +58,7 @@ fn a_post_is_there_after_an_upgrade_and_after_the_way_back() {
 
     // Killed while the new release migrates.
     drop(agent);
-    let mut mortal = Agent::start(&engine, "ghost", Some(11));
+    let mut mortal = Agent::start(&engine, "ghost", Some(12));
     mortal.is_healthy();
     mortal.tell("upgrade 6.65.0");
     let point = mortal.dies().unwrap();
