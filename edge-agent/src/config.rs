@@ -1,5 +1,6 @@
 //! edge-agent's configuration file.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use agent::config::{
     Common, ControlSection, EngineSection, LogSection, MetricsSection, TunnelSection, Written as CommonWritten,
     absolute,
 };
+use agent::services::{self, Service, ServiceSection};
 use daemon::ConfigCheck;
 use daemon::config::{ConfigError, Invalid, Overrides, load};
 use daemon::logs::Format;
@@ -30,6 +32,8 @@ struct Written {
     engine: EngineSection,
     tunnel: TunnelSection,
     ingress: Option<IngressSection>,
+    #[serde(default)]
+    services: BTreeMap<String, ServiceSection>,
 }
 
 /// `[ingress]` as written. Without the section the edge runs no Caddy and publishes nothing.
@@ -41,6 +45,7 @@ struct IngressSection {
     acme_directory: Option<String>,
     acme_api_root: Option<PathBuf>,
     acme_issuer_root: Option<PathBuf>,
+    import: Option<PathBuf>,
     #[serde(default)]
     dns: Vec<String>,
 }
@@ -54,6 +59,8 @@ pub struct Config {
     pub domain: Hostname,
     /// What runs the ingress, if anything.
     pub ingress: Option<Ingress>,
+    /// The services of this edge.
+    pub services: Vec<Service>,
 }
 
 /// The ingress, checked.
@@ -71,6 +78,8 @@ pub struct Ingress {
     pub acme_issuer_root: Option<String>,
     /// Caddy's name servers; empty takes the engine's.
     pub dns: Vec<String>,
+    /// A directory with the data of another Caddy, whose certificates are taken over.
+    pub import: Option<PathBuf>,
 }
 
 /// The ACME directory of Let's Encrypt.
@@ -91,7 +100,9 @@ impl TryFrom<Written> for Config {
             engine: written.engine,
             tunnel: written.tunnel,
         };
-        Ok(Self { common: common.check(Role::Edge)?, domain, ingress })
+        let owner = ingress.as_ref().map(|ingress: &Ingress| ingress.email.as_str());
+        let services = services::check(written.services, Role::Edge, owner)?;
+        Ok(Self { common: common.check(Role::Edge)?, domain, ingress, services })
     }
 }
 
@@ -122,7 +133,22 @@ impl TryFrom<IngressSection> for Ingress {
             acme_api_root: certificate("ingress.acme_api_root", written.acme_api_root)?,
             acme_issuer_root: certificate("ingress.acme_issuer_root", written.acme_issuer_root)?,
             dns: written.dns,
+            import: written.import.map(import).transpose()?,
         })
+    }
+}
+
+/// A directory with the data of another Caddy: itself, or the one above it.
+fn import(dir: PathBuf) -> Result<PathBuf, Invalid> {
+    let key = "ingress.import";
+    let dir = absolute(key, Some(dir), "")?;
+    if dir.join("certificates").is_dir() || dir.join("caddy/certificates").is_dir() {
+        Ok(dir)
+    } else {
+        Err(Invalid::new(
+            key,
+            format_args!("{} has no folder certificates; name the data directory of the other Caddy", dir.display()),
+        ))
     }
 }
 

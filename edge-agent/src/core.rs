@@ -1,12 +1,14 @@
 //! The one owner of the edge's state. It hears from the tunnel, the homes, the supervisor and the prober, and tells
 //! each of them and the readers what follows from all of it.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use agent::{LinkView, Myself, publish};
+use agent::services::Live;
+use agent::{LinkView, Myself, Services, publish};
 use control::{ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
 use ingress::Resolution;
-use model::{ControlStatus, DesiredConfig, HostId, HostStatus, ServiceStatus, Serving};
+use model::{ControlStatus, DesiredConfig, HostId, HostStatus, ServiceName, ServiceStatus, Serving};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -17,11 +19,18 @@ use crate::sites::Sites;
 
 /// Clocks in the status are renewed this often.
 const REFRESH: Duration = Duration::from_secs(1);
+/// After a start of the agent, what was asked of its own services before holds for so long.
+const JUST_STARTED: Duration = Duration::from_secs(15);
+/// Where requests for services of this host come from: the engine relays what is published on loopback, from the address that
+/// this host has in the service's private network. Engines choose these networks from here. Nobody but this host and the
+/// service's own containers is in such a network, and the port is on loopback only.
+const PRIVATE_NETWORKS: [&str; 2] = ["172.16.0.0/12", "192.168.0.0/16"];
 
 /// The core, ready to run.
 pub(crate) struct Core {
     pub(crate) myself: Myself,
     pub(crate) sites: Sites,
+    pub(crate) services: Services,
     pub(crate) link: watch::Receiver<LinkView>,
     pub(crate) publisher: Option<Publisher>,
     pub(crate) output: watch::Sender<EdgeOutput>,
@@ -51,7 +60,10 @@ impl Core {
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refused = Vec::new();
+        let started = Instant::now();
         loop {
+            let announcements = self.services.announcements(Ipv4Addr::LOCALHOST);
+            self.sites.announce_own(announcements, started.elapsed() < JUST_STARTED);
             let resolution = self.sites.resolve(self.reachable(&home));
             if refused != resolution.rejected {
                 refused.clone_from(&resolution.rejected);
@@ -59,6 +71,11 @@ impl Core {
                     warn!(host = %rejected.host, service = %rejected.service, reason = rejected.reason, "service not published");
                 }
             }
+            self.services.apply(&Live {
+                address: Ipv4Addr::LOCALHOST,
+                hostnames: Sites::names(&resolution, |host| *host == self.myself.host),
+                trusted_proxies: PRIVATE_NETWORKS.map(str::to_owned).to_vec(),
+            });
             let desired = self.sites.desired(&resolution);
             self.sites.save();
             if let Some(publisher) = &self.publisher {
@@ -79,6 +96,7 @@ impl Core {
                 _ = refresh.tick() => {}
                 changed = self.link.changed() => changed?,
                 () = published => {}
+                changed = self.services.changed() => changed?,
                 event = self.control_events.recv() => match event {
                     Some(event) => self.handle(&mut home, event),
                     None => return Ok(()),
@@ -126,6 +144,14 @@ impl Core {
         home.session.is_some() && self.link.borrow().agent_connected
     }
 
+    /// Whether a published name serves.
+    fn serving(&self, site: &ingress::Site) -> Serving {
+        match &self.publisher {
+            Some(publisher) => publisher.serving(&site.hostname),
+            None => Serving::No { reason: "this edge has no [ingress] section: nothing is published".to_owned() },
+        }
+    }
+
     /// Publishes the status, to readers and to home.
     fn tell(&self, home: &Home, resolution: &Resolution, desired: DesiredConfig) {
         let mut status = self.myself.status();
@@ -147,30 +173,28 @@ impl Core {
             let (peer, _) = home.status.as_ref()?;
             peer.services.iter().find(|service| service.name == site.service).cloned()
         };
-        status.services = resolution
-            .sites
-            .iter()
-            .map(|site| {
-                let known = peer_service(site);
-                ServiceStatus {
-                    name: site.service.clone(),
-                    host: site.host.clone(),
-                    hostname: Some(site.hostname.clone()),
-                    upstream: known.as_ref().and_then(|service| service.upstream),
-                    health: match known {
-                        Some(service) if reachable => service.health,
-                        _ => model::Health::Unknown,
-                    },
-                    serving: self.publisher.as_ref().map_or_else(
-                        || Serving::No {
-                            reason: "this edge has no [ingress] section: nothing is published".to_owned(),
-                        },
-                        |publisher| publisher.serving(&site.hostname),
-                    ),
-                }
-            })
-            .collect();
-        for rejected in &resolution.rejected {
+        let own = |host: &HostId| *host == self.myself.host;
+        status.services = self.services.statuses(&self.myself.host, Ipv4Addr::LOCALHOST, |name: &ServiceName| {
+            let site = resolution.sites.iter().find(|site| own(&site.host) && site.service == *name);
+            site.map_or(Serving::Unknown, |site| self.serving(site))
+        });
+        let homes = resolution.sites.iter().filter(|site| !own(&site.host)).map(|site| {
+            let known = peer_service(site);
+            ServiceStatus {
+                name: site.service.clone(),
+                host: site.host.clone(),
+                hostname: Some(site.hostname.clone()),
+                upstream: known.as_ref().and_then(|service| service.upstream),
+                health: match known {
+                    Some(service) if reachable => service.health,
+                    _ => model::Health::Unknown,
+                },
+                serving: self.serving(site),
+            }
+        });
+        status.services.extend(homes);
+        // Of the edge's own the status is there already.
+        for rejected in resolution.rejected.iter().filter(|rejected| !own(&rejected.host)) {
             status.services.push(ServiceStatus {
                 name: rejected.service.clone(),
                 host: rejected.host.clone(),
@@ -180,8 +204,8 @@ impl Core {
                 serving: Serving::No { reason: format!("the edge refuses it: {}", rejected.reason) },
             });
         }
+        status.containers = self.services.containers();
         if let Some(publisher) = &self.publisher {
-            status.containers = publisher.containers();
             status.services.insert(0, publisher.service(&self.myself.host));
         }
 

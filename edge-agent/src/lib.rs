@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  tunnel link ──LinkView──▶ ┌──────┐ ◀─EdgeEvent── control sessions (homes)
-//!  supervisor ──statuses───▶ │ core │ ──EdgeOutput─▶
+//!  supervisor ──statuses───▶ │ core │ ──EdgeOutput─▶    ──desired─▶ supervisor ──▶ Docker engine
 //!  prober ──results────────▶ └──────┘ ──Publication▶ publisher ──load──▶ Caddy (unix socket)
 //!                               └──Snapshot──▶ agentctl, /metrics
 //! ```
@@ -14,9 +14,10 @@ mod core;
 mod publisher;
 mod sites;
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
-use agent::{Link, Myself};
+use agent::services::Service;
+use agent::{Link, Myself, Services};
 use anyhow::Context;
 use control::{ControlTls, EdgeOutput, EdgeService, InspectionSocket, Snapshot};
 use daemon::Ready;
@@ -46,7 +47,16 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let address = common.tunnel.edge_address();
     let tls =
         ControlTls::new(&identity.ca_pem, &identity.identity.cert_pem, identity.identity.key_pem.expose_secret())?;
-    let sites = Sites::open(&common.state_dir, config.domain.clone(), address, common.tunnel.home_address())?;
+    let mut own_addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+    own_addresses.extend(config.services.iter().filter_map(Service::foreign_address));
+    let sites = Sites::open(
+        &common.state_dir,
+        myself.host.clone(),
+        config.domain.clone(),
+        address,
+        common.tunnel.home_address(),
+        own_addresses,
+    )?;
 
     let link = Link::start(&common.tunnel, identity, Role::Edge, vec![common.control_port], stop.clone()).await?;
     let (output, output_receiver) = watch::channel(EdgeOutput::default());
@@ -59,11 +69,13 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let socket = InspectionSocket::bind(&common.control_socket)?;
     let metrics = daemon::metrics::bind(common.metrics_listen).await?;
 
+    let caddy = config.ingress.as_ref().map(|ingress| publisher::definition(common, ingress)).transpose()?;
+    let services = Services::start(common, "edge-agent", config.services, caddy.into_iter().collect(), stop.clone())?;
     let publisher = match &config.ingress {
-        Some(ingress) => Some(Publisher::start(common, ingress, stop.clone())?),
+        Some(ingress) => Some(Publisher::start(common, ingress, services.health(), stop.clone())?),
         None => None,
     };
-    let core = Core { myself, sites, link: link.view.clone(), publisher, output, snapshot, control_events };
+    let core = Core { myself, sites, services, link: link.view.clone(), publisher, output, snapshot, control_events };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn({

@@ -1,17 +1,15 @@
-//! Caddy: its container, its configuration, and the proof that what it publishes is served.
+//! Caddy: its definition, its configuration, and the proof that what it publishes is served.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use agent::config::{Common, chain};
 use anyhow::Context;
 use ingress::{Acme, AdminClient, IngressState, Listen, Prober, Site, render};
-use model::{ContainerStatus, Health, HostId, Hostname, SecretFile, ServiceName, ServiceSpec, ServiceStatus, Serving};
+use model::{Health, HostId, Hostname, SecretFile, ServiceName, ServiceSpec, ServiceStatus, Serving};
 use supervisor::apps::{ADMIN_SOCKET, CaddyOptions, caddy};
-use supervisor::{DockerEngine, Supervisor, SupervisorOptions};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -44,13 +42,14 @@ pub(crate) struct Publication {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     name: ServiceName,
-    /// Caddy's definition never changes while the agent runs; this end keeps the supervisor's open.
-    _desired: watch::Sender<Option<Vec<ServiceSpec>>>,
     publication: watch::Sender<Publication>,
-    supervisor: Supervisor,
+    health: watch::Receiver<Healths>,
     loaded: watch::Receiver<Loaded>,
     serving: watch::Receiver<BTreeMap<Hostname, Serving>>,
 }
+
+/// How every service of this host is, Caddy among them.
+type Healths = BTreeMap<ServiceName, Health>;
 
 /// What became of the last load.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,54 +59,74 @@ struct Loaded {
     reason: Option<String>,
 }
 
+/// Caddy as the supervisor is to run it.
+///
+/// # Errors
+/// When the admin socket's directory cannot be made.
+pub(crate) fn definition(common: &Common, config: &Ingress) -> anyhow::Result<ServiceSpec> {
+    let admin_dir = admin_dir(common);
+    state::private_dir(&admin_dir).with_context(|| format!("{} cannot be made", admin_dir.display()))?;
+    let root = |content: &String| SecretFile { path: PathBuf::from(ACME_ROOT), content: content.clone(), uid: 0 };
+    Ok(caddy(&CaddyOptions {
+        image: config.image.clone(),
+        service: name()?,
+        admin_dir,
+        bootstrap: render(&state(config)).to_string(),
+        dns: config.dns.clone(),
+        files: config.acme_api_root.iter().map(root).collect(),
+        import: config.import.clone(),
+    }))
+}
+
+fn name() -> anyhow::Result<ServiceName> {
+    Ok("caddy".parse()?)
+}
+
+fn admin_dir(common: &Common) -> PathBuf {
+    common.state_dir.join("caddy-admin")
+}
+
+/// What Caddy is to do while nothing is published.
+fn state(config: &Ingress) -> IngressState {
+    IngressState {
+        admin_socket: ADMIN_SOCKET.to_owned(),
+        listen: Listen::default(),
+        acme: Acme {
+            directory: config.acme_directory.clone(),
+            email: Some(config.email.clone()),
+            trusted_roots: config.acme_api_root.iter().map(|_| ACME_ROOT.to_owned()).collect(),
+        },
+        sites: vec![],
+    }
+}
+
 impl Publisher {
-    /// Starts Caddy's supervision, the loader and the prober.
+    /// Starts the loader and the prober. `health` is told by the supervisor that runs Caddy.
     ///
     /// # Errors
-    /// When the admin socket's directory cannot be made or the roots cannot be used.
-    pub(crate) fn start(common: &Common, config: &Ingress, stop: CancellationToken) -> anyhow::Result<Self> {
-        let admin_dir = common.state_dir.join("caddy-admin");
-        state::private_dir(&admin_dir).with_context(|| format!("{} cannot be made", admin_dir.display()))?;
+    /// When the roots cannot be used.
+    pub(crate) fn start(
+        common: &Common,
+        config: &Ingress,
+        health: watch::Receiver<Healths>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
         let prober = Prober::new(config.acme_issuer_root.as_deref())?;
-        let name: ServiceName = "caddy".parse()?;
-        let state = IngressState {
-            admin_socket: ADMIN_SOCKET.to_owned(),
-            listen: Listen::default(),
-            acme: Acme {
-                directory: config.acme_directory.clone(),
-                email: Some(config.email.clone()),
-                trusted_roots: config.acme_api_root.iter().map(|_| ACME_ROOT.to_owned()).collect(),
-            },
-            sites: vec![],
-        };
-        let root = |content: &String| SecretFile { path: PathBuf::from(ACME_ROOT), content: content.clone(), uid: 0 };
-        let service = caddy(&CaddyOptions {
-            image: config.image.clone(),
-            service: name.clone(),
-            admin_dir: admin_dir.clone(),
-            bootstrap: render(&state).to_string(),
-            dns: config.dns.clone(),
-            files: config.acme_api_root.iter().map(root).collect(),
-        });
-
-        let engine = Arc::new(DockerEngine::new(&common.engine_socket, "edge-agent"));
-        let (desired_sender, desired) = watch::channel(Some(vec![service]));
-        let supervisor = Supervisor::spawn(engine, desired, SupervisorOptions::default(), stop.clone());
-
+        let name = name()?;
         let (publication, wanted) = watch::channel(Publication::default());
         let (loaded_sender, loaded) = watch::channel(Loaded::default());
         let (serving_sender, serving) = watch::channel(BTreeMap::new());
         let loader = Loader {
-            admin: AdminClient::new(&admin_dir.join("admin.sock")),
-            state,
+            admin: AdminClient::new(&admin_dir(common).join("admin.sock")),
+            state: state(config),
             wanted,
             name: name.clone(),
-            health: supervisor.health.clone(),
+            health: health.clone(),
             loaded: loaded_sender,
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(loader.run()));
         tokio::spawn(stop.run_until_cancelled_owned(prove(prober, loaded.clone(), serving_sender)));
-        Ok(Self { name, _desired: desired_sender, publication, supervisor, loaded, serving })
+        Ok(Self { name, publication, health, loaded, serving })
     }
 
     /// Publishes this and nothing else.
@@ -125,8 +144,6 @@ impl Publisher {
     pub(crate) async fn changed(&mut self) {
         // A sender that is gone means that the agent stops: that news comes by another way.
         let news = tokio::select! {
-            news = self.supervisor.statuses.changed() => news,
-            news = self.supervisor.health.changed() => news,
             news = self.loaded.changed() => news,
             news = self.serving.changed() => news,
         };
@@ -143,11 +160,6 @@ impl Publisher {
         self.serving.borrow().get(hostname).cloned().unwrap_or_default()
     }
 
-    /// Caddy's container.
-    pub(crate) fn containers(&self) -> Vec<ContainerStatus> {
-        self.supervisor.statuses.borrow().clone()
-    }
-
     /// Caddy itself as a service of this host.
     pub(crate) fn service(&self, host: &HostId) -> ServiceStatus {
         ServiceStatus {
@@ -155,7 +167,7 @@ impl Publisher {
             host: host.clone(),
             hostname: None,
             upstream: None,
-            health: self.supervisor.health.borrow().get(&self.name).cloned().unwrap_or_default(),
+            health: self.health.borrow().get(&self.name).cloned().unwrap_or_default(),
             serving: Serving::Unknown,
         }
     }
@@ -167,7 +179,7 @@ struct Loader {
     state: IngressState,
     wanted: watch::Receiver<Publication>,
     name: ServiceName,
-    health: watch::Receiver<BTreeMap<ServiceName, Health>>,
+    health: watch::Receiver<Healths>,
     loaded: watch::Sender<Loaded>,
 }
 

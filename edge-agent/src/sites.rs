@@ -1,12 +1,13 @@
 //! What the edge publishes and what it wants of home, as a pure function of what home announced; kept across
 //! restarts, so that names stay published (with the holding page) and generations never go back.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use agent::config::chain;
 use ingress::{Resolution, Source, resolve};
-use model::{DesiredConfig, HostId, Hostname, ServiceAnnouncement};
+use model::{DesiredConfig, Health, HostId, Hostname, ServiceAnnouncement, ServiceName};
 use serde::{Deserialize, Serialize};
 use state::{StateError, StateFile};
 use tracing::warn;
@@ -16,6 +17,9 @@ use tracing::warn;
 struct Stored {
     desired: Option<DesiredConfig>,
     home: Option<Announced>,
+    /// The edge's own services, as they were.
+    #[serde(default)]
+    own: Vec<ServiceAnnouncement>,
 }
 
 /// What a home announced last.
@@ -28,9 +32,12 @@ struct Announced {
 /// Names, sites and the configuration for home.
 #[derive(Debug)]
 pub(crate) struct Sites {
+    host: HostId,
     domain: Hostname,
     edge_address: Ipv4Addr,
     home_address: Ipv4Addr,
+    /// Where services of the edge's own may answer.
+    own_addresses: Vec<IpAddr>,
     file: StateFile<Stored>,
     stored: Stored,
     /// Whether the file holds something older.
@@ -43,13 +50,25 @@ impl Sites {
     /// Continues from what was stored.
     pub(crate) fn open(
         state_dir: &Path,
+        host: HostId,
         domain: Hostname,
         edge_address: Ipv4Addr,
         home_address: Ipv4Addr,
+        own_addresses: Vec<IpAddr>,
     ) -> Result<Self, StateError> {
         let file = StateFile::new(state_dir, "edge.json");
         let stored = file.load()?.unwrap_or_default();
-        Ok(Self { domain, edge_address, home_address, file, stored, unsaved: false, complained: false })
+        Ok(Self {
+            host,
+            domain,
+            edge_address,
+            home_address,
+            own_addresses,
+            file,
+            stored,
+            unsaved: false,
+            complained: false,
+        })
     }
 
     /// Takes what a home announces.
@@ -59,15 +78,41 @@ impl Sites {
         self.stored.home = announced;
     }
 
+    /// Takes the edge's own services. While the agent has just started, one that has not been asked yet counts as what it
+    /// was before: its visitors need not notice that the agent was away.
+    pub(crate) fn announce_own(&mut self, mut services: Vec<ServiceAnnouncement>, just_started: bool) {
+        for service in services.iter_mut().filter(|service| just_started && is_open(&service.health)) {
+            let before = self.stored.own.iter().find(|before| before.name == service.name);
+            if let Some(before) = before.filter(|before| before.upstream == service.upstream) {
+                service.health.clone_from(&before.health);
+            }
+        }
+        self.unsaved |= self.stored.own != services;
+        self.stored.own = services;
+    }
+
     /// What is published. While home is not `reachable`, its names stay and show the holding page.
     pub(crate) fn resolve(&self, reachable: bool) -> Resolution {
-        let source = self.stored.home.as_ref().map(|home| Source {
+        let own = Source {
+            host: self.host.clone(),
+            addresses: self.own_addresses.clone(),
+            reachable: true,
+            announcements: self.stored.own.clone(),
+        };
+        let home = self.stored.home.as_ref().map(|home| Source {
             host: home.host.clone(),
             addresses: vec![IpAddr::from(self.home_address)],
             reachable,
             announcements: home.services.clone(),
         });
-        resolve(&self.domain, source.as_slice())
+        let sources: Vec<Source> = std::iter::once(own).chain(home).collect();
+        resolve(&self.domain, &sources)
+    }
+
+    /// Full public names of the services of `host`.
+    pub(crate) fn names(resolution: &Resolution, host: impl Fn(&HostId) -> bool) -> BTreeMap<ServiceName, Hostname> {
+        let sites = resolution.sites.iter().filter(|site| host(&site.host));
+        sites.map(|site| (site.service.clone(), site.hostname.clone())).collect()
     }
 
     /// What home is to apply. The generation rises when, and only when, the content changes.
@@ -77,7 +122,7 @@ impl Sites {
             generation,
             domain: self.domain.clone(),
             edge_address: self.edge_address,
-            hostnames: resolution.sites.iter().map(|site| (site.service.clone(), site.hostname.clone())).collect(),
+            hostnames: Self::names(resolution, |host| *host != self.host),
         };
         if self.stored.desired.as_ref() != Some(&desired) {
             desired.generation = generation.next();
@@ -103,9 +148,14 @@ impl Sites {
     }
 }
 
+/// Whether nothing is known yet.
+fn is_open(health: &Health) -> bool {
+    matches!(health, Health::Unknown | Health::Starting { .. })
+}
+
 #[cfg(test)]
 mod tests {
-    use model::{Generation, Health};
+    use model::Generation;
 
     use super::*;
 
@@ -123,8 +173,9 @@ mod tests {
     }
 
     fn open(dir: &Path) -> Sites {
-        Sites::open(dir, "example.test".parse().unwrap(), Ipv4Addr::new(10, 86, 0, 1), Ipv4Addr::new(10, 86, 0, 2))
-            .unwrap()
+        let (edge, home) = (Ipv4Addr::new(10, 86, 0, 1), Ipv4Addr::new(10, 86, 0, 2));
+        let own = vec![Ipv4Addr::LOCALHOST.into()];
+        Sites::open(dir, "vps".parse().unwrap(), "example.test".parse().unwrap(), edge, home, own).unwrap()
     }
 
     #[test]
@@ -143,6 +194,33 @@ mod tests {
         let mut again = open(dir.path());
         let resolution = again.resolve(false);
         assert_eq!(again.desired(&resolution), second, "the name stays while home is away");
+    }
+
+    #[test]
+    fn own_services_are_published_and_are_not_home_s_business() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sites = open(dir.path());
+        let own = |health| ServiceAnnouncement {
+            upstream: "127.0.0.1:2368".parse().unwrap(),
+            ..announcement("ghost", "@", health)
+        };
+        sites.announce_own(vec![own(Health::Healthy)], true);
+        sites.announce("attic".parse().unwrap(), vec![announcement("ghost", "cloud", Health::Healthy)]);
+        let resolution = sites.resolve(false);
+        let names: Vec<&str> = resolution.sites.iter().map(|site| site.hostname.as_str()).collect();
+        assert_eq!(names, ["example.test", "cloud.example.test"]);
+        assert!(resolution.sites[0].upstream.is_some(), "home's tunnel is none of its business");
+        let desired = sites.desired(&resolution);
+        assert_eq!(desired.hostnames.values().next().unwrap().as_str(), "cloud.example.test");
+        sites.save();
+
+        let mut again = open(dir.path());
+        again.announce_own(vec![own(Health::Unknown)], true);
+        assert!(again.resolve(false).sites[0].upstream.is_some(), "a restart of the agent is no outage");
+        again.announce_own(vec![own(Health::Unknown)], false);
+        assert!(again.resolve(false).sites[0].upstream.is_none());
+        again.announce_own(vec![own(Health::Unhealthy { reason: "500".into() })], true);
+        assert!(again.resolve(false).sites[0].upstream.is_none());
     }
 
     #[test]

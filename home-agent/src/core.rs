@@ -3,17 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use agent::{LinkView, Myself, publish};
+use agent::services::Live;
+use agent::{LinkView, Myself, Services, publish};
 use control::{ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
-use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus, ServiceName};
+use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus, ServiceName, Serving};
 use state::StateFile;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-
-use crate::services::Services;
 
 /// Clocks in the status are renewed this often.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -54,11 +53,14 @@ impl Core {
         let mut edge = Edge { reason: Some("the edge has not been reached yet".to_owned()), ..Edge::default() };
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut containers, mut health) = self.services.watch();
         loop {
             let address = self.link.borrow().address;
             if let Some(config) = &self.stored {
-                self.services.apply(config, address);
+                self.services.apply(&Live {
+                    address,
+                    hostnames: config.hostnames.clone(),
+                    trusted_proxies: vec![config.edge_address.to_string()],
+                });
             }
             self.tell(&edge);
             tokio::select! {
@@ -67,8 +69,7 @@ impl Core {
                 () = stop.cancelled() => return Ok(()),
                 _ = refresh.tick() => {}
                 changed = self.link.changed() => changed?,
-                changed = containers.changed() => changed?,
-                changed = health.changed() => changed?,
+                changed = self.services.changed() => changed?,
                 event = self.control_events.recv() => match event {
                     Some(event) => self.handle(&mut edge, event),
                     None => return Ok(()),
@@ -132,7 +133,8 @@ impl Core {
             last_heard_seconds: edge.heard.map(|at| at.elapsed().as_secs()),
         };
         status.containers = self.services.containers();
-        status.services = self.services.statuses(&self.myself.host, address, self.stored.as_ref(), edge_status);
+        let host = &self.myself.host;
+        status.services = self.services.statuses(host, address, |name| proven(edge_status, host, name));
 
         let significant = publish(&self.snapshot, Snapshot { local: status.clone(), peer: edge.status.clone() });
         let services = self.services.announcements(address);
@@ -141,6 +143,16 @@ impl Core {
             *output = HomeOutput { result: edge.result.clone(), status: Some(status), services };
             changed
         });
+    }
+}
+
+/// What the edge has seen of a public name of ours.
+fn proven(edge: Option<&HostStatus>, host: &HostId, name: &ServiceName) -> Serving {
+    let known =
+        edge.and_then(|edge| edge.services.iter().find(|service| service.host == *host && service.name == *name));
+    match known {
+        Some(service) => service.serving.clone(),
+        None => Serving::No { reason: "the edge has not proven it: no control channel".to_owned() },
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  tunnel link ──LinkView──▶ ┌──────┐ ◀─HomeEvent── control link (edge)
 //!  supervisor ──statuses───▶ │ core │ ──HomeOutput─▶
-//!  health checks ──────────▶ └──────┘ ──desired────▶ supervisor ──▶ Docker engine
+//!  and health ─────────────▶ └──────┘ ──desired────▶ supervisor ──▶ Docker engine
 //!                               └──Snapshot──▶ agentctl, /metrics
 //! ```
 //! The core owns home's state; everything else is told by watches, and only the latest value counts.
@@ -11,11 +11,10 @@
 
 pub mod config;
 mod core;
-mod services;
 
 use std::net::SocketAddrV4;
 
-use agent::{Link, Myself};
+use agent::{Link, Myself, Services};
 use anyhow::Context;
 use control::{ControlTls, HomeLink, HomeOutput, InspectionSocket, Snapshot};
 use daemon::Ready;
@@ -28,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::core::Core;
-use crate::services::Services;
 
 /// Control events waiting for the core.
 const EVENTS: usize = 64;
@@ -66,7 +64,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     };
     let socket = InspectionSocket::bind(&common.control_socket)?;
     let metrics = daemon::metrics::bind(common.metrics_listen).await?;
-    let services = Services::start(common, config.services, stop.clone())?;
+    let services = Services::start(common, "home-agent", config.services, Vec::new(), stop.clone())?;
     let core = Core {
         myself,
         subnet: common.tunnel.subnet,

@@ -1,5 +1,5 @@
 //! What both agents share: the common part of their configuration, the tunnel's link and its place in the host's
-//! network, their status, and the metrics made from it.
+//! network, their services, their status, and the metrics made from it.
 #![forbid(unsafe_code)]
 
 #[cfg(null_cipher)]
@@ -9,8 +9,10 @@ pub mod config;
 mod link;
 mod metrics;
 mod report;
+pub mod services;
 mod status;
 
 pub use link::{Link, LinkView};
 pub use metrics::registry;
+pub use services::Services;
 pub use status::{Myself, publish};

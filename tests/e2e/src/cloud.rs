@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::images::{self, Images};
+use lab::images::{self, Image, Wanted};
 use lab::{Engine, Host, Http, Lab, Pebble, Process, Topology, wait_until};
 use model::Role;
 use pki::{Ca, HostIdentity, Subject, Validity};
@@ -141,6 +141,21 @@ impl Agent {
     }
 }
 
+/// What a cloud has beside Caddy and Nextcloud.
+#[derive(Debug, Clone, Default)]
+pub struct More {
+    /// Added to the table of the service `nextcloud`.
+    pub nextcloud: String,
+    /// Added to the end of the edge's configuration.
+    pub edge: String,
+    /// Added to the end of home's configuration.
+    pub home: String,
+    /// Further images for the edge's engine.
+    pub edge_images: Vec<Wanted>,
+    /// Further images for home's engine.
+    pub home_images: Vec<Wanted>,
+}
+
 /// The whole product in a lab.
 #[derive(Debug)]
 pub struct Cloud {
@@ -154,8 +169,6 @@ pub struct Cloud {
     pub home_engine: Engine,
     /// The ACME server.
     pub pebble: Pebble,
-    /// What the containers run.
-    pub images: Images,
     // Last: it takes everything down.
     /// The lab.
     pub lab: Lab,
@@ -168,10 +181,24 @@ impl Cloud {
     /// # Errors
     /// When a step fails; nothing is left behind then.
     pub fn start(dialer: Dialer, binaries: &Binaries, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        Self::start_with(dialer, binaries, &More::default(), say)
+    }
+
+    /// As [`Cloud::start`], with more services.
+    ///
+    /// # Errors
+    /// When a step fails; nothing is left behind then.
+    pub fn start_with(dialer: Dialer, binaries: &Binaries, more: &More, say: &mut dyn FnMut(&str)) -> Result<Self> {
         say("images");
-        let images = images::provide(say)?;
-        for image in [&images.caddy, &images.nextcloud] {
-            say(&format!("  {} is {}{}", image.name, image.version, if image.stand_in { ", a stand-in" } else { "" }));
+        let caddy = provide(Wanted::Caddy, say)?;
+        let [nextcloud, postgres, redis] =
+            [provide(Wanted::Nextcloud, say)?, provide(Wanted::Postgres, say)?, provide(Wanted::Redis, say)?];
+        let (mut for_edge, mut for_home) =
+            (vec![caddy.clone()], vec![nextcloud.clone(), postgres.clone(), redis.clone()]);
+        for (images, wanted) in [(&mut for_edge, &more.edge_images), (&mut for_home, &more.home_images)] {
+            for &wanted in wanted {
+                images.push(provide(wanted, say)?);
+            }
         }
         say("hosts, routers and the name service");
         let lab = Lab::new(match dialer {
@@ -183,8 +210,8 @@ impl Cloud {
         let (vps, home) = (lab.host("vps")?, lab.host("home")?);
         say("the Docker engines, and their images");
         let (edge_engine, home_engine) = std::thread::scope(|scope| {
-            let edge = scope.spawn(|| engine_with(vps, &images.caddy.tar));
-            let home = engine_with(home, &images.nextcloud.tar);
+            let edge = scope.spawn(|| engine_with(vps, &for_edge));
+            let home = engine_with(home, &for_home);
             (edge.join().map_err(|_| anyhow::anyhow!("starting the edge's engine panicked")), home)
         });
         let (edge_engine, home_engine) = (edge_engine??, home_engine?);
@@ -209,25 +236,31 @@ impl Cloud {
             "domain = \"example.test\"\nidentity_dir = {:?}\nstate_dir = {:?}\n\n\
              [tunnel]\n{edge_tunnel}\npeer = \"{HOME}\"\n\n\
              [ingress]\nemail = \"owner@example.test\"\nimage = {:?}\nacme_directory = {:?}\n\
-             acme_api_root = {:?}\nacme_issuer_root = {:?}\n",
+             acme_api_root = {:?}\nacme_issuer_root = {:?}\n\n{}",
             edge_identity,
             vps.dir().join("state"),
-            images.caddy.name,
+            caddy.name,
             pebble.directory_url(),
             pebble.api_root(),
             pebble.issuing_root(),
+            more.edge,
         );
         let home_config = format!(
             "identity_dir = {:?}\nstate_dir = {:?}\n\n\
              [tunnel]\n{home_tunnel}\npeer = \"{EDGE}\"\n\n\
-             [services.nextcloud]\nkind = \"nextcloud\"\nhostname = \"cloud\"\nimage = {:?}\nadmin_user = \"{ADMIN}\"\n",
+             [services.nextcloud]\nkind = \"nextcloud\"\nimage = {:?}\nadmin_user = \"{ADMIN}\"\nredis_image = {:?}\n\
+             database = {{ image = {:?} }}\n{}\n{}",
             home_identity,
             home.dir().join("state"),
-            images.nextcloud.name,
+            nextcloud.name,
+            redis.name,
+            postgres.name,
+            more.nextcloud,
+            more.home,
         );
         let edge = Agent::start(vps, binaries, "edge-agent", &edge_config)?;
         let home = Agent::start(home, binaries, "home-agent", &home_config)?;
-        Ok(Self { edge, home, edge_engine, home_engine, pebble, images, lab })
+        Ok(Self { edge, home, edge_engine, home_engine, pebble, lab })
     }
 
     /// A client on the visitor's host that trusts the ACME server's root and nothing else.
@@ -316,8 +349,17 @@ pub fn identity(ca: &Ca, role: Role, name: &str, validity: Validity) -> Result<H
     Ok(HostIdentity { ca_pem: ca.cert_pem().to_owned(), identity, tls_crypt: pki::generate_static_key() })
 }
 
-fn engine_with(host: &Host, image: &Path) -> Result<Engine> {
+/// An image, with a word on what it is.
+fn provide(wanted: Wanted, say: &mut dyn FnMut(&str)) -> Result<Image> {
+    let image = images::one(wanted, say)?;
+    say(&format!("  {} is {}{}", image.name, image.version, if image.stand_in { ", a stand-in" } else { "" }));
+    Ok(image)
+}
+
+fn engine_with(host: &Host, images: &[Image]) -> Result<Engine> {
     let engine = host.start_engine()?;
-    engine.load_image(image)?;
+    for image in images {
+        engine.load(image)?;
+    }
     Ok(engine)
 }

@@ -7,4 +7,4 @@ mod cloud;
 pub mod stock;
 
 pub use check::check;
-pub use cloud::{Agent, Binaries, Cloud, Dialer, HOSTNAME, identity};
+pub use cloud::{Agent, Binaries, Cloud, Dialer, HOSTNAME, More, identity};

@@ -165,6 +165,13 @@ fn impossible_values_are_named() {
     edge("peer = \"attic\"", "peer = \"The Attic\"", &[":8: tunnel.peer", "a-z"]);
     fixture.refuses("home-agent", "\"vps.example.test:1194\"", "\"vps\"", &["tunnel.remotes", "HOST:PORT"]);
     fixture.refuses("home-agent", "\"cloud\"", "\"my cloud\"", &["services.nextcloud.hostname"]);
+    let home = |to: &str, fragments: &[&str]| fixture.refuses("home-agent", "port = 8080\n", to, fragments);
+    home("titel = \"x\"\n", &[":12: services.nextcloud.titel", "`title`"]);
+    home("title = \"x\"\n", &[":12: services.nextcloud.title", "no key of kind = \"nextcloud\"", "phone_region"]);
+    home("database = { kind = \"oracle\" }\n", &[":12: services.nextcloud.database.kind", "postgresql"]);
+    home("[services.blog]\nkind = \"ghost\"\n", &[":12: services.blog.owner_email", "missing"]);
+    home("[services.vault]\nkind = \"container\"\n", &[":12: services.vault.port", "missing"]);
+    edge("[metrics]", "[services.blog]\nkind = \"ghost\"\nport = 0\n[metrics]", &["services.blog.port", "1 to 65535"]);
 }
 
 #[test]

@@ -1,200 +1,400 @@
-//! Nextcloud, from the official `nextcloud:apache` image or one that behaves like it.
+//! Nextcloud, from the official `nextcloud:apache` image or one that behaves like it, with PostgreSQL, Redis and cron.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use model::{
-    AdminCommand, Check, ContainerSpec, Expect, Expectation, Generation, Hostname, HttpProbe, Limits, Mount,
-    MountSource, Network, PortBinding, Probe, Run, SecretFile, ServiceName, ServiceSpec, Target, Unit, VolumeKind,
-    VolumeSpec,
+    AdminCommand, Check, ContainerSpec, Expect, Expectation, Hook, Mount, Probe, SecretFile, ServiceSpec, Unit,
+    UpgradePath, UpgradeSpec, VolumeKind, VolumeSpec,
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
-/// The command that administers Nextcloud, to be followed by its arguments; the working directory is the image's.
-pub const OCC: [&str; 2] = ["php", "/var/www/html/occ"];
-/// The user that runs [`OCC`]; it refuses others.
-pub const OCC_USER: &str = "www-data";
+use super::database::{Part, postgres, redis};
+use super::{Credential, Mail, MailSecurity, Place, script, secret_file, words};
+use crate::{SecretKind, Secrets, SecretsError};
 
+/// The command that administers Nextcloud, to be followed by its arguments.
+const OCC: [&str; 2] = ["php", "/var/www/html/occ"];
+/// The user that runs it; it refuses others.
+const OCC_USER: &str = "www-data";
+/// That user's number: PHP reads the files of secrets at run time.
+const OCC_UID: u32 = 33;
+/// The database and its role.
+const DATABASE: &str = "nextcloud";
 const ADMIN_PASSWORD_PATH: &str = "/run/secrets/nextcloud_admin_password";
 /// A first start installs, which takes minutes on old hardware.
 const GRACE: Duration = Duration::from_secs(300);
+/// An upgrade within the entrypoint closes the port, and may take so long with a large database.
+const UPGRADE: Duration = Duration::from_secs(2 * 3600);
+/// One that was ready and hangs for so long is started anew.
+const HANGS: Duration = Duration::from_secs(180);
 
 /// What is to be decided about a Nextcloud.
 #[derive(Debug, Clone)]
-pub struct NextcloudOptions {
+pub struct NextcloudSettings {
     /// The image reference.
     pub image: String,
-    /// The service's name; the container, its network and its volume are called after it.
-    pub service: ServiceName,
-    /// Its public name, once known. Until then it answers to `localhost` only.
-    pub hostname: Option<Hostname>,
-    /// Where it answers on this host: a tunnel or loopback address.
-    pub bind: SocketAddr,
-    /// Addresses or networks whose `X-Forwarded-For` is believed; as few as possible. With the engine's iptables
-    /// rules, requests through the tunnel come from the edge's tunnel address. Where the engine relays them itself
-    /// (iptables off), they come from the private network's gateway, see [`crate::Engine::ensure_network`].
-    pub trusted_proxies: Vec<String>,
+    /// Redis' image reference.
+    pub redis_image: String,
     /// The administrator's name. Counts at the first start only.
     pub admin_user: String,
-    /// The administrator's password. Counts at the first start only.
-    pub admin_password: SecretString,
     /// Where it keeps its tables. Counts at the first start only.
     pub database: Database,
+    /// Where it keeps people's files, if not on its data volume. Counts at the first start only.
+    pub object_store: Option<ObjectStore>,
+    /// The country whose telephone numbers need no prefix, as in `DE`.
+    pub phone_region: Option<String>,
+    /// How it sends mail.
+    pub mail: Option<Mail>,
+    /// Apps to be installed, by their ids.
+    pub apps: Vec<String>,
+    /// Whether it makes previews of pictures.
+    pub previews: bool,
 }
 
 /// Where Nextcloud keeps its tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Database {
-    /// In a file on its volume.
-    Sqlite,
+    /// In a PostgreSQL of its own, from this image.
+    Own {
+        /// The image reference.
+        image: String,
+    },
+    /// In a database that the person runs.
+    External(ExternalDatabase),
 }
 
-/// The service: one container, and the check of its status page.
+/// A database that the person runs, with an empty database and a role that owns it.
+#[derive(Debug, Clone)]
+pub struct ExternalDatabase {
+    /// What it is.
+    pub kind: ExternalKind,
+    /// Its name or address, with a port if it is not the usual one.
+    pub address: String,
+    /// The database's name.
+    pub name: String,
+    /// The role.
+    pub user: String,
+    /// The role's password.
+    pub password: SecretString,
+}
+
+/// What an external database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExternalKind {
+    /// PostgreSQL.
+    Postgresql,
+    /// MariaDB or MySQL.
+    Mariadb,
+}
+
+/// An S3 bucket for people's files.
+#[derive(Debug, Clone)]
+pub struct ObjectStore {
+    /// The bucket; made if it is missing.
+    pub bucket: String,
+    /// The server's name or address; none is Amazon's.
+    pub host: Option<String>,
+    /// Its port; none is the usual one.
+    pub port: Option<u16>,
+    /// Its region.
+    pub region: Option<String>,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Whether the bucket stands in the path and not in the host's name.
+    pub path_style: bool,
+    /// The access key.
+    pub key: SecretString,
+    /// Its secret.
+    pub secret: SecretString,
+}
+
+/// What is generated for a Nextcloud, once.
+#[derive(Debug, Clone)]
+pub struct NextcloudSecrets {
+    /// The administrator's password. Counts at the first start only.
+    pub admin: SecretString,
+    /// Redis' password.
+    pub redis: SecretString,
+    /// The password of the database's role.
+    pub database: SecretString,
+    /// The password of the database's superuser.
+    pub database_admin: SecretString,
+}
+
+impl NextcloudSecrets {
+    /// Those of `place`'s service; generated where they are missing.
+    ///
+    /// # Errors
+    /// When they cannot be read or stored.
+    pub fn open(secrets: &Secrets, service: &model::ServiceName) -> Result<Self, SecretsError> {
+        let get = |what: &str, kind| secrets.get_or_create(&format!("{service}-{what}"), kind);
+        Ok(Self {
+            admin: get("admin-password", SecretKind::Password)?,
+            redis: get("redis-password", SecretKind::Hex256)?,
+            database: get("database-password", SecretKind::Hex256)?,
+            database_admin: get("database-admin-password", SecretKind::Hex256)?,
+        })
+    }
+}
+
+impl NextcloudSettings {
+    /// What a person needs to log in.
+    #[must_use]
+    pub fn credentials(&self, secrets: &NextcloudSecrets) -> Vec<Credential> {
+        vec![Credential::new("user", self.admin_user.clone()), Credential::new("password", secrets.admin.clone())]
+    }
+}
+
+/// The service.
 #[must_use]
-pub fn nextcloud(options: &NextcloudOptions) -> ServiceSpec {
-    let name = options.service.to_string();
-    let volume = format!("cloudathome-{}", options.service);
-    let container = ContainerSpec {
-        name: name.clone(),
-        service: options.service.clone(),
-        image: options.image.clone(),
-        image_id: None,
-        entrypoint: Vec::new(),
-        command: Vec::new(),
-        user: None,
-        env: environment(options),
-        // The entrypoint reads it as root, and nothing after it needs it.
-        secrets: vec![SecretFile {
-            path: PathBuf::from(ADMIN_PASSWORD_PATH),
-            content: options.admin_password.expose_secret().to_owned(),
-            uid: 0,
-        }],
-        mounts: vec![Mount {
-            source: MountSource::Volume(volume.clone()),
-            target: PathBuf::from("/var/www/html"),
-            read_only: false,
-        }],
-        network: Network::Private(format!("cloudathome-{}", options.service)),
-        aliases: Vec::new(),
-        limits: Limits::default(),
-        ports: vec![PortBinding { host: options.bind, container: 80 }],
-        extra_hosts: BTreeMap::new(),
-        dns: Vec::new(),
-        // Lets requests in progress end. The official image says so itself; imported ones can't.
-        stop_signal: Some("SIGWINCH".to_owned()),
-        stop_grace: Duration::from_secs(30),
-    };
+pub fn nextcloud(settings: &NextcloudSettings, secrets: &NextcloudSecrets, place: &Place) -> ServiceSpec {
+    let mut parts: Vec<Part> = Vec::new();
+    if let Database::Own { image } = &settings.database {
+        parts.push(postgres(place, image, DATABASE, &secrets.database, &secrets.database_admin));
+    }
+    parts.push(redis(place, &settings.redis_image, &secrets.redis));
+    let needs = parts.iter().map(|part| part.unit.container.name.clone()).collect();
+
+    let (mut volumes, mounts) = volumes(place);
+    let app = app(settings, secrets, place, mounts.clone());
+    let cron = cron(settings, secrets, place, mounts);
+    let (app_name, cron_name) = (app.name.clone(), cron.name.clone());
+    let mut databases = Vec::new();
+    let mut units = Vec::new();
+    for part in parts {
+        volumes.extend(part.volumes);
+        databases.extend(part.dump);
+        units.push(part.unit);
+    }
+    // Only whether it answers: it does in maintenance mode, which a start anew would not end.
+    let answers = place.http_check("/status.php", UPGRADE);
+    units.push(Unit { container: app, needs, ready: Some(answers), restart_after: Some(HANGS) });
+    units.push(Unit { container: cron, needs: vec![app_name.clone()], ready: None, restart_after: None });
+
     ServiceSpec {
-        name: options.service.clone(),
-        generation: Generation(1),
-        run: Run::All,
-        units: vec![Unit { container, needs: Vec::new(), ready: None, restart_after: None }],
-        checks: vec![status_page(options)],
-        setup: Vec::new(),
-        volumes: vec![VolumeSpec { name: volume, kind: VolumeKind::Data }],
-        upgrade: None,
-        admin: Some(AdminCommand {
-            container: name,
-            user: OCC_USER.to_owned(),
-            command: OCC.map(str::to_owned).to_vec(),
-        }),
-    }
-}
-
-/// Nextcloud's status page: it answers 200 also in maintenance and while an upgrade is due, so its words count.
-fn status_page(options: &NextcloudOptions) -> Check {
-    let is = |pointer: &str, equals: &str, otherwise: &str| Expect {
-        that: Expectation::Json { pointer: pointer.to_owned(), equals: equals.to_owned() },
-        otherwise: otherwise.to_owned(),
-    };
-    Check {
-        container: Some(options.service.to_string()),
-        probe: Probe::Http(HttpProbe {
-            target: Target::Tcp(options.bind),
-            path: "/status.php".to_owned(),
-            host: options.hostname.as_ref().map_or_else(|| "localhost".to_owned(), Hostname::to_string),
-            forwarded_https: true,
-            status: 200,
-            expect: vec![
-                is("/installed", "true", "Nextcloud is not installed yet"),
-                is("/maintenance", "false", "Nextcloud is in maintenance mode; `occ maintenance:mode --off` ends it"),
-                is("/needsDbUpgrade", "false", "Nextcloud waits for a database upgrade; `occ upgrade` does it"),
+        checks: vec![ready(place), login_page(place)],
+        setup: setup(settings, place),
+        volumes,
+        // What nobody can bring back is not upgraded: a database elsewhere is not ours to drop.
+        upgrade: (!databases.is_empty()).then(|| UpgradeSpec {
+            path: UpgradePath::OneMajor,
+            units: vec![app_name.clone(), cron_name],
+            databases,
+            after: vec![
+                hook(place, "adding missing database indices", words(&["db:add-missing-indices", "--no-interaction"])),
+                Hook { also_fine: vec![1], ..hook(place, "updating the apps", words(&["app:update", "--all"])) },
             ],
+            up_to_date: vec![ready(place)],
         }),
-        interval: Duration::from_secs(2),
-        timeout: Duration::from_secs(2),
-        grace: GRACE,
+        admin: Some(AdminCommand { container: app_name, user: OCC_USER.to_owned(), command: words(&OCC) }),
+        ..place.spec(units)
     }
 }
 
-fn environment(options: &NextcloudOptions) -> BTreeMap<String, String> {
-    let mut env: BTreeMap<String, String> = [
-        ("NEXTCLOUD_ADMIN_USER", options.admin_user.as_str()),
-        ("NEXTCLOUD_ADMIN_PASSWORD_FILE", ADMIN_PASSWORD_PATH),
-        ("OVERWRITEPROTOCOL", "https"),
+fn volumes(place: &Place) -> (Vec<VolumeSpec>, Vec<Mount>) {
+    [place.volume("", VolumeKind::State, "/var/www/html"), place.volume("data", VolumeKind::Data, "/var/www/html/data")]
+        .into_iter()
+        .unzip()
+}
+
+fn app(settings: &NextcloudSettings, secrets: &NextcloudSecrets, place: &Place, mounts: Vec<Mount>) -> ContainerSpec {
+    let mut app = place.container("", &settings.image);
+    let mut env = Environment::running(settings, secrets, place);
+    env.installing(settings, secrets, place);
+    (app.env, app.secrets) = (env.plain, env.files);
+    app.mounts = mounts;
+    app.ports = vec![place.publish(80)];
+    // Lets requests in progress end. The official image says so itself; imported ones can't.
+    app.stop_signal = Some("SIGWINCH".to_owned());
+    app
+}
+
+fn cron(settings: &NextcloudSettings, secrets: &NextcloudSecrets, place: &Place, mounts: Vec<Mount>) -> ContainerSpec {
+    let mut cron = place.container("cron", &settings.image);
+    cron.entrypoint = words(&["/cron.sh"]);
+    let env = Environment::running(settings, secrets, place);
+    (cron.env, cron.secrets) = (env.plain, env.files);
+    cron.mounts = mounts;
+    // The image's own is Apache's.
+    cron.stop_signal = Some("SIGTERM".to_owned());
+    cron
+}
+
+/// The environment and the files that it names.
+struct Environment {
+    plain: BTreeMap<String, String>,
+    files: Vec<SecretFile>,
+}
+
+impl Environment {
+    /// What counts at every start, for the web server and for cron alike.
+    fn running(settings: &NextcloudSettings, secrets: &NextcloudSecrets, place: &Place) -> Self {
+        let mut env = Self { plain: BTreeMap::new(), files: Vec::new() };
+        env.set("OVERWRITEPROTOCOL", "https");
+        // With it every Host header passes, so a name that changes later takes effect all the same.
+        env.set("OVERWRITEHOST", place.hostname.as_str());
+        env.set("OVERWRITECLIURL", &format!("https://{}", place.hostname));
         // Uploads are as large as the disk allows: the limit belongs to the person, not to us.
-        ("APACHE_BODY_LIMIT", "0"),
-        ("PHP_UPLOAD_LIMIT", "16G"),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into();
-    match options.database {
-        Database::Sqlite => env.insert("SQLITE_DATABASE".to_owned(), "nextcloud".to_owned()),
-    };
-    if !options.trusted_proxies.is_empty() {
-        env.insert("TRUSTED_PROXIES".to_owned(), options.trusted_proxies.join(" "));
+        env.set("APACHE_BODY_LIMIT", "0");
+        env.set("PHP_UPLOAD_LIMIT", "16G");
+        if !place.trusted_proxies.is_empty() {
+            env.set("TRUSTED_PROXIES", &place.trusted_proxies.join(" "));
+        }
+        env.set("REDIS_HOST", "redis");
+        env.file("REDIS_HOST_PASSWORD_FILE", "/run/secrets/redis_password", &secrets.redis);
+        if let Some(mail) = &settings.mail {
+            env.mail(mail);
+        }
+        if let Some(store) = &settings.object_store {
+            env.object_store(store);
+        }
+        env
     }
-    if let Some(hostname) = &options.hostname {
-        // Trusted domains are written at the first start only; the overwrites count at every start, and with them
-        // every Host header passes, so a name that changes later takes effect all the same.
-        env.insert("NEXTCLOUD_TRUSTED_DOMAINS".to_owned(), hostname.to_string());
-        env.insert("OVERWRITEHOST".to_owned(), hostname.to_string());
-        env.insert("OVERWRITECLIURL".to_owned(), format!("https://{hostname}"));
+
+    /// What counts at the first start only.
+    fn installing(&mut self, settings: &NextcloudSettings, secrets: &NextcloudSecrets, place: &Place) {
+        self.set("NEXTCLOUD_ADMIN_USER", &settings.admin_user);
+        self.file("NEXTCLOUD_ADMIN_PASSWORD_FILE", ADMIN_PASSWORD_PATH, &secrets.admin);
+        self.set("NEXTCLOUD_TRUSTED_DOMAINS", place.hostname.as_str());
+        let (kind, host, name, user, password) = match &settings.database {
+            Database::Own { .. } => (ExternalKind::Postgresql, "db", DATABASE, DATABASE, &secrets.database),
+            Database::External(external) => (
+                external.kind,
+                external.address.as_str(),
+                external.name.as_str(),
+                external.user.as_str(),
+                &external.password,
+            ),
+        };
+        let (prefix, database) = match kind {
+            ExternalKind::Postgresql => ("POSTGRES", "DB"),
+            ExternalKind::Mariadb => ("MYSQL", "DATABASE"),
+        };
+        self.set(&format!("{prefix}_HOST"), host);
+        self.set(&format!("{prefix}_{database}"), name);
+        self.set(&format!("{prefix}_USER"), user);
+        self.file(&format!("{prefix}_PASSWORD_FILE"), "/run/secrets/database_password", password);
     }
-    env
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn options() -> NextcloudOptions {
-        NextcloudOptions {
-            image: "nextcloud:apache".into(),
-            service: "nextcloud".parse().unwrap(),
-            hostname: Some("cloud.example.com".parse().unwrap()),
-            bind: "10.86.0.2:8080".parse().unwrap(),
-            trusted_proxies: vec!["10.86.0.1".into()],
-            admin_user: "admin".into(),
-            admin_password: "geheim".to_owned().into(),
-            database: Database::Sqlite,
+    fn mail(&mut self, mail: &Mail) {
+        let (local, domain) = mail.sender_parts();
+        self.set("SMTP_HOST", &mail.host);
+        self.set("SMTP_PORT", &mail.port.to_string());
+        // Nextcloud changes to TLS by itself where the server offers it; `ssl` is TLS from the first byte.
+        let secure = match mail.security {
+            MailSecurity::Tls => "ssl",
+            MailSecurity::StartTls | MailSecurity::None => "",
+        };
+        self.set("SMTP_SECURE", secure);
+        self.set("MAIL_FROM_ADDRESS", local);
+        self.set("MAIL_DOMAIN", domain);
+        if let Some(login) = &mail.login {
+            self.set("SMTP_NAME", &login.user);
+            self.file("SMTP_PASSWORD_FILE", "/run/secrets/smtp_password", &login.password);
         }
     }
 
-    #[test]
-    fn the_password_is_in_a_file_only() {
-        let service = nextcloud(&options());
-        assert!(!format!("{service:?}").contains("geheim"));
-        let container = &service.units[0].container;
-        assert!(container.env.values().all(|value| !value.contains("geheim")));
-        let secret = &container.secrets[0];
-        assert_eq!(container.env["NEXTCLOUD_ADMIN_PASSWORD_FILE"], secret.path.to_str().unwrap());
-        assert_eq!((secret.content.as_str(), secret.uid), ("geheim", 0));
+    fn object_store(&mut self, store: &ObjectStore) {
+        self.set("OBJECTSTORE_S3_BUCKET", &store.bucket);
+        self.set("OBJECTSTORE_S3_SSL", if store.tls { "true" } else { "false" });
+        self.set("OBJECTSTORE_S3_USEPATH_STYLE", if store.path_style { "true" } else { "false" });
+        if let Some(host) = &store.host {
+            self.set("OBJECTSTORE_S3_HOST", host);
+        }
+        if let Some(port) = store.port {
+            self.set("OBJECTSTORE_S3_PORT", &port.to_string());
+        }
+        if let Some(region) = &store.region {
+            self.set("OBJECTSTORE_S3_REGION", region);
+        }
+        self.file("OBJECTSTORE_S3_KEY_FILE", "/run/secrets/s3_key", &store.key);
+        self.file("OBJECTSTORE_S3_SECRET_FILE", "/run/secrets/s3_secret", &store.secret);
     }
 
-    #[test]
-    fn the_name_is_told_for_install_and_for_run_time() {
-        let env = nextcloud(&options()).units.remove(0).container.env;
-        assert_eq!(env["NEXTCLOUD_TRUSTED_DOMAINS"], "cloud.example.com");
-        assert_eq!(env["OVERWRITEHOST"], "cloud.example.com");
-        assert_eq!(env["OVERWRITECLIURL"], "https://cloud.example.com");
-        assert_eq!(env["OVERWRITEPROTOCOL"], "https");
-        assert_eq!(env["TRUSTED_PROXIES"], "10.86.0.1");
-        let unnamed = nextcloud(&NextcloudOptions { hostname: None, ..options() });
-        assert!(!unnamed.units[0].container.env.contains_key("OVERWRITEHOST"));
-        let Probe::Http(probe) = &unnamed.checks[0].probe else { panic!("another check") };
-        assert_eq!(probe.host, "localhost");
+    fn set(&mut self, name: &str, value: &str) {
+        self.plain.insert(name.to_owned(), value.to_owned());
+    }
+
+    fn file(&mut self, variable: &str, path: &str, secret: &SecretString) {
+        self.set(variable, path);
+        self.files.push(secret_file(path, secret, OCC_UID));
     }
 }
+
+/// Nextcloud's own word that it works. It answers 200 in all these cases.
+fn ready(place: &Place) -> Check {
+    let flag = |name: &str, value: &str, otherwise: &str| Expect {
+        that: Expectation::Json { pointer: format!("/{name}"), equals: value.to_owned() },
+        otherwise: otherwise.to_owned(),
+    };
+    let mut check = place.http_check("/status.php", GRACE);
+    if let Probe::Http(probe) = &mut check.probe {
+        probe.expect = vec![
+            flag("installed", "true", "Nextcloud is not installed yet"),
+            flag("maintenance", "false", "Nextcloud is in maintenance mode; `occ maintenance:mode --off` ends it"),
+            flag("needsDbUpgrade", "false", "Nextcloud waits for a database upgrade; `occ upgrade` does it"),
+        ];
+    }
+    check
+}
+
+/// The page that needs everything: without Redis the status is fine and this is not.
+fn login_page(place: &Place) -> Check {
+    Check { interval: Duration::from_secs(10), timeout: Duration::from_secs(5), ..place.http_check("/login", GRACE) }
+}
+
+/// What the environment cannot say.
+fn setup(settings: &NextcloudSettings, place: &Place) -> Vec<Hook> {
+    let preview = if settings.previews { "true" } else { "false" };
+    let hostname = place.hostname.as_str();
+    let region = settings.phone_region.as_deref().unwrap_or_default();
+    let text = "occ() { php /var/www/html/occ --no-interaction \"$@\" >/dev/null; }
+        occ config:system:set trusted_domains 1 --value=\"$1\"
+        occ background:cron
+        occ config:system:set maintenance_window_start --type=integer --value=1
+        occ config:system:set enable_previews --type=boolean --value=\"$2\"
+        occ config:system:set preview_max_x --type=integer --value=2048
+        occ config:system:set preview_max_y --type=integer --value=2048
+        if [ -n \"$3\" ]; then occ config:system:set default_phone_region --value=\"$3\"; fi";
+    let mut hooks = vec![Hook {
+        what: "bringing Nextcloud's settings in line".to_owned(),
+        container: place.container_name(""),
+        user: OCC_USER.to_owned(),
+        command: script(text, &[hostname, preview, region]),
+        timeout: Duration::from_secs(120),
+        also_fine: Vec::new(),
+        before_publishing: false,
+    }];
+    hooks.extend(settings.apps.iter().map(|app| Hook {
+        what: format!("installing the app {app}"),
+        container: place.container_name(""),
+        user: OCC_USER.to_owned(),
+        // One that is there is enabled; its download may take its time on a thin line.
+        command: script(
+            "occ() { php /var/www/html/occ --no-interaction \"$@\"; }
+             occ app:enable \"$1\" >/dev/null 2>&1 || occ app:install \"$1\"",
+            &[app],
+        ),
+        timeout: Duration::from_secs(600),
+        also_fine: Vec::new(),
+        before_publishing: false,
+    }));
+    hooks
+}
+
+fn hook(place: &Place, what: &str, occ: Vec<String>) -> Hook {
+    Hook {
+        what: what.to_owned(),
+        container: place.container_name(""),
+        user: OCC_USER.to_owned(),
+        command: [words(&OCC), occ].concat(),
+        timeout: UPGRADE,
+        also_fine: Vec::new(),
+        before_publishing: false,
+    }
+}
+
+#[cfg(test)]
+#[path = "nextcloud_tests.rs"]
+mod tests;

@@ -1,0 +1,439 @@
+//! The services of a host: from their configuration, their records and what is live to what the supervisor wants, and to
+//! what others are told of them.
+
+mod check;
+mod relay;
+mod written;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context;
+use model::{
+    ContainerStatus, Health, HostId, Hostname, Run, ServiceAnnouncement, ServiceName, ServiceSpec, ServiceStatus,
+    Serving,
+};
+use supervisor::apps::{
+    Credential, GhostSecrets, Health as AppHealth, NextcloudSecrets, Place, container, external, ghost, nextcloud,
+};
+use supervisor::{
+    DockerEngine, PinnedImage, Record, RecordMap, Records, Requests, Secrets, Supervisor, SupervisorOptions, Wanted,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use self::relay::Relay;
+use crate::config::{Common, chain};
+
+pub use check::{Kind, Service, check};
+pub use written::ServiceSection;
+
+/// What is known only while the agents run, and may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// Where services answer on this host: its tunnel address at home, loopback on the edge.
+    pub address: Ipv4Addr,
+    /// Full public names. A service without one is not started: it could not know whom to answer.
+    pub hostnames: BTreeMap<ServiceName, Hostname>,
+    /// Where requests of the ingress seem to come from.
+    pub trusted_proxies: Vec<String>,
+}
+
+/// The running services.
+#[derive(Debug)]
+pub struct Services {
+    managed: Vec<Managed>,
+    /// What is wanted besides, whatever is live.
+    always: Vec<ServiceSpec>,
+    records: Arc<Records>,
+    recorded: watch::Receiver<RecordMap>,
+    desired: watch::Sender<Option<Vec<ServiceSpec>>>,
+    supervisor: Supervisor,
+    relay_news: watch::Sender<()>,
+    relays_changed: watch::Receiver<()>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Managed {
+    service: Service,
+    generated: Generated,
+    hostname: Option<Hostname>,
+    relay: Option<Relay>,
+    /// Whether the log has the reason why its record cannot be stored.
+    complained: bool,
+}
+
+/// The secrets that were generated for a service.
+#[derive(Debug)]
+enum Generated {
+    Nextcloud(NextcloudSecrets),
+    Ghost(GhostSecrets),
+    None,
+}
+
+impl Services {
+    /// Starts the supervisor, which touches nothing before [`Services::apply`]. `owner` marks what is this agent's in the
+    /// engine; `always` is wanted besides the services of the configuration.
+    ///
+    /// # Errors
+    /// When generated secrets or records cannot be read or kept.
+    pub fn start(
+        common: &Common,
+        owner: &str,
+        services: Vec<Service>,
+        always: Vec<ServiceSpec>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let state_dir = &common.state_dir;
+        state::private_dir(state_dir).with_context(|| format!("{} cannot be made", state_dir.display()))?;
+        let secrets = Secrets::open(state_dir.join("secrets"))?;
+        let records = Arc::new(Records::open(state_dir.join("services"))?);
+        let managed = services.into_iter().map(|service| {
+            let generated = Generated::open(&service, &secrets)
+                .with_context(|| format!("the generated secrets of {}", service.name))?;
+            Ok(Managed { service, generated, hostname: None, relay: None, complained: false })
+        });
+        let managed = managed.collect::<anyhow::Result<Vec<_>>>()?;
+        let engine = Arc::new(DockerEngine::new(&common.engine_socket, owner));
+        let (desired, wanted) = watch::channel(None);
+        let supervisor = Supervisor::spawn(engine, wanted, SupervisorOptions::default(), stop.clone());
+        let (relay_news, relays_changed) = watch::channel(());
+        Ok(Self {
+            managed,
+            always,
+            recorded: records.watch(),
+            records,
+            desired,
+            supervisor,
+            relay_news,
+            relays_changed,
+            stop,
+        })
+    }
+
+    /// Whether a service of this name is ours.
+    #[must_use]
+    pub fn has(&self, name: &ServiceName) -> bool {
+        self.managed.iter().any(|managed| managed.service.name == *name)
+    }
+
+    /// Derives every service from what is live, and wants it.
+    pub fn apply(&mut self, live: &Live) {
+        let mut services = self.always.clone();
+        for managed in &mut self.managed {
+            managed.hostname = live.hostnames.get(&managed.service.name).cloned();
+            managed.relay(live, &self.relay_news, &self.stop);
+            services.extend(managed.spec(live).map(|spec| managed.recorded(spec, &self.records)));
+        }
+        self.desired.send_if_modified(|desired| {
+            let changed = desired.as_ref() != Some(&services);
+            if changed {
+                *desired = Some(services);
+            }
+            changed
+        });
+    }
+
+    /// Waits until a container, the health of a service or a record has changed.
+    ///
+    /// # Errors
+    /// When the supervisor has ended.
+    pub async fn changed(&mut self) -> anyhow::Result<()> {
+        let supervisor = &mut self.supervisor;
+        let changed = tokio::select! {
+            changed = supervisor.statuses.changed() => changed,
+            changed = supervisor.health.changed() => changed,
+            changed = self.recorded.changed() => changed,
+            changed = self.relays_changed.changed() => changed,
+        };
+        changed.context("the supervisor has ended")
+    }
+
+    /// The containers as they are.
+    #[must_use]
+    pub fn containers(&self) -> Vec<ContainerStatus> {
+        self.supervisor.statuses.borrow().clone()
+    }
+
+    /// The health of every service that the supervisor knows.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<BTreeMap<ServiceName, Health>> {
+        self.supervisor.health.clone()
+    }
+
+    /// To ask something of the supervisor.
+    #[must_use]
+    pub fn requests(&self) -> Requests {
+        self.supervisor.requests.clone()
+    }
+
+    /// The records of the services.
+    #[must_use]
+    pub fn records(&self) -> Arc<Records> {
+        self.records.clone()
+    }
+
+    /// What is wanted now, to be watched: none before the first [`Services::apply`].
+    #[must_use]
+    pub fn desired(&self) -> watch::Receiver<Option<Vec<ServiceSpec>>> {
+        self.desired.subscribe()
+    }
+
+    /// What a person needs to log in to a service: where, and with what. None of a service that is not ours.
+    #[must_use]
+    pub fn credentials(&self, name: &ServiceName) -> Option<Vec<Credential>> {
+        self.managed.iter().find(|managed| managed.service.name == *name).map(Managed::credentials)
+    }
+
+    /// What the ingress is told.
+    #[must_use]
+    pub fn announcements(&self, address: Ipv4Addr) -> Vec<ServiceAnnouncement> {
+        self.managed.iter().map(|managed| self.announcement(managed, address)).collect()
+    }
+
+    /// The services as they are, with what is known of their public names.
+    pub fn statuses(
+        &self,
+        host: &HostId,
+        address: Ipv4Addr,
+        serving: impl Fn(&ServiceName) -> Serving,
+    ) -> Vec<ServiceStatus> {
+        let status = |managed: &Managed| ServiceStatus {
+            name: managed.service.name.clone(),
+            host: host.clone(),
+            hostname: managed.hostname.clone(),
+            upstream: Some(managed.service.upstream(address)),
+            health: self.health_of(managed),
+            serving: serving(&managed.service.name),
+        };
+        self.managed.iter().map(status).collect()
+    }
+
+    fn announcement(&self, managed: &Managed, address: Ipv4Addr) -> ServiceAnnouncement {
+        let service = &managed.service;
+        let (path, status) = service.kind.health();
+        ServiceAnnouncement {
+            name: service.name.clone(),
+            hostname: service.hostname.clone(),
+            also: service.also.clone(),
+            upstream: service.upstream(address),
+            health_path: path,
+            health_status: status,
+            well_known_dav: matches!(service.kind, Kind::Nextcloud(_)),
+            health: self.health_of(managed),
+        }
+    }
+
+    fn health_of(&self, managed: &Managed) -> Health {
+        let name = &managed.service.name;
+        if managed.hostname.is_none() {
+            return Health::Starting { reason: "waits for its public name from the edge".to_owned() };
+        }
+        if let Some(wanted) = self.recorded.borrow().get(name).map(Record::wanted) {
+            if let Some(reason) = wanted.held {
+                return Health::Starting { reason };
+            }
+            if wanted.run == Run::Nothing {
+                let reason = format!("it is stopped; `agentctl service {name} start` starts it");
+                return Health::Unhealthy { reason };
+            }
+        }
+        if let Some(reason) = managed.relay.as_ref().and_then(Relay::problem) {
+            return Health::Unhealthy { reason };
+        }
+        self.supervisor.health.borrow().get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// Makes of the service what its record wants. What an upgrade changes is as the record has it; other images are as the
+/// configuration has them, and while they are the same, the very ones that the record knows.
+fn shape(spec: &mut ServiceSpec, wanted: Wanted) {
+    spec.generation = wanted.release.generation;
+    spec.run = wanted.run;
+    let upgraded = spec.upgrade.as_ref().map(|upgrade| upgrade.units.as_slice()).unwrap_or_default();
+    for unit in &mut spec.units {
+        let container = &mut unit.container;
+        let Some(image) = wanted.release.images.get(&container.name) else { continue };
+        if upgraded.contains(&container.name) {
+            container.image.clone_from(&image.reference);
+        }
+        if container.image == image.reference {
+            container.image_id.clone_from(&image.id);
+        }
+    }
+}
+
+impl Generated {
+    fn open(service: &Service, secrets: &Secrets) -> Result<Self, supervisor::SecretsError> {
+        Ok(match &service.kind {
+            Kind::Nextcloud(_) => Self::Nextcloud(NextcloudSecrets::open(secrets, &service.name)?),
+            Kind::Ghost(_) => Self::Ghost(GhostSecrets::open(secrets, &service.name)?),
+            Kind::Container(_) | Kind::External(_) => Self::None,
+        })
+    }
+}
+
+impl Service {
+    /// Whether its own port on this host's address is what the ingress asks.
+    fn has_port(&self) -> bool {
+        self.port != 0
+    }
+
+    /// Where the ingress asks it.
+    fn upstream(&self, address: Ipv4Addr) -> SocketAddr {
+        match &self.kind {
+            Kind::External(settings) if !self.has_port() => settings.address,
+            _ => SocketAddr::from((address, self.port)),
+        }
+    }
+
+    /// The address that the ingress asks, where that is not one of this host's own.
+    #[must_use]
+    pub fn foreign_address(&self) -> Option<IpAddr> {
+        match &self.kind {
+            Kind::External(settings) if !self.has_port() => Some(settings.address.ip()),
+            _ => None,
+        }
+    }
+}
+
+impl Kind {
+    /// The path that shows it well, and the status of the answer; none: any below 500.
+    fn health(&self) -> (String, Option<u16>) {
+        let any = ("/".to_owned(), None);
+        match self {
+            Self::Nextcloud(_) => ("/status.php".to_owned(), Some(200)),
+            Self::Ghost(_) => (supervisor::apps::GHOST_HEALTH.to_owned(), Some(200)),
+            Self::Container(settings) => match &settings.health {
+                AppHealth::Tcp => any,
+                AppHealth::Http { path, status } => (path.clone(), Some(*status)),
+            },
+            Self::External(settings) => match &settings.health_path {
+                None => any,
+                Some(path) => (path.clone(), Some(settings.health_status)),
+            },
+        }
+    }
+}
+
+impl Managed {
+    /// The service as it is to be; none before it has a public name.
+    fn spec(&self, live: &Live) -> Option<ServiceSpec> {
+        let service = &self.service;
+        let hostname = self.hostname.clone()?;
+        let place = Place {
+            service: service.name.clone(),
+            hostname,
+            bind: SocketAddr::from((live.address, service.port)),
+            trusted_proxies: live.trusted_proxies.clone(),
+        };
+        Some(match (&service.kind, &self.generated) {
+            (Kind::Nextcloud(settings), Generated::Nextcloud(secrets)) => nextcloud(settings, secrets, &place),
+            (Kind::Ghost(settings), Generated::Ghost(secrets)) => ghost(settings, secrets, &place),
+            (Kind::Container(settings), _) => container(settings, &place),
+            (Kind::External(settings), _) => external(settings, &service.name, place.hostname.as_str()),
+            // They are made together.
+            (Kind::Nextcloud(_) | Kind::Ghost(_), _) => return None,
+        })
+    }
+
+    /// The service as its record says that it is to be: a person's configuration names images for the first start, later
+    /// ones come by an upgrade.
+    fn recorded(&mut self, mut spec: ServiceSpec, records: &Records) -> ServiceSpec {
+        if spec.units.is_empty() {
+            return spec;
+        }
+        let images = spec.units.iter().map(|unit| {
+            let image = PinnedImage { reference: unit.container.image.clone(), id: None };
+            (unit.container.name.clone(), image)
+        });
+        let record = match records.record(&spec.name) {
+            Some(record) => Ok(record),
+            None => records.install(&spec.name, images.collect()),
+        };
+        match record {
+            Ok(record) => {
+                self.complained = false;
+                shape(&mut spec, record.wanted());
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.complained, true) {
+                    warn!(service = %spec.name, error = chain(&error), "the record of the service cannot be stored");
+                }
+            }
+        }
+        spec
+    }
+
+    /// Keeps the relay what is live: of an external service that is asked by a port of this host's.
+    fn relay(&mut self, live: &Live, news: &watch::Sender<()>, stop: &CancellationToken) {
+        let Kind::External(settings) = &self.service.kind else { return };
+        if self.hostname.is_none() || !self.service.has_port() {
+            self.relay = None;
+            return;
+        }
+        let (from, to) = (SocketAddr::from((live.address, self.service.port)), settings.address);
+        if self.relay.as_ref().is_none_or(|relay| !relay.is(from, to)) {
+            // The old one first: it may hold the port.
+            self.relay = None;
+            self.relay = Some(Relay::start(from, to, news.clone(), stop));
+        }
+    }
+
+    fn credentials(&self) -> Vec<Credential> {
+        let mut credentials = Vec::new();
+        if let Some(hostname) = &self.hostname {
+            let path = if matches!(self.service.kind, Kind::Ghost(_)) { "/ghost/" } else { "/" };
+            credentials.push(Credential::new("address", format!("https://{hostname}{path}")));
+        }
+        credentials.extend(match (&self.service.kind, &self.generated) {
+            (Kind::Nextcloud(settings), Generated::Nextcloud(secrets)) => settings.credentials(secrets),
+            (Kind::Ghost(settings), Generated::Ghost(secrets)) => settings.credentials(secrets),
+            _ => Vec::new(),
+        });
+        credentials
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use supervisor::Release;
+
+    use super::*;
+
+    #[test]
+    fn an_upgraded_image_is_the_record_s_and_another_is_the_configuration_s() {
+        let written = toml::from_str("[n]\nkind = \"nextcloud\"\nimage = \"nextcloud:34.0.4-apache\"\n").unwrap();
+        let service = check(written, model::Role::Home, None).unwrap().remove(0);
+        let dir = tempfile::tempdir().unwrap();
+        let secrets = Secrets::open(dir.path()).unwrap();
+        let generated = Generated::open(&service, &secrets).unwrap();
+        let hostname = Some("cloud.example.com".parse().unwrap());
+        let managed = Managed { service, generated, hostname, relay: None, complained: false };
+        let live = Live {
+            address: Ipv4Addr::new(10, 86, 0, 2),
+            hostnames: BTreeMap::new(),
+            trusted_proxies: vec!["10.86.0.1".to_owned()],
+        };
+        let mut spec = managed.spec(&live).unwrap();
+        let image = |reference: &str, id: &str| PinnedImage { reference: reference.into(), id: Some(id.into()) };
+        let images = [
+            ("n".to_owned(), image("nextcloud:35.0.0-apache", "sha256:1")),
+            ("n-db".to_owned(), image("postgres:17", "sha256:2")),
+            ("n-redis".to_owned(), image("redis:6", "sha256:3")),
+        ];
+        let release = Release { generation: model::Generation(4), images: images.into() };
+        shape(&mut spec, Wanted { release, run: Run::Only(vec!["n-db".into()]), held: None });
+        let of = |name: &str| {
+            let unit = spec.units.iter().find(|unit| unit.container.name == name).unwrap();
+            (unit.container.image.as_str(), unit.container.image_id.as_deref())
+        };
+        assert_eq!(of("n"), ("nextcloud:35.0.0-apache", Some("sha256:1")));
+        assert_eq!(of("n-db"), ("postgres:17", Some("sha256:2")));
+        assert_eq!(of("n-redis"), ("redis:7", None));
+        assert_eq!((spec.generation.0, &spec.run), (4, &Run::Only(vec!["n-db".into()])));
+    }
+}

@@ -1,0 +1,179 @@
+//! Every kind of service at once: Ghost on the edge at the domain itself, Nextcloud with PostgreSQL, Redis and cron at home, a
+//! container and an external service there as well.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Agent, Binaries, Cloud, Dialer, More};
+use lab::images::Wanted;
+use lab::{capability, wait_until};
+use serde_json::Value;
+
+/// For a service to be set up on a loaded machine.
+const LIMIT: Duration = Duration::from_secs(240);
+const OWNER: &str = "owner@example.test";
+/// Answers one request.
+const HUB: &str = r#"
+end=$(printf '\r')
+while IFS= read -r line && [ "$line" != "$end" ]; do :; done
+printf 'HTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\nfrom the LAN'
+"#;
+
+#[test]
+fn every_kind_is_set_up_and_published() -> Result<()> {
+    if !capability::or_skip()? {
+        return Ok(());
+    }
+    let more = More {
+        nextcloud: "apps = [\"mail\", \"passwords\"]\nphone_region = \"DE\"\n".to_owned(),
+        edge: "[services.blog]\nkind = \"ghost\"\nimage = \"ghost:6.53.0\"\ntitle = \"Notes\"\n\
+               database = { image = \"mysql:8\" }\n"
+            .to_owned(),
+        home: "[services.box]\nkind = \"container\"\nimage = \"caddy:2\"\nport = 8081\ncontainer_port = 8000\n\
+               command = [\"caddy\", \"respond\", \"--listen\", \":8000\", \"from a container\"]\n\
+               health_path = \"/\"\nmemory = \"128M\"\nvolumes = { data = \"/srv\" }\n\n\
+               [services.hub]\nkind = \"external\"\naddress = \"192.168.1.1:8123\"\nport = 8123\nhealth_path = \"/\"\n"
+            .to_owned(),
+        edge_images: vec![Wanted::Ghost, Wanted::Mariadb],
+        home_images: vec![Wanted::Caddy],
+    };
+    let binaries = Binaries::beside_this_one()?;
+    let mut cloud = Cloud::start_with(Dialer::Home, &binaries, &more, &mut |what| println!("{what}"))?;
+    // On home's network, and nowhere else.
+    let router = cloud.lab.host("cpe")?;
+    let script = router.dir().join("hub.sh");
+    fs::write(&script, HUB).with_context(|| format!("write {}", script.display()))?;
+    let mut command = router.command("socat");
+    command.arg("TCP-LISTEN:8123,bind=192.168.1.1,fork,reuseaddr").arg(format!("EXEC:sh {}", script.display()));
+    let mut hub = router.spawn("hub", command)?;
+
+    let checked = check(&mut cloud, &mut hub);
+    if checked.is_err() {
+        for agent in [&cloud.edge, &cloud.home] {
+            println!("{}\n{}", agent.status_text()?, agent.process.log_tail(40));
+        }
+    }
+    checked?;
+    cloud.stop()
+}
+
+fn check(cloud: &mut Cloud, hub: &mut lab::Process) -> Result<()> {
+    let took = cloud.wait_until_serving()?;
+    println!("Nextcloud serves {:.1} s after the agents started", took.as_secs_f64());
+    ghost(cloud).context("Ghost on the edge")?;
+    nextcloud(cloud).context("Nextcloud at home")?;
+    page(cloud, "https://box.example.test/", "from a container").context("the container at home")?;
+    page(cloud, "https://hub.example.test/", "from the LAN").context("the external service")?;
+
+    hub.kill9();
+    let visitor = cloud.visitor()?;
+    wait_until("the holding page in place of what does not answer", LIMIT, || {
+        Ok(visitor.get("https://hub.example.test/")?.status == 503)
+    })?;
+    page(cloud, "https://box.example.test/", "from a container").context("its neighbour")?;
+
+    restart(cloud).context("edge-agent started again")
+}
+
+fn ghost(cloud: &Cloud) -> Result<()> {
+    let visitor = cloud.visitor()?;
+    // The first answer of Ghost that a stranger gets: it has an owner by then.
+    let setup = "https://example.test/ghost/api/admin/authentication/setup/";
+    let took = wait_until("Ghost at the domain itself", LIMIT, || {
+        let reply = visitor.get(setup)?;
+        ensure!(reply.status == 200, "{setup} answers {}", reply.status);
+        let answer: Value = serde_json::from_slice(&reply.body)?;
+        ensure!(answer["setup"][0]["status"] == true, "a stranger could become its owner: {answer}");
+        Ok(true)
+    })?;
+    println!("Ghost serves {:.1} s later", took.as_secs_f64());
+    page(cloud, "https://example.test/", "Notes")?;
+    let www = visitor.get("https://www.example.test/about/?x=1")?;
+    ensure!(www.status == 308, "www answers {}", www.status);
+    ensure!(
+        www.header("location") == Some("https://example.test/about/?x=1"),
+        "www leads to {:?}",
+        www.header("location")
+    );
+
+    let file = cloud.edge.host.dir().join("state/secrets/blog-owner-password");
+    let password = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let login = serde_json::json!({ "username": OWNER, "password": password.trim() }).to_string();
+    let json = ["-H", "Content-Type: application/json", "-H", "Origin: https://example.test", "-d", &login];
+    let session = visitor.request(&json, "https://example.test/ghost/api/admin/session/")?;
+    ensure!(session.status == 201, "the owner's login answers {}: {}", session.status, session.text());
+    let containers = cloud.edge_engine.docker(&["ps", "--format", "{{.Names}}"])?;
+    for name in ["cloudathome-caddy", "cloudathome-blog", "cloudathome-blog-db"] {
+        ensure!(containers.lines().any(|line| line == name), "{name} is missing in {containers}");
+    }
+    Ok(())
+}
+
+fn nextcloud(cloud: &Cloud) -> Result<()> {
+    let containers = cloud.home_engine.docker(&["ps", "--format", "{{.Names}}"])?;
+    for what in ["", "-db", "-redis", "-cron"] {
+        let name = format!("cloudathome-nextcloud{what}");
+        ensure!(containers.lines().any(|line| line == name), "{name} is missing in {containers}");
+    }
+    let occ = |arguments: &[&str]| {
+        let command = ["exec", "--user", "www-data", "cloudathome-nextcloud", "php", "/var/www/html/occ"];
+        cloud.home_engine.docker(&[&command, arguments].concat())
+    };
+    ensure!(occ(&["config:system:get", "dbtype"])?.trim() == "pgsql", "it does not use PostgreSQL");
+    wait_until("what is set up after the first start", LIMIT, || {
+        ensure!(occ(&["config:system:get", "default_phone_region"])?.trim() == "DE", "the phone region is not set");
+        ensure!(occ(&["app:list"])?.contains("mail"), "the app mail is not installed");
+        Ok(true)
+    })?;
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'oc_%' OR (rolname = 'nextcloud' AND rolcreaterole)";
+    let psql = ["exec", "cloudathome-nextcloud-db", "psql", "-U", "postgres", "-tAc", roles];
+    ensure!(cloud.home_engine.docker(&psql)?.trim() == "0", "Nextcloud could make a role of its own");
+    // One app can't be had: that is told, and the service goes on.
+    wait_until("the app that can't be had in the status", LIMIT, || {
+        let health = health(&cloud.home, "nextcloud")?;
+        ensure!(health["state"] == "degraded", "its health is {health}");
+        ensure!(health["reason"].as_str().is_some_and(|reason| reason.contains("passwords")), "its health is {health}");
+        Ok(true)
+    })?;
+    ensure!(cloud.visitor()?.get(&cloud.url("/login"))?.status == 200, "the login page is not there");
+    Ok(())
+}
+
+/// Ghost must not notice a new agent.
+fn restart(cloud: &mut Cloud) -> Result<()> {
+    let started = ["inspect", "--format", "{{.Id}} {{.State.StartedAt}}", "cloudathome-blog", "cloudathome-blog-db"];
+    let before = cloud.edge_engine.docker(&started)?;
+    let visitor = cloud.visitor()?;
+    cloud.edge.process.kill9();
+    cloud.edge.process.restart()?;
+    let mut refused = None;
+    wait_until("the new agent to find Ghost healthy", LIMIT, || {
+        let reply = visitor.get("https://example.test/")?;
+        if reply.status != 200 {
+            refused = Some(reply.status);
+        }
+        Ok(health(&cloud.edge, "blog")?["state"] == "healthy")
+    })?;
+    ensure!(refused.is_none(), "Ghost answered {refused:?} while the agent started");
+    ensure!(cloud.edge_engine.docker(&started)? == before, "a container was touched");
+    Ok(())
+}
+
+fn page(cloud: &Cloud, url: &str, content: &str) -> Result<()> {
+    let visitor = cloud.visitor()?;
+    wait_until(url, LIMIT, || {
+        let reply = visitor.get(url)?;
+        ensure!(reply.status == 200, "{url} answers {}", reply.status);
+        ensure!(reply.text().contains(content), "{url} shows something else");
+        Ok(true)
+    })
+    .map(drop)
+}
+
+fn health(agent: &Agent, service: &str) -> Result<Value> {
+    let status = agent.status()?;
+    let services = status["local"]["services"].as_array().context("no list of services")?;
+    let service = services.iter().find(|known| known["name"] == service);
+    Ok(service.context("the service is not there")?["health"].clone())
+}
