@@ -8,6 +8,7 @@
 //! time to end, or an image, holds up nobody else. While a service is at work no other steps of it are taken.
 
 mod publish;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,12 +16,14 @@ use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt};
 use model::{ContainerSpec, ContainerStatus, Generation, Health, Run, ServiceName, ServiceSpec};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::requests::{Answer, Request};
+pub use self::requests::{RequestError, Requests};
 use crate::chain;
 use crate::engine::{Engine, EngineError, Hint, PullProgress};
 use crate::health::{Checks, Key, Start, Verdict};
@@ -92,58 +95,6 @@ pub struct Applied {
     pub generation: Generation,
     /// What is to run of it.
     pub run: Run,
-}
-
-/// Asks something of a supervisor.
-#[derive(Debug, Clone)]
-pub struct Requests(mpsc::Sender<Request>);
-
-/// Why a request was not fulfilled.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// No service of this name has containers.
-    #[error("there is no service {0} with containers of ours")]
-    Unknown(ServiceName),
-    /// A container could not be stopped.
-    #[error("{0}")]
-    Failed(String),
-    /// The supervisor has ended.
-    #[error("the agent is stopping")]
-    Stopping,
-}
-
-type Answer = oneshot::Sender<Result<(), RequestError>>;
-
-#[derive(Debug)]
-enum Request {
-    Restart(ServiceName, Answer),
-    StopAll(Answer),
-}
-
-impl Requests {
-    /// Stops all containers of a service in the opposite of its order; they are started again in its order. Returns
-    /// when they are stopped.
-    ///
-    /// # Errors
-    /// When there is no such service, or a container does not stop.
-    pub async fn restart(&self, service: ServiceName) -> Result<(), RequestError> {
-        self.ask(|answer| Request::Restart(service, answer)).await
-    }
-
-    /// Stops every service, each in the opposite of its order, and starts nothing again: the host is going down.
-    /// Returns when nothing of ours runs any more. The next supervisor starts what is wanted.
-    ///
-    /// # Errors
-    /// When the supervisor ends before.
-    pub async fn stop_all(&self) -> Result<(), RequestError> {
-        self.ask(Request::StopAll).await
-    }
-
-    async fn ask(&self, request: impl FnOnce(Answer) -> Request) -> Result<(), RequestError> {
-        let (answer, answered) = oneshot::channel();
-        self.0.send(request(answer)).await.map_err(|_| RequestError::Stopping)?;
-        answered.await.map_err(|_| RequestError::Stopping)?
-    }
 }
 
 impl Supervisor {
