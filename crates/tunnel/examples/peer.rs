@@ -10,7 +10,7 @@
 //! an empty `address=` it is IPv6 only), `pull_filter=ACTION:PREFIX;... route_nopull=on` for a dialer, `peer_ids=off`,
 //! `auth=SHA256`, `mssfix=BYTES[/mtu|/fixed]`, `max_packet_size=BYTES`,
 //! `crl=FILE`, `fingerprint=HEX[,MORE]` instead of `ca=`, `peer_prefix=TEXT` or `peer_subject=TEXT` instead of `peer=`,
-//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`, `control_exit=off`, `offload=off`, `fit=on`,
+//! `reneg=SECONDS`, `hand_window=SECONDS`, `overlap=SECONDS`, `peers=16`, `dyn=off`, `epochs=off`, `offload=off`, `fit=on`,
 //! `link=WORDS,OF,IP-LINK-SET` after what is set otherwise, as in `link=txqueuelen,500`.
 //! `login=USER:PASSWORD`, `check=FILE` and more about passwords and commands: see `peer/auth.rs`.
 //! Events, and what is logged at info and above, are printed one a line; when it is interrupted, the counters follow.
@@ -205,7 +205,6 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
         config.offload = offload.parse()?;
     }
     config.epochs = settings.get("epochs").is_none_or(|epochs| epochs != "off");
-    config.control_exit = settings.get("control_exit").is_none_or(|exit| exit != "off");
     for (key, place) in [
         ("reneg", &mut config.renewal.after),
         ("hand_window", &mut config.renewal.hand_window),

@@ -19,7 +19,7 @@ fn a_full_socket_does_not_swallow_it() {
     }
     let mut lab = Lab::new();
     // Silence would take longer to be noticed than the test waits.
-    let words = ["ping=60/240", "control_exit=off"];
+    let words = ["ping=60/240", "exit=off"];
     lab.spawn_ours(Side::Server, "listener", "server", &[&[POOL][..], &words].concat());
     lab.wait_for("listener", "Listening");
     lab.spawn_ours(Side::Client, "dialer", "client", &words);
