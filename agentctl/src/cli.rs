@@ -1,9 +1,10 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use model::{HostId, Role};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use model::{HostId, Role, ServiceName};
 use pki::Serial;
 use profile::{DeviceProfileError, DeviceRemote};
 
@@ -23,11 +24,32 @@ pub struct Cli {
     pub(crate) command: Command,
 }
 
+/// The process' arguments with `service COMMAND NAME` put right as `service NAME COMMAND`: people say it either way, and
+/// the parser knows one.
+#[must_use]
+pub fn ordered(mut args: Vec<OsString>) -> Vec<OsString> {
+    let is_command = |word: &OsString| {
+        let cli = Cli::command();
+        let service = cli.find_subcommand("service");
+        word.to_str().is_some_and(|word| service.is_some_and(|service| service.find_subcommand(word).is_some()))
+    };
+    if let [_, service, first, second, ..] = &mut args[..]
+        && service == "service"
+        && is_command(first)
+        && !is_command(second)
+        && !second.to_string_lossy().starts_with('-')
+    {
+        std::mem::swap(first, second);
+    }
+    args
+}
+
 fn overview() -> String {
     examples(&[
         ("sudo agentctl status", "is it serving, and if not, why"),
         ("sudo agentctl status --json | jq .local.services", "the same for programs"),
         ("sudo agentctl tunnel", "who is connected, and how packets go"),
+        ("sudo agentctl service nextcloud credentials", "where to log in, and with what"),
         ("agentctl pki init --dir ./authority", "make the private certificate authority"),
         ("sudo agentctl connect work.ovpn", "join another OpenVPN server's network"),
     ])
@@ -64,6 +86,24 @@ pub(crate) enum Command {
         ("sudo agentctl tunnel --socket /run/cloudathome/home.sock", "where both agents run on one host"),
     ]))]
     Tunnel(AskArgs),
+    /// Acts on a service of this host: starts and stops it, shows what it writes, upgrades it
+    ///
+    /// NAME and the command may change places.
+    #[command(after_help = examples(&[
+        ("sudo agentctl service nextcloud restart", "stops and starts its containers in order"),
+        ("sudo agentctl service nextcloud logs -f", "what they write, until Ctrl-C"),
+        ("sudo agentctl service nextcloud credentials", "where to log in, and with what"),
+        ("sudo agentctl service nextcloud upgrade --to 33.0.1-apache", "with a way back"),
+        ("sudo agentctl service nextcloud exec -- df -h /var/www/html", "a command in its main container"),
+    ]))]
+    Service(ServiceArgs),
+    /// Runs Nextcloud's own administration program
+    #[command(after_help = examples(&[
+        ("sudo agentctl occ status", "what Nextcloud says of itself"),
+        ("sudo agentctl occ user:add --password-from-env ann", "any of its commands, with its options"),
+        ("sudo agentctl occ --service photos app:list", "of a Nextcloud that has another name here"),
+    ]))]
+    Occ(OccArgs),
     /// Connects this host to any OpenVPN server, from a profile file, until it is interrupted
     ///
     /// Addresses, routes and name resolution are set as the server asks, and are undone at the end; after a crash by the
@@ -113,6 +153,128 @@ pub(crate) struct AskArgs {
     /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true, subcommand_value_name = "COMMAND")]
+pub(crate) struct ServiceArgs {
+    /// The service's name, as in `agentctl status`
+    #[arg(value_name = "NAME")]
+    pub(crate) name: ServiceName,
+    /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: ServiceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Starts it, from now on
+    #[command(after_help = examples(&[("sudo agentctl service ghost start", "after a stop")]))]
+    Start,
+    /// Stops it in order, until it is started again; its public name shows the holding page
+    #[command(after_help = examples(&[("sudo agentctl service ghost stop", "also after the next start of the host")]))]
+    Stop,
+    /// Stops and starts its containers in order
+    #[command(after_help = examples(&[("sudo agentctl service ghost restart", "a few seconds of holding page")]))]
+    Restart,
+    /// Shows what its containers write
+    #[command(after_help = examples(&[
+        ("sudo agentctl service nextcloud logs --tail 20", "the last lines of each container"),
+        ("sudo agentctl service nextcloud logs -f --container nextcloud-db", "of one, as it comes"),
+    ]))]
+    Logs(LogsArgs),
+    /// Runs a command in one of its containers
+    ///
+    /// The command gets a terminal when this one has one.
+    #[command(after_help = examples(&[
+        ("sudo agentctl service nextcloud exec -- ls /var/www/html", "in its main container"),
+        ("sudo agentctl service nextcloud exec --container nextcloud-db -- psql -U nextcloud", "in another one"),
+        ("sudo agentctl service ghost exec -- sh", "a shell"),
+    ]))]
+    Exec(ExecArgs),
+    /// Shows what a person needs to log in to it: where, and with what
+    #[command(after_help = examples(&[("sudo agentctl service ghost credentials", "and nobody else can see them")]))]
+    Credentials {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Upgrades it: saves what it has, changes the version, and goes back by itself when that does not work
+    #[command(after_help = examples(&[
+        ("sudo agentctl service nextcloud upgrade --to 33.0.1-apache", "a tag of its image"),
+        ("sudo agentctl service ghost upgrade --to ghost:6.65.0-alpine", "a whole image reference"),
+    ]))]
+    Upgrade {
+        /// Tag or whole reference of the image
+        #[arg(long, value_name = "TAG")]
+        to: String,
+    },
+    /// Goes back to what was before its last upgrade
+    ///
+    /// Database, settings and code become what they were then; files that people put in stay as they are.
+    #[command(after_help = examples(&[("sudo agentctl service nextcloud rollback", "asks first")]))]
+    Rollback(RollbackArgs),
+    /// Removes its containers and everything that it keeps
+    #[command(after_help = examples(&[("sudo agentctl service ghost purge", "asks first")]))]
+    Purge(PurgeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Of this container only
+    #[arg(long, value_name = "CONTAINER")]
+    pub(crate) container: Option<String>,
+    /// Go on with what is written from now on, until Ctrl-C
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// How many of the last lines of each container come first
+    #[arg(long, value_name = "LINES", default_value = "100", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) tail: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// In this container [default: the service's main one]
+    #[arg(long, value_name = "CONTAINER")]
+    pub(crate) container: Option<String>,
+    /// As this user, by name or number [default: the container's]
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Give the command no terminal
+    #[arg(long, short = 'T')]
+    pub(crate) no_terminal: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes_remove_everything: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OccArgs {
+    /// The service
+    #[arg(long, value_name = "NAME", default_value = "nextcloud")]
+    pub(crate) service: ServiceName,
+    /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Arguments of occ; without any it lists its commands
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    pub(crate) arguments: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -337,9 +499,20 @@ fn authority_name(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    #[test]
+    fn name_and_command_may_change_places() {
+        let ordered = |line: &str| {
+            let words = ordered(line.split(' ').map(OsString::from).collect());
+            words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        };
+        let right = "agentctl service nextcloud upgrade --to 33";
+        assert_eq!(ordered("agentctl service upgrade nextcloud --to 33"), right);
+        assert_eq!(ordered(right), right);
+        assert_eq!(ordered("agentctl service rollback --yes"), "agentctl service rollback --yes");
+        assert!(Cli::try_parse_from(super::ordered(right.split(' ').map(OsString::from).collect())).is_ok());
+    }
 
     #[test]
     fn every_command_has_examples_and_exit_codes() {

@@ -7,17 +7,19 @@ use std::process::ExitCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Done; of `status`: everything is healthy and every service is serving; of `tunnel`: the opposite agent is connected.
-    Ok = 0,
+    Ok,
     /// Could not be done.
-    Failed = 1,
+    Failed,
     /// The command line makes no sense; clap ends the process with it.
-    Usage = 2,
+    Usage,
     /// No agent answers.
-    Unreachable = 3,
+    Unreachable,
     /// The agent answered, and something is not well.
-    Unwell = 4,
+    Unwell,
     /// A profile cannot be used.
-    Profile = 64,
+    Profile,
+    /// A command in a container ended with this code.
+    Command(u8),
 }
 
 impl Exit {
@@ -29,12 +31,26 @@ Exit codes:
   2  the command line makes no sense
   3  the agent cannot be reached
   4  the agent answered, and something is not well: degraded, not serving, or not connected
-  64  the profile, or a file that it names, cannot be used; nothing was changed";
+  64  the profile, or a file that it names, cannot be used; nothing was changed
+Of `service NAME exec` and of `occ`, which run a command in a container, it is the command's own code.";
+
+    /// The number that the process ends with.
+    fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::Unwell => 4,
+            Self::Profile => 64,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }
 
@@ -81,7 +97,7 @@ mod tests {
     #[test]
     fn the_help_names_every_code() {
         for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable, Exit::Unwell, Exit::Profile] {
-            assert!(Exit::HELP.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
+            assert!(Exit::HELP.contains(&format!("\n  {}  ", exit.code())), "{exit:?}");
         }
     }
 

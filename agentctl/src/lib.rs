@@ -1,4 +1,4 @@
-//! Asks the agent next to it and prints; makes identities by hand; connects to other servers; writes its own completions and manual pages.
+//! Asks the agent next to it and prints; acts on services through it; makes identities by hand; connects to other servers; writes its own completions and manual pages.
 //!
 //! Data goes to standard output, everything else to standard error.
 #![forbid(unsafe_code)]
@@ -11,14 +11,16 @@ mod pki_command;
 mod profile_command;
 mod render;
 mod revocation_command;
+mod service_command;
 mod shell;
 mod status;
+mod terminal;
 mod tunnel;
 mod verdict;
 
 use std::io::Write;
 
-pub use cli::Cli;
+pub use cli::{Cli, ordered};
 pub use exit::{Exit, Failure};
 pub use render::Colour;
 
@@ -32,6 +34,8 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
     match cli.command {
         Command::Status(args) => status::run(&args, colour, out),
         Command::Tunnel(args) => tunnel::run(&args, colour, out),
+        Command::Service(args) => service_command::run(args, colour, out),
+        Command::Occ(args) => service_command::occ(args),
         Command::Connect(args) => connect::run(args, out),
         Command::Pki { command: PkiCommand::Init(args) } => pki_command::init(&args, out),
         Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(agentctl::ordered(std::env::args_os().collect()));
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colour = Colour::when(stdout().is_terminal() && !no_colour);
     let mut data = Vec::new();

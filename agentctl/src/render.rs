@@ -1,5 +1,6 @@
 //! A report as text for people.
 
+pub(crate) mod credentials;
 pub(crate) mod tunnel;
 
 use std::time::{Duration, SystemTime};

@@ -1,11 +1,15 @@
 //! `agentctl status` and `tunnel` against a fake agent: the real inspection service with a made-up state.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod fake;
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use control::{InspectionSocket, Snapshot};
+use fake::FakeOperator;
 use model::{
     ControlStatus, Generation, Health, HostStatus, Role, ServiceStatus, Serving, TunnelReport, TunnelState,
     TunnelStatus,
@@ -64,7 +68,7 @@ fn asked(subcommand: &str, state: Snapshot, tunnel: TunnelReport, arguments: &[&
     let (_tunnel_sender, tunnel) = watch::channel(tunnel);
     let serving = runtime.spawn({
         let (socket, stop) = (socket.clone(), stop.clone());
-        async move { InspectionSocket::bind(&socket)?.serve(receiver, tunnel, stop).await }
+        async move { InspectionSocket::bind(&socket)?.serve(receiver, tunnel, Arc::new(FakeOperator), stop).await }
     });
     let deadline = Instant::now() + Duration::from_secs(10);
     while !socket.exists() {

@@ -75,6 +75,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         Some(ingress) => Some(Publisher::start(common, ingress, services.health(), stop.clone())?),
         None => None,
     };
+    let operator = services.operator();
     let core = Core { myself, sites, services, link: link.view.clone(), publisher, output, snapshot, control_events };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -84,7 +85,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     });
     parts.spawn({
         let (receiver, tunnel, stop) = (snapshot_receiver.clone(), link.report.clone(), stop.clone());
-        async move { socket.serve(receiver, tunnel, stop).await.context("the agent's socket") }
+        async move { socket.serve(receiver, tunnel, operator, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(core.run(stop.clone()));

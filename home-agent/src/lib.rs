@@ -65,6 +65,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let socket = InspectionSocket::bind(&common.control_socket)?;
     let metrics = daemon::metrics::bind(common.metrics_listen).await?;
     let services = Services::start(common, "home-agent", config.services, Vec::new(), stop.clone())?;
+    let operator = services.operator();
     let core = Core {
         myself,
         subnet: common.tunnel.subnet,
@@ -80,7 +81,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn({
         let (receiver, tunnel, stop) = (snapshot_receiver.clone(), link.report.clone(), stop.clone());
-        async move { socket.serve(receiver, tunnel, stop).await.context("the agent's socket") }
+        async move { socket.serve(receiver, tunnel, operator, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(async move {

@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
@@ -15,6 +16,8 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
+
+use crate::operate::{Operations, OperationsClient, Operator};
 
 /// How long `agentctl` waits for the agent next to it.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -89,7 +92,7 @@ impl InspectionSocket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Serves the state of both hosts and that of the tunnel until stopped, and removes the socket.
+    /// Serves the state of both hosts and that of the tunnel, and operations, until stopped, and removes the socket.
     ///
     /// # Errors
     /// When the server fails as a whole.
@@ -97,12 +100,17 @@ impl InspectionSocket {
         self,
         state: watch::Receiver<Snapshot>,
         tunnel: watch::Receiver<TunnelReport>,
+        operator: Arc<dyn Operator>,
         stop: CancellationToken,
     ) -> Result<(), InspectorError> {
         let service = v1::inspection_server::InspectionServer::new(Service { state, tunnel })
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let serving =
-            Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(self.listener));
+        let operations = v1::operation_server::OperationServer::new(Operations(operator))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let serving = Server::builder()
+            .add_service(service)
+            .add_service(operations)
+            .serve_with_incoming(UnixListenerStream::new(self.listener));
         // Not gracefully: a client that keeps its connection must not keep the agent.
         let served = stop.run_until_cancelled(serving).await;
         drop(fs::remove_file(&self.path));
@@ -151,6 +159,7 @@ impl v1::inspection_server::Inspection for Service {
 /// A client of an agent's inspection service.
 #[derive(Debug)]
 pub struct Inspector {
+    channel: Channel,
     client: v1::inspection_client::InspectionClient<Channel>,
 }
 
@@ -171,9 +180,9 @@ impl Inspector {
             .connect_with_connector(connector)
             .await
             .map_err(|source| InspectorError::Connect { path: path.to_owned(), source })?;
-        let client =
-            v1::inspection_client::InspectionClient::new(channel).max_decoding_message_size(2 * MAX_MESSAGE_BYTES);
-        Ok(Self { client })
+        let client = v1::inspection_client::InspectionClient::new(channel.clone())
+            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES);
+        Ok(Self { channel, client })
     }
 
     /// Asks for the status of both hosts: the agent's own, and its peer's with its age.
@@ -196,6 +205,12 @@ impl Inspector {
     pub async fn tunnel(&mut self) -> Result<TunnelReport, InspectorError> {
         let answer = self.client.tunnel(v1::TunnelRequest {}).await;
         Ok(answer.map_err(InspectorError::of_call)?.into_inner().try_into()?)
+    }
+
+    /// Operations on the services of the agent's host, over the same connection.
+    #[must_use]
+    pub fn operations(&self) -> OperationsClient {
+        OperationsClient(v1::operation_client::OperationClient::new(self.channel.clone()))
     }
 }
 

@@ -1,5 +1,5 @@
-//! gRPC transport: the stream between the agents (mutual TLS inside the tunnel) and the inspection service
-//! for `agentctl` (unix socket).
+//! gRPC transport: the stream between the agents (mutual TLS inside the tunnel), and for `agentctl` (unix socket) the
+//! inspection of both hosts and the operations on the services of its own.
 //!
 //! Who may connect is decided here and nowhere else: [`ControlTls`] takes certificates of the private CA only,
 //! and each end takes the one opposite agent only, by role and name, so that a device, which holds a certificate
@@ -14,11 +14,13 @@
 mod exchange;
 mod inspect;
 mod listen;
+mod operate;
 mod session;
 mod tls;
 
 pub use inspect::{InspectionSocket, Inspector, InspectorError, Snapshot};
 pub use listen::{ListenError, bind_on_device, serve_edge};
+pub use operate::{OperateError, OperationsClient, Operator, OutputAnswers, Outputs, StepAnswers, Steps};
 pub use session::{
     ConfigResult, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, SessionId,
 };

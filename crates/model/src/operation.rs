@@ -88,20 +88,18 @@ pub enum Output {
     Ended(i64),
 }
 
-/// A login that was generated for a service.
+/// A part of what a person needs to log in to a service.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Credential {
-    /// What it is, for example `administrator`.
-    pub what: String,
-    /// The user name.
-    pub user: String,
-    /// The password.
-    pub password: String,
+    /// What it is, for example `password`.
+    pub label: String,
+    /// The value.
+    pub value: String,
 }
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential").field("what", &self.what).field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Credential").field("label", &self.label).finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`Supervisor`] owns the engine, executes, checks, restarts with backoff and publishes statuses.
 //! - [`Engine`] is all that is asked of a container engine; [`DockerEngine`] is the implementation.
 //! - [`Console`] is the way into running containers, for people.
+//! - [`Operations`] is what people ask of services.
 //! - [`probe`] asks services whether they work; [`Secrets`] generates and keeps passwords.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ mod engine;
 mod files;
 mod health;
 pub mod observed;
+mod operations;
 pub mod plan;
 pub mod probe;
 mod record;
@@ -31,6 +33,7 @@ mod work;
 pub use console::{Console, ConsoleCommand, Outputs};
 pub use docker::DockerEngine;
 pub use engine::{Engine, EngineError, ExecOutput, Hint, PullProgress};
+pub use operations::{Operations, Steps, Written};
 pub use record::{Former, PinnedImage, Record, RecordError, RecordMap, Records, Release, Wanted};
 pub use secrets::{SecretKind, Secrets, SecretsError};
 pub use storage::{Helper, ImageFacts, Storage};

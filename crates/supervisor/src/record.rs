@@ -284,6 +284,18 @@ impl Records {
         self.change_idle(service, |record| record.stopped = stopped)
     }
 
+    /// Begins a service's record anew, with the images that it names now, and stopped.
+    ///
+    /// # Errors
+    /// It can't be stored, there is no such record, or an upgrade is at work.
+    pub fn renew(&self, service: &ServiceName) -> Result<Record, RecordError> {
+        self.change_idle(service, |record| {
+            let mut images = std::mem::take(&mut record.release.images);
+            images.values_mut().for_each(|image| image.id = None);
+            *record = Record { stopped: true, ..Record::new(images) };
+        })
+    }
+
     /// Forgets a service.
     ///
     /// # Errors

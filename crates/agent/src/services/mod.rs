@@ -2,6 +2,7 @@
 //! what others are told of them.
 
 mod check;
+mod operator;
 mod relay;
 mod written;
 
@@ -17,13 +18,15 @@ use model::{
 use supervisor::apps::{
     Credential, GhostSecrets, Health as AppHealth, NextcloudSecrets, Place, container, external, ghost, nextcloud,
 };
+use supervisor::upgrade::{Host, HostOptions, NoCrash, Retry, Upgrader};
 use supervisor::{
-    DockerEngine, PinnedImage, Record, RecordMap, Records, Requests, Secrets, Supervisor, SupervisorOptions, Wanted,
+    DockerEngine, Operations, PinnedImage, Record, RecordMap, Records, Secrets, Supervisor, SupervisorOptions, Wanted,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use self::operator::{Logins, Operator};
 use self::relay::Relay;
 use crate::config::{Common, chain};
 
@@ -51,6 +54,8 @@ pub struct Services {
     recorded: watch::Receiver<RecordMap>,
     desired: watch::Sender<Option<Vec<ServiceSpec>>>,
     supervisor: Supervisor,
+    operations: Operations<DockerEngine, Host<DockerEngine>>,
+    logins: watch::Sender<Logins>,
     relay_news: watch::Sender<()>,
     relays_changed: watch::Receiver<()>,
     stop: CancellationToken,
@@ -99,7 +104,19 @@ impl Services {
         let managed = managed.collect::<anyhow::Result<Vec<_>>>()?;
         let engine = Arc::new(DockerEngine::new(&common.engine_socket, owner));
         let (desired, wanted) = watch::channel(None);
-        let supervisor = Supervisor::spawn(engine, wanted, SupervisorOptions::default(), stop.clone());
+        let supervisor = Supervisor::spawn(Arc::clone(&engine), wanted, SupervisorOptions::default(), stop.clone());
+        let specs = || desired.subscribe();
+        let host = Arc::new(Host::new(Arc::clone(&engine), specs(), &supervisor, HostOptions::default()));
+        let upgrader = Upgrader::spawn(Arc::clone(&records), host, specs(), NoCrash, Retry::default(), stop.clone());
+        let operations = Operations {
+            engine,
+            records: Arc::clone(&records),
+            upgrader: Arc::new(upgrader),
+            requests: supervisor.requests.clone(),
+            specs: specs(),
+            statuses: supervisor.statuses.clone(),
+            health: supervisor.health.clone(),
+        };
         let (relay_news, relays_changed) = watch::channel(());
         Ok(Self {
             managed,
@@ -108,6 +125,8 @@ impl Services {
             records,
             desired,
             supervisor,
+            operations,
+            logins: watch::Sender::default(),
             relay_news,
             relays_changed,
             stop,
@@ -128,6 +147,8 @@ impl Services {
             managed.relay(live, &self.relay_news, &self.stop);
             services.extend(managed.spec(live).map(|spec| managed.recorded(spec, &self.records)));
         }
+        let login = |managed: &Managed| (managed.service.name.clone(), managed.credentials());
+        self.logins.send_replace(self.managed.iter().map(login).collect());
         self.desired.send_if_modified(|desired| {
             let changed = desired.as_ref() != Some(&services);
             if changed {
@@ -164,28 +185,10 @@ impl Services {
         self.supervisor.health.clone()
     }
 
-    /// To ask something of the supervisor.
+    /// What `agentctl` asks of the services.
     #[must_use]
-    pub fn requests(&self) -> Requests {
-        self.supervisor.requests.clone()
-    }
-
-    /// The records of the services.
-    #[must_use]
-    pub fn records(&self) -> Arc<Records> {
-        self.records.clone()
-    }
-
-    /// What is wanted now, to be watched: none before the first [`Services::apply`].
-    #[must_use]
-    pub fn desired(&self) -> watch::Receiver<Option<Vec<ServiceSpec>>> {
-        self.desired.subscribe()
-    }
-
-    /// What a person needs to log in to a service: where, and with what. None of a service that is not ours.
-    #[must_use]
-    pub fn credentials(&self, name: &ServiceName) -> Option<Vec<Credential>> {
-        self.managed.iter().find(|managed| managed.service.name == *name).map(Managed::credentials)
+    pub fn operator(&self) -> Arc<dyn control::Operator> {
+        Arc::new(Operator { operations: self.operations.clone(), logins: self.logins.subscribe() })
     }
 
     /// What the ingress is told.
