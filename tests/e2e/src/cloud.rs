@@ -116,6 +116,16 @@ impl Agent {
         Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
     }
 
+    /// What `agentctl` prints when it is run on this host with these arguments, within five minutes.
+    ///
+    /// # Errors
+    /// When it ends with another code than 0; the error has what it printed.
+    pub fn agentctl(&self, arguments: &[&str]) -> Result<String> {
+        let agentctl = self.agentctl.to_string_lossy();
+        let argv: Vec<&str> = [&*agentctl].into_iter().chain(arguments.iter().copied()).collect();
+        self.host.exec_within(Duration::from_secs(300), &argv)
+    }
+
     /// The agent's metrics page.
     ///
     /// # Errors

@@ -73,7 +73,37 @@ fn check(cloud: &mut Cloud, hub: &mut lab::Process) -> Result<()> {
     })?;
     page(cloud, "https://box.example.test/", "from a container").context("its neighbour")?;
 
+    operated(cloud).context("services operated by agentctl")?;
     restart(cloud).context("edge-agent started again")
+}
+
+/// What a person does on either host.
+fn operated(cloud: &Cloud) -> Result<()> {
+    let (edge, home) = (&cloud.edge, &cloud.home);
+    let status = home.agentctl(&["occ", "status", "--output=json"])?;
+    ensure!(status.contains("\"installed\":true"), "occ says {status}");
+    let who = home.agentctl(&["service", "nextcloud", "exec", "--user", "www-data", "--", "id", "-un"])?;
+    ensure!(who.trim() == "www-data", "a command ran as {who}");
+    let logs = home.agentctl(&["service", "nextcloud", "logs", "--tail", "3", "--container", "nextcloud-db"])?;
+    ensure!(!logs.is_empty() && logs.lines().count() <= 3, "the logs are {logs:?}");
+    let logins = edge.agentctl(&["service", "blog", "credentials", "--json"])?;
+    let file = edge.host.dir().join("state/secrets/blog-owner-password");
+    let password = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    ensure!(logins.contains(OWNER) && logins.contains(password.trim()), "the logins lack the owner's");
+
+    let unknown = edge.agentctl(&["service", "nextcloud", "stop"]).err().map(|error| format!("{error:#}"));
+    ensure!(unknown.as_deref().is_some_and(|told| told.contains("no service nextcloud")), "the edge says {unknown:?}");
+    edge.agentctl(&["service", "blog", "stop"])?;
+    let running = cloud.edge_engine.docker(&["ps", "--format", "{{.Names}}"])?;
+    ensure!(!running.contains("cloudathome-blog"), "after a stop these run: {running}");
+    let visitor = cloud.visitor()?;
+    wait_until("the holding page of what was stopped", LIMIT, || {
+        Ok(visitor.get("https://example.test/")?.status == 503)
+    })?;
+    edge.agentctl(&["service", "blog", "start"])?;
+    page(cloud, "https://example.test/", "Notes")?;
+    home.agentctl(&["service", "restart", "box"])?;
+    page(cloud, "https://box.example.test/", "from a container")
 }
 
 fn ghost(cloud: &Cloud) -> Result<()> {
