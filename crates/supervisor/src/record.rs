@@ -73,19 +73,25 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// The definition with the generation and the images of the release, and what of it runs. While people are kept out
-    /// nothing is started anew because it does not answer: it may be at a migration that takes hours.
+    /// The service as the record wants it. Images that an upgrade changes are as the record has them; others are as the
+    /// configuration has them, and while they are the same, the very ones that the record knows. While people are kept
+    /// out nothing is started anew because it does not answer: it may be at a migration that takes hours.
     #[must_use]
-    pub fn shape(&self, mut spec: ServiceSpec) -> ServiceSpec {
+    pub fn shape(self, mut spec: ServiceSpec) -> ServiceSpec {
         spec.generation = self.release.generation;
-        spec.run = self.run.clone();
+        spec.run = self.run;
+        let upgraded = spec.upgrade.as_ref().map(|upgrade| upgrade.units.as_slice()).unwrap_or_default();
         for unit in &mut spec.units {
-            if let Some(image) = self.release.images.get(&unit.container.name) {
-                unit.container.image.clone_from(&image.reference);
-                unit.container.image_id.clone_from(&image.id);
-            }
             if self.held.is_some() {
                 unit.restart_after = None;
+            }
+            let container = &mut unit.container;
+            let Some(image) = self.release.images.get(&container.name) else { continue };
+            if upgraded.contains(&container.name) {
+                container.image.clone_from(&image.reference);
+            }
+            if container.image == image.reference {
+                container.image_id.clone_from(&image.id);
             }
         }
         spec

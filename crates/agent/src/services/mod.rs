@@ -20,7 +20,7 @@ use supervisor::apps::{
 };
 use supervisor::upgrade::{Host, HostOptions, NoCrash, Retry, Upgrader};
 use supervisor::{
-    DockerEngine, Operations, PinnedImage, Record, RecordMap, Records, Secrets, Supervisor, SupervisorOptions, Wanted,
+    DockerEngine, Operations, PinnedImage, Record, RecordMap, Records, Secrets, Supervisor, SupervisorOptions,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -251,24 +251,6 @@ impl Services {
     }
 }
 
-/// Makes of the service what its record wants. What an upgrade changes is as the record has it; other images are as the
-/// configuration has them, and while they are the same, the very ones that the record knows.
-fn shape(spec: &mut ServiceSpec, wanted: Wanted) {
-    spec.generation = wanted.release.generation;
-    spec.run = wanted.run;
-    let upgraded = spec.upgrade.as_ref().map(|upgrade| upgrade.units.as_slice()).unwrap_or_default();
-    for unit in &mut spec.units {
-        let container = &mut unit.container;
-        let Some(image) = wanted.release.images.get(&container.name) else { continue };
-        if upgraded.contains(&container.name) {
-            container.image.clone_from(&image.reference);
-        }
-        if container.image == image.reference {
-            container.image_id.clone_from(&image.id);
-        }
-    }
-}
-
 impl Generated {
     fn open(service: &Service, secrets: &Secrets) -> Result<Self, supervisor::SecretsError> {
         Ok(match &service.kind {
@@ -360,7 +342,7 @@ impl Managed {
         match record {
             Ok(record) => {
                 self.complained = false;
-                shape(&mut spec, record.wanted());
+                spec = record.wanted().shape(spec);
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.complained, true) {
@@ -403,7 +385,7 @@ impl Managed {
 
 #[cfg(test)]
 mod tests {
-    use supervisor::Release;
+    use supervisor::{Release, Wanted};
 
     use super::*;
 
@@ -429,7 +411,10 @@ mod tests {
             ("n-redis".to_owned(), image("redis:6", "sha256:3")),
         ];
         let release = Release { generation: model::Generation(4), images: images.into() };
-        shape(&mut spec, Wanted { release, run: Run::Only(vec!["n-db".into()]), held: None });
+        assert!(spec.units.iter().any(|unit| unit.restart_after.is_some()));
+        let wanted = Wanted { release, run: Run::Only(vec!["n-db".into()]), held: Some("being upgraded".into()) };
+        spec = wanted.shape(spec);
+        assert!(spec.units.iter().all(|unit| unit.restart_after.is_none()));
         let of = |name: &str| {
             let unit = spec.units.iter().find(|unit| unit.container.name == name).unwrap();
             (unit.container.image.as_str(), unit.container.image_id.as_deref())
