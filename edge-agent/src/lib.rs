@@ -35,7 +35,7 @@ use crate::sites::Sites;
 /// Control events waiting for the core.
 const EVENTS: usize = 64;
 
-/// Runs the edge until stopped. Containers are left running.
+/// Runs the edge until stopped. Containers are left running, unless the host goes down.
 ///
 /// # Errors
 /// When a part cannot start, or one that the edge cannot be without ends.
@@ -71,6 +71,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
 
     let caddy = config.ingress.as_ref().map(|ingress| publisher::definition(common, ingress)).transpose()?;
     let services = Services::start(common, "edge-agent", config.services, caddy.into_iter().collect(), stop.clone())?;
+    let supervision = services.supervise();
     let publisher = match &config.ingress {
         Some(ingress) => Some(Publisher::start(common, ingress, services.health(), stop.clone())?),
         None => None,
@@ -89,6 +90,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     });
     parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(core.run(stop.clone()));
+    parts.spawn(supervision);
     parts.spawn(link.ended());
     ready.notify();
 

@@ -31,7 +31,7 @@ use crate::core::Core;
 /// Control events waiting for the core.
 const EVENTS: usize = 64;
 
-/// Runs home until stopped. Containers are left running.
+/// Runs home until stopped. Containers are left running, unless the host goes down.
 ///
 /// # Errors
 /// When a part cannot start, or one that home cannot be without ends.
@@ -66,6 +66,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let metrics = daemon::metrics::bind(common.metrics_listen).await?;
     let services = Services::start(common, "home-agent", config.services, Vec::new(), stop.clone())?;
     let operator = services.operator();
+    let supervision = services.supervise();
     let core = Core {
         myself,
         subnet: common.tunnel.subnet,
@@ -89,6 +90,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         Ok(())
     });
     parts.spawn(core.run(stop.clone()));
+    parts.spawn(supervision);
     parts.spawn(link.ended());
     ready.notify();
     daemon::until_first_ends(parts, stop).await

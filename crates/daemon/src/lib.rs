@@ -7,7 +7,7 @@ pub mod logs;
 pub mod metrics;
 mod run;
 
-pub use run::{Args, ConfigCheck, Ready, run, until_first_ends};
+pub use run::{Args, ConfigCheck, Ready, host_is_stopping, run, until_first_ends};
 
 /// Exit codes, stable across releases.
 pub mod exit {

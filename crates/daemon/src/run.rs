@@ -1,7 +1,7 @@
 //! From the command line to the exit code.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,6 +16,10 @@ use crate::{exit, logs};
 
 /// How long the daemon may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may take when the host goes down: what it looks after may have to be stopped before.
+const HOST_STOP_DEADLINE: Duration = Duration::from_secs(160);
+/// How long systemd may take to say what it is doing.
+const SYSTEMD_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The flags of every daemon of ours.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,7 +50,8 @@ pub trait ConfigCheck: Sized {
 }
 
 /// Runs a daemon: loads its configuration (a bad one ends it with [`exit::CONFIG`] before anything is bound),
-/// starts logging, and drives `serve` until it ends or SIGTERM or SIGINT asks it to; `serve` then has ten seconds.
+/// starts logging, and drives `serve` until it ends or SIGTERM or SIGINT asks it to; `serve` then has ten
+/// seconds, and 160 when the host goes down.
 /// `serve` calls the given notifier once it is ready.
 pub fn run<C, Serve>(
     name: &'static str,
@@ -120,10 +125,16 @@ where
         info!(signal, "{name} stopping");
         drop(sd_notify::notify(&[NotifyState::Stopping]));
         stop.cancel();
-        match tokio::time::timeout(STOP_DEADLINE, serving).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                error!("not stopped within {} s; leaving anyway", STOP_DEADLINE.as_secs());
+        let deadline = async {
+            tokio::time::sleep(STOP_DEADLINE).await;
+            if host_is_stopping().await {
+                tokio::time::sleep(HOST_STOP_DEADLINE - STOP_DEADLINE).await;
+            }
+        };
+        tokio::select! {
+            ended = &mut serving => ended,
+            () = deadline => {
+                error!("not stopped in time; leaving anyway");
                 Ok(())
             }
         }
@@ -131,6 +142,17 @@ where
     // Tasks that still wait on the outside must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Whether systemd is taking the host down, and not only this daemon: its manager's state is then `stopping`
+/// (systemctl(1), is-system-running). Where systemd does not run, or does not answer, no.
+pub async fn host_is_stopping() -> bool {
+    let mut ask = tokio::process::Command::new("systemctl");
+    ask.arg("is-system-running").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(SYSTEMD_DEADLINE, ask.output()).await {
+        Ok(Ok(output)) => output.stdout.trim_ascii() == b"stopping",
+        Ok(Err(_)) | Err(_) => false,
+    }
 }
 
 /// Waits until the first of a daemon's parts ends, asks the others to, and waits for them. The first error wins.

@@ -219,6 +219,9 @@ impl<E: Engine> Worker<E> {
             self.publish(desired.as_deref());
             self.engine_failures = self.engine_failures.saturating_add(1);
             self.tracks.values_mut().for_each(Track::lost_sight);
+            for answer in std::mem::take(&mut self.closers) {
+                drop(answer.send(Err(RequestError::Failed(self.engine_reason.clone().unwrap_or_default()))));
+            }
             return Instant::now() + self.backoff.delay(self.engine_failures).min(ENGINE_RETRY_MAX);
         }
         self.engine_failures = 0;
@@ -234,7 +237,7 @@ impl<E: Engine> Worker<E> {
         }
         self.publish(desired.as_deref());
         self.run_hooks(desired.as_deref().unwrap_or_default());
-        self.answer_closers();
+        self.answer_closers(desired.is_some());
         self.next_look(desired.as_deref().unwrap_or_default())
     }
 
@@ -479,10 +482,11 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    fn answer_closers(&mut self) {
+    /// What is not known to be wanted is not touched: the engine stops it at its own end.
+    fn answer_closers(&mut self, known: bool) {
         let mut ours = self.observed.iter().flat_map(|observed| &observed.containers).filter(|c| c.owned.is_some());
         let stopped = ours.all(|container| !matches!(container.state, EngineState::Running | EngineState::Paused));
-        if stopped && self.busy.is_empty() && self.engine_reason.is_none() {
+        if !known || stopped && self.busy.is_empty() {
             for answer in std::mem::take(&mut self.closers) {
                 drop(answer.send(Ok(())));
             }

@@ -9,6 +9,7 @@ mod written;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use model::{
@@ -23,8 +24,9 @@ use supervisor::{
     DockerEngine, Operations, PinnedImage, Record, RecordMap, Records, Secrets, Supervisor, SupervisorOptions,
 };
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::operator::{Logins, Operator};
 use self::relay::Relay;
@@ -32,6 +34,9 @@ use crate::config::{Common, chain};
 
 pub use check::{Kind, Service, check};
 pub use written::ServiceSection;
+
+/// How long all services together may take to stop when the host goes down. What is not stopped then the engine stops.
+const STOP_ALL_DEADLINE: Duration = Duration::from_secs(150);
 
 /// What is known only while the agents run, and may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +61,8 @@ pub struct Services {
     supervisor: Supervisor,
     operations: Operations<DockerEngine, Host<DockerEngine>>,
     logins: watch::Sender<Logins>,
+    /// Ends the supervisor.
+    supervising: CancellationToken,
     relay_news: watch::Sender<()>,
     relays_changed: watch::Receiver<()>,
     stop: CancellationToken,
@@ -104,7 +111,10 @@ impl Services {
         let managed = managed.collect::<anyhow::Result<Vec<_>>>()?;
         let engine = Arc::new(DockerEngine::new(&common.engine_socket, owner));
         let (desired, wanted) = watch::channel(None);
-        let supervisor = Supervisor::spawn(Arc::clone(&engine), wanted, SupervisorOptions::default(), stop.clone());
+        // It outlives the order to stop, so that it can stop what it looks after when the host goes down.
+        let supervising = CancellationToken::new();
+        let supervisor =
+            Supervisor::spawn(Arc::clone(&engine), wanted, SupervisorOptions::default(), supervising.clone());
         let specs = || desired.subscribe();
         let host = Arc::new(Host::new(Arc::clone(&engine), specs(), &supervisor, HostOptions::default()));
         let upgrader = Upgrader::spawn(Arc::clone(&records), host, specs(), NoCrash, Retry::default(), stop.clone());
@@ -127,10 +137,31 @@ impl Services {
             supervisor,
             operations,
             logins: watch::Sender::default(),
+            supervising,
             relay_news,
             relays_changed,
             stop,
         })
+    }
+
+    /// Supervises until the agent is asked to stop. Containers are then left as they are; when the host goes down they are
+    /// stopped first, each service in the opposite of its order and with its own grace, which the engine would not do.
+    pub fn supervise(&self) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
+        let (stop, supervising) = (self.stop.clone(), self.supervising.clone().drop_guard());
+        let requests = self.supervisor.requests.clone();
+        async move {
+            stop.cancelled().await;
+            if daemon::host_is_stopping().await {
+                info!("the host goes down: stopping all services in order");
+                match timeout(STOP_ALL_DEADLINE, requests.stop_all()).await {
+                    Ok(Ok(())) => info!("all services are stopped"),
+                    Ok(Err(error)) => warn!("not all services could be stopped in order: {error}"),
+                    Err(_) => warn!("not all services were stopped within {} s", STOP_ALL_DEADLINE.as_secs()),
+                }
+            }
+            drop(supervising);
+            Ok(())
+        }
     }
 
     /// Whether a service of this name is ours.
