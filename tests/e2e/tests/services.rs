@@ -84,7 +84,7 @@ fn operated(cloud: &Cloud) -> Result<()> {
     ensure!(status.contains("\"installed\":true"), "occ says {status}");
     let who = home.agentctl(&["service", "nextcloud", "exec", "--user", "www-data", "--", "id", "-un"])?;
     ensure!(who.trim() == "www-data", "a command ran as {who}");
-    let logs = home.agentctl(&["service", "nextcloud", "logs", "--tail", "3", "--container", "nextcloud-db"])?;
+    let logs = home.agentctl(&["service", "nextcloud", "logs", "--tail", "3", "--container", "nextcloud"])?;
     ensure!(!logs.is_empty() && logs.lines().count() <= 3, "the logs are {logs:?}");
     let logins = edge.agentctl(&["service", "blog", "credentials", "--json"])?;
     let file = edge.host.dir().join("state/secrets/blog-owner-password");
