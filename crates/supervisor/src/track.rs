@@ -91,6 +91,8 @@ impl Track {
 
     /// The engine reports it running.
     pub(crate) fn seen_running(&mut self, now: Instant, backoff: &Backoff, id: &str) {
+        // The engine may tell of a start before whoever asked for it does.
+        self.count_restart();
         match &self.running {
             Some((known, since)) if known == id => {
                 if now.duration_since(*since) >= backoff.stable_after {
@@ -99,6 +101,10 @@ impl Track {
             }
             _ => self.running = Some((id.to_owned(), now)),
         }
+    }
+
+    fn count_restart(&mut self) {
+        self.restarts += u64::from(std::mem::take(&mut self.ended));
     }
 
     /// It has shown that it works.
@@ -120,7 +126,7 @@ impl Track {
     /// We started it.
     pub(crate) fn started(&mut self, now: Instant, id: &str) {
         self.running = Some((id.to_owned(), now));
-        self.restarts += u64::from(std::mem::take(&mut self.ended));
+        self.count_restart();
         self.settled();
     }
 
