@@ -261,7 +261,8 @@ impl Connection<'_> {
         let settings = network::settings(&self.plan.profile, configured, &self.device, snapshot.data_path.device);
         let done = self.session.apply(&settings).await?;
         self.tell("set", &done);
-        Ok(())
+        // The path may be known already.
+        self.follow(snapshot).await
     }
 
     /// Lets the link be what the path to the server and the device ask for now.

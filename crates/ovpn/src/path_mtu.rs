@@ -35,6 +35,9 @@ const DEADLINE: Duration = Duration::from_secs(1);
 const TRIES: u8 = 3;
 /// The same for the size in force: a wrong verdict is dearer.
 const CONFIRMATIONS: u8 = 5;
+/// So many small probes, which went out right behind large ones, must have been answered before those count as lost for their
+/// size: in an outage, and when our own socket takes nothing, both are lost.
+const WITNESSES: u8 = 2;
 /// How often the size in force is tried again while there is traffic.
 const CONFIRM: Duration = Duration::from_secs(5);
 /// How often larger ones are tried (`PMTU_RAISE_TIMER`).
@@ -126,9 +129,10 @@ struct Question {
     id: u32,
     /// Bytes of the plaintext.
     size: u16,
-    since: Instant,
     /// Probes sent.
     tries: u8,
+    /// Small ones answered.
+    witnesses: u8,
     /// When the next follows or, after the last, the verdict.
     next: Instant,
 }
@@ -169,9 +173,12 @@ impl Discovery {
     /// Searches anew: the path may be another one. First it is tried whether the size in force gets through, so that a
     /// narrower path is no black hole for long.
     pub(crate) fn search(&mut self, now: Instant) {
-        match self.known {
-            None => self.ask_next(now, Search { low: FLOOR, high: CEILING, outside: None }),
-            Some(known) => {
+        match (self.known, self.question.as_ref().map(|question| question.purpose)) {
+            // What runs is not begun anew, so that it ends however often this is said.
+            (None, Some(_)) => {}
+            (Some(_), Some(Purpose::Confirm)) => self.search_at = now,
+            (None, None) => self.ask_next(now, Search { low: FLOOR, high: CEILING, outside: None }),
+            (Some(known), _) => {
                 self.search_at = now;
                 self.ask(now, Purpose::Confirm, known.inside);
             }
@@ -180,9 +187,16 @@ impl Discovery {
 
     /// Tries at once whether the size in force gets through: something said that it does not.
     pub(crate) fn doubt(&mut self, now: Instant) {
-        if self.question.is_none() {
-            self.confirm_at = now;
-            self.carried = u64::MAX;
+        match (self.known, self.question.as_ref().map(|question| question.purpose)) {
+            (Some(known), Some(Purpose::Search(_))) => {
+                self.search_at = now;
+                self.ask(now, Purpose::Confirm, known.inside);
+            }
+            (_, Some(_)) => {}
+            (_, None) => {
+                self.confirm_at = now;
+                self.carried = u64::MAX;
+            }
         }
     }
 
@@ -193,6 +207,12 @@ impl Discovery {
 
     /// An answer came, whose plaintext is of `size` bytes and that came in an IP packet of `outside` bytes.
     pub(crate) fn handle_answer(&mut self, now: Instant, id: u32, size: usize, outside: u16) {
+        if let Some(question) = &mut self.question
+            && question.id == id
+            && size == MESSAGE
+        {
+            question.witnesses = question.witnesses.saturating_add(1);
+        }
         let asked = |question: &mut Question| question.id == id && usize::from(question.size).max(MESSAGE) == size;
         let Some(question) = self.question.take_if(asked) else { return };
         match question.purpose {
@@ -210,14 +230,13 @@ impl Discovery {
         }
     }
 
-    /// Does what is due by `now`. The peer was last heard at `heard`, and the tunnel has carried so many bytes.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, heard: Instant, carried: u64) {
+    /// Does what is due by `now`. The tunnel has carried so many bytes.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, carried: u64) {
         match &mut self.question {
             Some(question) if question.next > now => {}
             Some(question) => {
                 let limit = if let Purpose::Search(_) = question.purpose { TRIES } else { CONFIRMATIONS };
-                // From a peer that is not heard at all nothing can be learned about sizes.
-                if question.tries >= limit && heard > question.since {
+                if question.tries >= limit && question.witnesses >= WITNESSES {
                     if let Some(question) = self.question.take() {
                         self.fail(now, &question);
                     }
@@ -284,7 +303,7 @@ impl Discovery {
 
     fn ask(&mut self, now: Instant, purpose: Purpose, size: u16) {
         self.ids = self.ids.wrapping_add(1);
-        self.question = Some(Question { purpose, id: self.ids, size, since: now, tries: 0, next: now });
+        self.question = Some(Question { purpose, id: self.ids, size, tries: 0, witnesses: 0, next: now });
         self.outbox.clear();
         self.send(now);
     }

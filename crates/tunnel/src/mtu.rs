@@ -17,9 +17,21 @@ const LEAST: u16 = 1280;
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 1))];
 
-/// The MTU of the device by the paths to the peers, as far as they are known.
+/// What any peer takes whose path is not known: stock peers have buffers for it.
+const USUAL: u16 = 1500;
+
+/// The MTU of the device by the paths to the peers, once one of them is known.
 pub(crate) fn of_paths(peers: &[PeerStatus]) -> Option<u16> {
-    peers.iter().filter_map(|peer| peer.path_mtu).map(|path| path.inside.max(LEAST)).min()
+    let known = peers.iter().filter_map(|peer| peer.path_mtu).map(|path| path.inside.max(LEAST)).min()?;
+    let all = peers.iter().all(|peer| peer.path_mtu.is_some());
+    Some(if all { known } else { known.min(USUAL) })
+}
+
+/// Whether the route to an address carries a datagram of so many bytes in one piece, as far as the host knows.
+pub(crate) fn route_carries(to: IpAddr, datagram: usize) -> bool {
+    let to = to.to_canonical();
+    let ip = if to.is_ipv4() { 20 } else { 40 };
+    of_route(to).is_none_or(|route| datagram + usize::from(ip + UDP) <= usize::from(route))
 }
 
 /// Lowers `mtu`, of the device, and what TCP connections are made to fit into to what the route to `peer` carries.

@@ -9,6 +9,7 @@ use ovpn::underlay::{Transport, Underlay};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::datagrams::{self, Datagrams};
+use crate::mtu;
 use crate::path::{DatagramPath, IoCount, Offload};
 use crate::streams::{Queued, Streams};
 
@@ -142,8 +143,12 @@ impl Sockets {
         }
     }
 
-    /// Sends a datagram in one piece. False when it is too long for our own link; it may be lost else.
+    /// Sends a datagram in one piece. False when it is too long for our own link or the route; it may be lost else.
     pub(crate) fn send_whole(&mut self, packet: &[u8], to: Underlay) -> bool {
+        // Where fragments are forbidden the kernel looks at the link only, and would cut every data packet that is sent later.
+        if !mtu::route_carries(to.address.ip(), packet.len()) {
+            return false;
+        }
         let sent = match to.transport {
             Transport::Udp => self.udp_to(to).map(|udp| udp.try_send_whole(packet, to.address)),
             Transport::Tcp => None,

@@ -285,14 +285,17 @@ async fn refuses_what_cannot_work() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dials_until_somebody_answers() {
     let authority = Authority::new();
-    let place = std::net::UdpSocket::bind(any()).unwrap();
-    let address = place.local_addr().unwrap();
-    drop(place);
+    // Nobody else gets the port meanwhile; a listener serves UDP and TCP.
+    let place = std::iter::repeat_with(|| std::net::UdpSocket::bind(any()).unwrap())
+        .find_map(|udp| Some((std::net::TcpListener::bind(udp.local_addr().unwrap()).ok()?, udp)))
+        .unwrap();
+    let address = place.1.local_addr().unwrap();
     let remotes = ["not-a-name.invalid:1194".parse().unwrap(), address.to_string().parse().unwrap()];
     let config = authority.dialer_of(remotes.into());
     let mut dialer = Running::start(config);
     dialer.wait(|event| matches!(event, Event::Unresolved { .. }).then_some(())).await;
     dialer.wait(|event| matches!(event, Event::Connecting { .. }).then_some(())).await;
+    drop(place);
     let listener = Running::start(authority.listener(address));
     dialer.connected().await;
     dialer.finish().await;

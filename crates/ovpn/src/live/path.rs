@@ -112,7 +112,7 @@ impl Live {
     /// Does what is due.
     pub(super) fn check_path(&mut self, now: Instant) {
         if let Some(discovery) = &mut self.path.discovery {
-            discovery.handle_timeout(now, self.last_heard, self.traffic.received_bytes + self.traffic.sent_bytes);
+            discovery.handle_timeout(now, self.traffic.received_bytes + self.traffic.sent_bytes);
         }
         self.follow_discovery();
     }

@@ -17,7 +17,6 @@ struct World {
     lost: Vec<u64>,
     /// Whether the peer is there.
     alive: bool,
-    heard: Instant,
     carried: u64,
     sent: u64,
     /// Sizes that were tried.
@@ -36,7 +35,6 @@ impl World {
             link,
             lost,
             alive: true,
-            heard: now,
             carried: 0,
             sent: 0,
             sizes: Vec::new(),
@@ -55,7 +53,7 @@ impl World {
             }
             self.now = next;
             self.carried += 1000;
-            self.discovery.handle_timeout(self.now, self.heard, self.carried);
+            self.discovery.handle_timeout(self.now, self.carried);
         }
         self.now = end;
     }
@@ -78,7 +76,6 @@ impl World {
             let is_lost = !self.lost.is_empty() && self.lost[five % self.lost.len()] == self.sent % 5;
             if self.alive && !is_lost && outside <= self.mtu {
                 self.now += Duration::from_millis(30);
-                self.heard = self.now;
                 self.told = known;
                 self.discovery.handle_answer(self.now, id, plain.len(), outside);
             }
@@ -155,11 +152,11 @@ fn an_idle_tunnel_does_not_probe() {
     let mut world = World::new(1500, 1500, vec![]);
     world.run(SEARCH_TIME);
     let carried = world.carried;
-    world.discovery.handle_timeout(world.now + CONFIRM, world.heard, carried);
+    world.discovery.handle_timeout(world.now + CONFIRM, carried);
     world.exchange();
     let sent = world.sent;
     for seconds in 1..500 {
-        world.discovery.handle_timeout(world.now + Duration::from_secs(seconds), world.heard, carried);
+        world.discovery.handle_timeout(world.now + Duration::from_secs(seconds), carried);
         world.exchange();
     }
     assert_eq!(world.sent, sent);
@@ -188,6 +185,41 @@ fn answers_of_others_change_nothing() {
     }
     discovery.handle_answer(Instant::now(), id, size.into(), 9999);
     assert!(discovery.poll().is_some());
+}
+
+#[test]
+fn an_outage_in_the_middle_of_a_question_and_a_full_socket_say_nothing_about_sizes() {
+    let mut world = World::new(1500, 1500, vec![]);
+    world.run(SEARCH_TIME);
+    let known = world.discovery.known();
+    // Nothing of a question gets out, while the peer is heard by other packets.
+    world.discovery.doubt(world.now);
+    world.carried += 1;
+    world.discovery.handle_timeout(world.now, world.carried);
+    for _ in 0..20 {
+        while world.discovery.poll().is_some() {}
+        world.now = world.discovery.poll_timeout();
+        world.discovery.handle_timeout(world.now, world.carried);
+    }
+    assert_eq!(world.discovery.known(), known);
+    world.run(SEARCH_TIME);
+    assert_eq!(world.discovery.known(), known);
+}
+
+#[test]
+fn words_of_the_peer_in_quick_succession_do_not_keep_a_black_hole_open() {
+    let mut world = World::new(1500, 9000, vec![]);
+    for _ in 0..60 {
+        world.discovery.search(world.now);
+        world.run(Duration::from_secs(1));
+    }
+    assert_eq!(world.discovery.known(), Some(world.truth()));
+    world.mtu = 1400;
+    for _ in 0..12 {
+        world.discovery.search(world.now);
+        world.run(Duration::from_secs(1));
+    }
+    assert_eq!(world.discovery.known().map(|known| known.inside), Some(FALLBACK));
 }
 
 fn lost() -> impl Strategy<Value = Vec<u64>> {
