@@ -112,7 +112,14 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
                     this.stopped(&spec, &teller).await
                 }
                 RunCommand::Restart => {
-                    if this.records.record(&service).is_some_and(|record| record.stopped) {
+                    let record = this.records.record(&service);
+                    if let Some(journal) = record.as_ref().and_then(|record| record.journal.as_ref()) {
+                        return Err(Refusal::Refused(format!(
+                            "{service} is {}; wait until that has ended",
+                            journal.words()
+                        )));
+                    }
+                    if record.is_some_and(|record| record.stopped) {
                         return Err(Refusal::Refused(format!(
                             "{service} is stopped; `agentctl service {service} start` starts it"
                         )));

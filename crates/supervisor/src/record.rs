@@ -260,12 +260,24 @@ impl Records {
         self.current.borrow().get(service).cloned()
     }
 
-    /// Installs a service: makes its record unless it has one. Returns the record.
+    /// Installs a service: makes its record unless it has one. As long as it has never run with an image, another one may
+    /// take its place: a name that was mistyped is put right in the configuration. Returns the record.
     ///
     /// # Errors
     /// It can't be stored.
     pub fn install(&self, service: &ServiceName, images: BTreeMap<String, PinnedImage>) -> Result<Record, RecordError> {
-        self.change(service, |old| Ok(old.cloned().unwrap_or_else(|| Record::new(images))))
+        self.change(service, |old| {
+            let Some(mut record) = old.cloned() else { return Ok(Record::new(images)) };
+            if record.journal.is_none() && record.former.is_none() {
+                for (unit, image) in images {
+                    let known = record.release.images.entry(unit).or_insert_with(|| image.clone());
+                    if known.id.is_none() {
+                        *known = image;
+                    }
+                }
+            }
+            Ok(record)
+        })
     }
 
     /// Notes the ids of images that a release has no ids for yet.

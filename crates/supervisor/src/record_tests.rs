@@ -56,3 +56,23 @@ fn while_an_upgrade_is_at_work_nothing_else_is() {
 fn without_a_former_release_there_is_no_way_back() {
     assert_eq!(Record::new(images()).begin_rollback(0), None);
 }
+
+#[test]
+fn an_image_that_never_ran_is_put_right_by_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let service: ServiceName = "cloud".parse().unwrap();
+    let records = Records::open(dir.path()).unwrap();
+    let named = |reference: &str| -> BTreeMap<_, _> {
+        [("app".to_owned(), PinnedImage { reference: reference.into(), id: None })].into()
+    };
+    records.install(&service, named("ap:1")).unwrap();
+    assert_eq!(records.install(&service, named("app:1")).unwrap().release.images["app"].reference, "app:1");
+    records.pin(&service, &[("app".to_owned(), "sha256:1".to_owned())].into()).unwrap();
+    assert_eq!(records.install(&service, named("app:2")).unwrap().release.images["app"].reference, "app:1");
+
+    // A service that begins anew does so with what the configuration names then.
+    let renewed = records.renew(&service).unwrap();
+    assert_eq!((renewed.stopped, &renewed.release.images["app"].id), (true, &None));
+    let record = records.install(&service, named("app:2")).unwrap();
+    assert_eq!((record.stopped, record.release.images["app"].reference.as_str()), (true, "app:2"));
+}

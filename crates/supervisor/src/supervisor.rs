@@ -589,8 +589,11 @@ impl<E: Engine> Worker<E> {
 async fn observe<E: Engine>(engine: &E, desired: &[ServiceSpec]) -> Result<Observed, EngineError> {
     let mut observed = engine.observe().await?;
     for reference in images_in_question(desired, &observed) {
-        if let Some(id) = engine.image_id(&reference).await? {
-            observed.images.insert(reference, id);
+        match engine.image_id(&reference).await {
+            Ok(id) => observed.images.extend(id.map(|id| (reference, id))),
+            // A name that the engine does not understand is the trouble of its service alone: fetching it says why.
+            Err(EngineError::Failed { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(observed)

@@ -397,10 +397,14 @@ impl Section<'_> {
 
     fn image(&self, key: &str, image: Option<String>, default: &str) -> Result<String, Invalid> {
         let image = image.unwrap_or_else(|| default.to_owned());
-        if image.is_empty() || image.contains(char::is_whitespace) {
-            return Err(self.invalid(key, format_args!("{image:?} is no image reference")));
+        if is_reference(&image) {
+            Ok(image)
+        } else {
+            Err(self.invalid(
+                key,
+                format_args!("{image:?} is no image reference; write NAME:TAG with a name in lower case"),
+            ))
         }
-        Ok(image)
     }
 
     fn volumes(
@@ -479,3 +483,17 @@ fn read(path: &Path) -> Result<String, String> {
 #[cfg(test)]
 #[path = "check_tests.rs"]
 mod tests;
+
+/// Whether the engine can understand this as the name of an image, with a tag or a digest.
+fn is_reference(text: &str) -> bool {
+    let (name, digest) = text.split_once('@').unwrap_or((text, "sha256:0"));
+    // What comes after the last colon is a tag, unless it is a registry's port.
+    let (name, tag) = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        _ => (name, "latest"),
+    };
+    let tag_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let name_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '-' | '/' | ':');
+    let fits = |text: &str, of: &dyn Fn(char) -> bool| !text.is_empty() && text.chars().all(of);
+    fits(name, &name_char) && fits(tag, &tag_char) && fits(digest, &|c| c.is_ascii_alphanumeric() || c == ':')
+}

@@ -139,3 +139,20 @@ fn services_do_not_get_into_each_others_way() {
     assert!(wrong(text).contains("services.a-db: begins as names of containers of services.a"));
     assert!(wrong("[caddy]\nkind = \"nextcloud\"\n").contains("name of the ingress"));
 }
+
+#[test]
+fn images_are_named_as_an_engine_understands() {
+    for image in [
+        "nextcloud:34.0.4-apache",
+        "registry.example.com:5000/team/ghost",
+        "ghost@sha256:0a1b",
+        "caddy:2@sha256:0a1b",
+        "sha256:0a1b2c",
+    ] {
+        assert!(is_reference(image), "{image}");
+    }
+    for image in ["", "Nextcloud:34", "ghost:", "ghost:a b", "ghost@", "gh ost", ":1"] {
+        assert!(!is_reference(image), "{image}");
+    }
+    assert!(wrong("[a]\nkind = \"nextcloud\"\nimage = \"Nextcloud:34\"\n").contains("in lower case"));
+}

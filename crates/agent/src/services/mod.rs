@@ -366,11 +366,7 @@ impl Managed {
             let image = PinnedImage { reference: unit.container.image.clone(), id: None };
             (unit.container.name.clone(), image)
         });
-        let record = match records.record(&spec.name) {
-            Some(record) => Ok(record),
-            None => records.install(&spec.name, images.collect()),
-        };
-        match record {
+        match records.install(&spec.name, images.collect()) {
             Ok(record) => {
                 self.complained = false;
                 spec = record.wanted().shape(spec);

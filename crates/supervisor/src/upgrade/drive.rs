@@ -135,6 +135,8 @@ impl<H: Effects, I: Injector> Drive<'_, H, I> {
             }
             Step::Settle => host.settle(service, &record.wanted(), journal, true).await?,
             Step::Finish => {
+                // An agent that has just started knows nothing of the service yet, and its containers may not run.
+                host.settle(service, &record.wanted(), journal, true).await?;
                 before("finishing".into()).await;
                 let trouble = host.finish(service, journal).await?;
                 host.settle(service, &record.wanted(), journal, true).await?;

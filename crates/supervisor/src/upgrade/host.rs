@@ -171,6 +171,8 @@ impl<E: Storage> Host<E> {
         let checks = if up_to_date { &upgrade.up_to_date[..] } else { &[] };
         let until = Instant::now() + self.options.settle;
         loop {
+            // Names and addresses may change meanwhile.
+            let spec = self.definition(service).unwrap_or_else(|_| spec.clone());
             let Err(why) = self.works(&spec, checks).await else { return Ok(()) };
             let ended = self.restarted(&upgrade, &before);
             let reason = match &ended {
