@@ -91,7 +91,7 @@ impl Track {
 
     /// The engine reports it running.
     pub(crate) fn seen_running(&mut self, now: Instant, backoff: &Backoff, id: &str) {
-        // The engine may tell of a start before whoever asked for it does.
+        // A person may have started it.
         self.count_restart();
         match &self.running {
             Some((known, since)) if known == id => {
