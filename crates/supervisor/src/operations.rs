@@ -1,15 +1,15 @@
 //! What people ask of the services of this host: where a wish becomes a change of a record, a request to the supervisor,
 //! or a way into a container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt, select_all};
 use model::{
-    ContainerState, ContainerStatus, ExecInput, ExecQuery, Health, LogsQuery, Output, Refusal, RunCommand, ServiceName,
-    ServiceSpec,
+    ContainerState, ContainerStatus, ExecInput, ExecQuery, Health, LogsQuery, Output, Refusal, Run, RunCommand,
+    ServiceName, ServiceSpec,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::console::{Console, ConsoleCommand};
 use crate::record::{RecordError, Records};
 use crate::storage::Storage;
-use crate::supervisor::Requests;
+use crate::supervisor::{Applied, Requests};
 use crate::upgrade::{Effects, Upgrader};
 use crate::{EngineError, chain};
 
@@ -49,10 +49,14 @@ pub struct Operations<E, H> {
     pub requests: Requests,
     /// What is wanted.
     pub specs: watch::Receiver<Option<Vec<ServiceSpec>>>,
+    /// What the supervisor acts on.
+    pub applied: watch::Receiver<BTreeMap<ServiceName, Applied>>,
     /// The containers as they are.
     pub statuses: watch::Receiver<Vec<ContainerStatus>>,
     /// The services as they are.
     pub health: watch::Receiver<BTreeMap<ServiceName, Health>>,
+    /// Services that are being removed with all that they keep: nothing else may be done with them.
+    pub purging: Arc<Mutex<BTreeSet<ServiceName>>>,
 }
 
 impl<E, H> Clone for Operations<E, H> {
@@ -63,10 +67,38 @@ impl<E, H> Clone for Operations<E, H> {
             upgrader: Arc::clone(&self.upgrader),
             requests: self.requests.clone(),
             specs: self.specs.clone(),
+            applied: self.applied.clone(),
             statuses: self.statuses.clone(),
             health: self.health.clone(),
+            purging: Arc::clone(&self.purging),
         }
     }
+}
+
+/// Holds a service for a purge, until dropped.
+struct Purging {
+    service: ServiceName,
+    all: Arc<Mutex<BTreeSet<ServiceName>>>,
+}
+
+impl Purging {
+    fn begin(service: &ServiceName, all: &Arc<Mutex<BTreeSet<ServiceName>>>) -> Result<Self, Refusal> {
+        if all.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone()) {
+            Ok(Self { service: service.clone(), all: Arc::clone(all) })
+        } else {
+            Err(being_purged(service))
+        }
+    }
+}
+
+impl Drop for Purging {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.service);
+    }
+}
+
+fn being_purged(service: &ServiceName) -> Refusal {
+    Refusal::Refused(format!("{service} is being removed with all that it keeps; wait until that has ended"))
 }
 
 /// Tells whoever asked.
@@ -99,7 +131,7 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
     pub fn run(&self, service: ServiceName, command: RunCommand) -> Steps {
         let this = self.clone();
         steps(async move |teller| {
-            let spec = this.ours(&service)?;
+            let spec = this.changeable(&service)?;
             match command {
                 RunCommand::Start => {
                     this.records.set_stopped(&service, false).map_err(|error| refused(&error))?;
@@ -138,7 +170,7 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
     pub fn upgrade(&self, service: ServiceName, to: String) -> Steps {
         let this = self.clone();
         steps(async move |teller| {
-            this.ours(&service)?;
+            this.changeable(&service)?;
             this.upgrader.upgrade(&service, &to).await.map_err(|error| Refusal::Refused(chain(&error)))?;
             this.followed(&service, &teller).await
         })
@@ -149,7 +181,7 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
     pub fn rollback(&self, service: ServiceName) -> Steps {
         let this = self.clone();
         steps(async move |teller| {
-            this.ours(&service)?;
+            this.changeable(&service)?;
             this.upgrader.rollback(&service).await.map_err(|error| Refusal::Refused(chain(&error)))?;
             this.followed(&service, &teller).await
         })
@@ -161,6 +193,7 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
         let this = self.clone();
         steps(async move |teller| {
             let spec = this.ours(&service)?;
+            let _held = Purging::begin(&service, &this.purging)?;
             this.records.set_stopped(&service, true).map_err(|error| refused(&error))?;
             teller.tell(format!("stopping {service}")).await;
             this.stopped(&spec, &teller).await?;
@@ -270,6 +303,13 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
         Ok(spec.clone())
     }
 
+    /// The same, when it is not being purged.
+    fn changeable(&self, service: &ServiceName) -> Result<ServiceSpec, Refusal> {
+        let spec = self.ours(service)?;
+        let purging = self.purging.lock().unwrap_or_else(PoisonError::into_inner);
+        if purging.contains(service) { Err(being_purged(service)) } else { Ok(spec) }
+    }
+
     fn status(&self, container: &str) -> Option<ContainerStatus> {
         self.statuses.borrow().iter().find(|status| status.name == container).cloned()
     }
@@ -310,13 +350,18 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
         }
     }
 
-    /// Waits until no container of a service runs.
+    /// Waits until the supervisor has heard that nothing is to run of a service, and nothing does: a start that was under way
+    /// is over then.
     async fn stopped(&self, spec: &ServiceSpec, teller: &Teller) -> Result<(), Refusal> {
         let runs = |statuses: &Vec<ContainerStatus>| {
             statuses.iter().any(|status| status.service == spec.name && status.state == ContainerState::Running)
         };
-        let mut statuses = self.statuses.clone();
-        let ended = async { statuses.wait_for(|statuses| !runs(statuses)).await.map(drop) };
+        let acts = |all: &BTreeMap<ServiceName, Applied>| all.get(&spec.name).is_some_and(|a| a.run == Run::Nothing);
+        let (mut applied, mut statuses) = (self.applied.clone(), self.statuses.clone());
+        let ended = async {
+            applied.wait_for(acts).await.map(drop)?;
+            statuses.wait_for(|statuses| !runs(statuses)).await.map(drop)
+        };
         match timeout(PATIENCE, ended).await {
             Ok(Ok(())) => {
                 teller.tell(format!("{} is stopped", spec.name)).await;

@@ -314,24 +314,6 @@ impl Records {
         })
     }
 
-    /// Forgets a service.
-    ///
-    /// # Errors
-    /// The file can't be removed, or an upgrade is at work.
-    pub fn forget(&self, service: &ServiceName) -> Result<(), RecordError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(record) = self.record(service) else { return Ok(()) };
-        idle(service, &record)?;
-        match std::fs::remove_file(self.dir.join(file_name(service))) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(RecordError::Directory { dir: self.dir.clone(), source });
-            }
-            _ => {}
-        }
-        self.current.send_modify(|map| drop(map.remove(service)));
-        Ok(())
-    }
-
     /// Changes a record: stores what `change` makes of it, then tells. Nothing happens when it stays the same.
     ///
     /// # Errors

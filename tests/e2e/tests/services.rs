@@ -35,7 +35,7 @@ fn every_kind_is_set_up_and_published() -> Result<()> {
                health_path = \"/\"\nmemory = \"128M\"\nvolumes = { data = \"/srv\" }\n\n\
                [services.hub]\nkind = \"external\"\naddress = \"192.168.1.1:8123\"\nport = 8123\nhealth_path = \"/\"\n"
             .to_owned(),
-        edge_images: vec![Wanted::Ghost, Wanted::Mariadb],
+        edge_images: vec![Wanted::Ghost, Wanted::NewerGhost, Wanted::Mariadb],
         home_images: vec![Wanted::Caddy],
     };
     let binaries = Binaries::beside_this_one()?;
@@ -103,6 +103,44 @@ fn operated(cloud: &Cloud) -> Result<()> {
     edge.agentctl(&["service", "blog", "start"])?;
     page(cloud, "https://example.test/", "Notes")?;
     home.agentctl(&["service", "restart", "box"])?;
+    page(cloud, "https://box.example.test/", "from a container")?;
+    upgraded(cloud).context("an upgrade and the way back")?;
+    purged(cloud).context("a purge")
+}
+
+/// Ghost on MariaDB goes up and comes back.
+fn upgraded(cloud: &Cloud) -> Result<()> {
+    let visitor = cloud.visitor()?;
+    let version = || -> Result<String> {
+        let site: Value = serde_json::from_slice(&visitor.get("https://example.test/ghost/api/admin/site/")?.body)?;
+        Ok(site["site"]["version"].as_str().context("Ghost does not tell its version")?.to_owned())
+    };
+    ensure!(version()? == "6.53", "Ghost is {} at first", version()?);
+    let same = cloud.edge.agentctl(&["service", "blog", "upgrade", "--to", "6.53.0"]).err();
+    let same = same.map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(same.contains("in force already"), "an upgrade to the same says {same:?}");
+    let down = cloud.edge.agentctl(&["service", "blog", "upgrade", "--to", "6.1.0"]).err();
+    ensure!(down.is_some(), "Ghost may go down");
+
+    cloud.edge.agentctl(&["service", "upgrade", "blog", "--to", "6.65.0"])?;
+    page(cloud, "https://example.test/", "Notes")?;
+    ensure!(version()? == "6.65", "Ghost is {} after the upgrade", version()?);
+    cloud.edge.agentctl(&["service", "blog", "rollback", "--yes"])?;
+    page(cloud, "https://example.test/", "Notes")?;
+    ensure!(version()? == "6.53", "Ghost is {} after the way back", version()?);
+    Ok(())
+}
+
+/// Nothing is left, and a start makes it anew.
+fn purged(cloud: &Cloud) -> Result<()> {
+    let volumes = || cloud.home_engine.docker(&["volume", "ls", "--format", "{{.Name}}"]);
+    ensure!(volumes()?.contains("cloudathome-box"), "there is no volume to remove: {}", volumes()?);
+    cloud.home.agentctl(&["service", "box", "purge", "--yes-remove-everything"])?;
+    let containers = cloud.home_engine.docker(&["ps", "--all", "--format", "{{.Names}}"])?;
+    ensure!(!containers.contains("cloudathome-box"), "after a purge these are left: {containers}");
+    ensure!(!volumes()?.contains("cloudathome-box"), "after a purge these are left: {}", volumes()?);
+    ensure!(volumes()?.contains("cloudathome-nextcloud"), "a purge took what is another's");
+    cloud.home.agentctl(&["service", "box", "start"])?;
     page(cloud, "https://box.example.test/", "from a container")
 }
 

@@ -20,9 +20,7 @@ use supervisor::apps::{
     Credential, GhostSecrets, Health as AppHealth, NextcloudSecrets, Place, container, external, ghost, nextcloud,
 };
 use supervisor::upgrade::{Host, HostOptions, NoCrash, Retry, Upgrader};
-use supervisor::{
-    DockerEngine, Operations, PinnedImage, Record, RecordMap, Records, Secrets, Supervisor, SupervisorOptions,
-};
+use supervisor::{DockerEngine, Operations, PinnedImage, RecordMap, Records, Secrets, Supervisor, SupervisorOptions};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -124,8 +122,10 @@ impl Services {
             upgrader: Arc::new(upgrader),
             requests: supervisor.requests.clone(),
             specs: specs(),
+            applied: supervisor.applied.clone(),
             statuses: supervisor.statuses.clone(),
             health: supervisor.health.clone(),
+            purging: Arc::default(),
         };
         let (relay_news, relays_changed) = watch::channel(());
         Ok(Self {
@@ -257,8 +257,17 @@ impl Services {
             health_path: path,
             health_status: status,
             well_known_dav: matches!(service.kind, Kind::Nextcloud(_)),
-            health: self.health_of(managed),
+            health: match self.held(&service.name) {
+                // One that starts may count as what it was before; one that people are kept out of must not.
+                Some(reason) => Health::Unhealthy { reason },
+                None => self.health_of(managed),
+            },
         }
+    }
+
+    /// Why people are kept out of a service, while they are.
+    fn held(&self, name: &ServiceName) -> Option<String> {
+        self.recorded.borrow().get(name).and_then(|record| record.wanted().held)
     }
 
     fn health_of(&self, managed: &Managed) -> Health {
@@ -266,14 +275,12 @@ impl Services {
         if managed.hostname.is_none() {
             return Health::Starting { reason: "waits for its public name from the edge".to_owned() };
         }
-        if let Some(wanted) = self.recorded.borrow().get(name).map(Record::wanted) {
-            if let Some(reason) = wanted.held {
-                return Health::Starting { reason };
-            }
-            if wanted.run == Run::Nothing {
-                let reason = format!("it is stopped; `agentctl service {name} start` starts it");
-                return Health::Unhealthy { reason };
-            }
+        if let Some(reason) = self.held(name) {
+            return Health::Starting { reason };
+        }
+        if self.recorded.borrow().get(name).is_some_and(|record| record.wanted().run == Run::Nothing) {
+            let reason = format!("it is stopped; `agentctl service {name} start` starts it");
+            return Health::Unhealthy { reason };
         }
         if let Some(reason) = managed.relay.as_ref().and_then(Relay::problem) {
             return Health::Unhealthy { reason };

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -16,6 +17,9 @@ use tracing::{debug, info, warn};
 const CONNECTIONS: usize = 256;
 /// For the service to accept one.
 const CONNECT: Duration = Duration::from_secs(5);
+/// A connection on which nothing comes for so long is asked whether the other end is still there.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
 /// Until an address that cannot be bound is tried again: the tunnel's link may be on its way.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -96,6 +100,12 @@ async fn run(
                 let _place = place;
                 match timeout(CONNECT, TcpStream::connect(to)).await {
                     Ok(Ok(mut service)) => {
+                        // Places are few: an end that went without a word must not keep one.
+                        for end in [&visitor, &service] {
+                            if let Err(error) = SockRef::from(end).set_tcp_keepalive(&KEEPALIVE) {
+                                debug!(%to, %error, "a connection is not watched for ends that go without a word");
+                            }
+                        }
                         // Either end may break off; the other then hears of it by the close.
                         let _ = copy_bidirectional(&mut visitor, &mut service).await;
                     }

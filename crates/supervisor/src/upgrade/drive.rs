@@ -74,13 +74,11 @@ impl<H: Effects, I: Injector> Drive<'_, H, I> {
             if let StepEnd::Failed(failure) = &end {
                 warn!(service = %self.service, "{} failed: {}", failure.step.words(), failure.reason);
             }
-            let again = journal.step.next(&end) == Some(journal.step);
+            let again = journal.step.next(&end).is_some_and(|next| next <= journal.step);
             self.write(end, images).await;
             if again {
                 failures += 1;
                 self.wait(failures).await;
-            } else {
-                failures = 0;
             }
         }
     }
@@ -154,6 +152,8 @@ impl<H: Effects, I: Injector> Drive<'_, H, I> {
                 host.restore(service, journal).await?;
             }
             Step::SettleBack => host.settle(service, &record.wanted(), journal, false).await?,
+            // What was brought back does not work: the copies it came from are all that is known to be good.
+            Step::Clear if journal.trouble.is_some() => {}
             Step::Keep | Step::Clear => {
                 before("discarding".into()).await;
                 let keep = record.former_after(journal).map(|former| former.release.generation);

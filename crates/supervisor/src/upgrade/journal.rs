@@ -151,9 +151,9 @@ impl Step {
                 StepEnd::Failed(_) | StepEnd::Interrupted,
             ) => Some(Self::Clear),
             (Self::Settle | Self::Finish, StepEnd::Failed(_)) => Some(Self::Halt),
-            // Half a way back is no place to stay.
-            (Self::Halt | Self::RestoreVolumes | Self::RestoreDatabases, StepEnd::Failed(_)) => Some(self),
-            // What the agent had begun may still be running.
+            // Half a way back is no place to stay. What was begun may still be running: it ends with its container.
+            (Self::Halt | Self::RestoreVolumes, StepEnd::Failed(_)) => Some(self),
+            (Self::RestoreDatabases, StepEnd::Failed(_)) => Some(Self::Halt),
             (Self::RestoreVolumes | Self::RestoreDatabases, StepEnd::Interrupted) => Some(Self::Halt),
             (_, StepEnd::Interrupted) => Some(self),
             // What could not be removed is removed after the next upgrade.
@@ -225,7 +225,8 @@ impl Journal {
         let what = match (self.asked, &self.failure) {
             (Asked::Upgrade, None) => format!("being upgraded to {}", self.new.words()),
             (Asked::Upgrade, Some(failure)) => {
-                format!("going back to {} because the upgrade failed ({})", self.old.words(), failure.reason)
+                let kept = if failure.step < Step::Settle { "staying at" } else { "going back to" };
+                format!("{kept} {} because the upgrade failed ({})", self.old.words(), failure.reason)
             }
             (Asked::Rollback, _) => format!("going back to {} because a person asked for it", self.old.words()),
         };

@@ -129,9 +129,12 @@ impl<H: Effects> Upgrader<H> {
             self.records.pin(service, &ids)?;
         }
         let begun = self.records.change_idle(service, |record| {
-            *record = record.begin_upgrade(&upgrade.units, &reference, volumes, databases, unix_now());
+            // A person may have stopped it meanwhile.
+            if !record.stopped {
+                *record = record.begin_upgrade(&upgrade.units, &reference, volumes, databases, unix_now());
+            }
         })?;
-        Ok(begun)
+        if begun.journal.is_some() { Ok(begun) } else { Err(UpgradeError::Stopped { service: service.clone() }) }
     }
 
     /// Begins the way back to the former release: its images, and what was copied and dumped of it when it was left.
@@ -144,12 +147,16 @@ impl<H: Effects> Upgrader<H> {
         let no_former = || UpgradeError::NoFormer { service: service.clone() };
         let record = self.records.record(service).ok_or_else(missing)?;
         let former = record.former.ok_or_else(no_former)?;
+        if record.stopped {
+            return Err(UpgradeError::Stopped { service: service.clone() });
+        }
         self.spec(service)?;
         let way = self.host.way_back(service, &former, &record.release).await;
         way.map_err(|why| UpgradeError::NoWayBack { service: service.clone(), why })?;
         let begun = self.records.change_idle(service, |record| {
             // Another one may have been quicker.
             if record.former.as_ref() == Some(&former)
+                && !record.stopped
                 && let Some(begun) = record.begin_rollback(unix_now())
             {
                 *record = begun;

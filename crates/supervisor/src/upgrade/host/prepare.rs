@@ -41,6 +41,12 @@ impl<E: Storage> Host<E> {
                 facts.ok_or_else(|| format!("image {} was fetched and is not there", new.reference))?
             }
         };
+        if old.id.as_ref() == Some(&facts.id) {
+            return Err(format!(
+                "{} is the image in force already; where its tag means another one by now, `docker pull` fetches that",
+                new.reference
+            ));
+        }
         let before = self.facts(old.id.as_ref().unwrap_or(&old.reference)).await?.unwrap_or_default();
         check_path(upgrade.path, (&old.reference, version_of(&before)), (&new.reference, version_of(&facts)))
             .map_err(|error| error.to_string())?;
