@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::chain;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::observed::{EngineState, ObservedContainer};
-use crate::probe::ask;
+use crate::probe::{CheckError, ask};
 use crate::words::short;
 
 /// So many failures in a row make a healthy service unhealthy: one slow answer is no outage.
@@ -148,8 +148,11 @@ async fn watch_check<E: Engine>(
             memory = Memory::default();
             Verdict::default()
         } else {
-            let answer = ask(&*engine, &check, now.as_ref().map(|start| start.id.as_str())).await;
-            let health = memory.judge(answer.map_err(|error| chain(&error)), now.as_ref(), check.grace, unix_now());
+            let health = match ask(&*engine, &check, now.as_ref().map(|start| start.id.as_str())).await {
+                // Nobody has seen how the service is.
+                Err(CheckError::Engine(EngineError::Unreachable { .. })) => Health::Unknown,
+                answer => memory.judge(answer.map_err(|error| chain(&error)), now.as_ref(), check.grace, unix_now()),
+            };
             let failing = matches!(health, Health::Unhealthy { .. });
             let failing_since = failing.then(|| told.failing_since.unwrap_or_else(Instant::now));
             Verdict { start: now.clone(), health, failing_since }
@@ -208,14 +211,12 @@ pub(crate) enum Trouble {
     Pending(String),
     /// A fault.
     Fault(String),
-    /// It ends again and again, and is started again and again.
-    Looping(String),
 }
 
 impl Trouble {
     fn reason(&self) -> &str {
         match self {
-            Self::Pending(reason) | Self::Fault(reason) | Self::Looping(reason) => reason,
+            Self::Pending(reason) | Self::Fault(reason) => reason,
         }
     }
 
@@ -235,29 +236,26 @@ impl Trouble {
         match self {
             Self::Pending(reason) => Self::Pending(words(reason)),
             Self::Fault(reason) => Self::Fault(words(reason)),
-            Self::Looping(reason) => Self::Looping(words(reason)),
         }
     }
 }
 
 /// The health of a service from what its containers lack (in their order), what its own checks have shown, and whether
-/// its checks are all there is.
+/// its checks are all there is. Only what its checks have shown to answer is healthy or degraded.
 pub(crate) fn compose(troubles: &[Trouble], checks: &[Health]) -> Health {
-    if let Some(Trouble::Looping(reason)) = troubles.iter().find(|trouble| matches!(trouble, Trouble::Looping(_))) {
-        return Health::Degraded { reason: reason.clone() };
-    }
+    // The first container in trouble is the likeliest cause: the others may need it.
+    let fault = troubles.iter().find(|trouble| matches!(trouble, Trouble::Fault(_)));
+    let trouble = fault.or(troubles.first());
     if !checks.is_empty() && checks.iter().all(|health| *health == Health::Healthy) {
-        return match troubles.first() {
+        return match trouble {
             Some(trouble) => Health::Degraded { reason: trouble.reason().to_owned() },
             None => Health::Healthy,
         };
     }
-    // The first container in trouble is the likeliest cause: the others may need it.
-    let fault = troubles.iter().find(|trouble| matches!(trouble, Trouble::Fault(_)));
-    match (fault, troubles.first()) {
-        (Some(fault), _) => return Health::Unhealthy { reason: fault.reason().to_owned() },
-        (None, Some(pending)) => return Health::Starting { reason: pending.reason().to_owned() },
-        (None, None) => {}
+    match trouble {
+        Some(Trouble::Fault(reason)) => return Health::Unhealthy { reason: reason.clone() },
+        Some(Trouble::Pending(reason)) => return Health::Starting { reason: reason.clone() },
+        None => {}
     }
     let severity = |health: &&Health| match health {
         Health::Healthy => 0,

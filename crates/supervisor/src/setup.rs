@@ -85,20 +85,21 @@ impl Setup {
         self.not_before.filter(|at| *at > now && !self.running)
     }
 
-    /// The health of the service with what its hooks say, where they have a say: once it is healthy without them.
+    /// The health of the service with what its hooks say, where they have a say: once it is healthy without them. While
+    /// one that must come before publishing has not succeeded, also because its container does not run, nobody is let in.
     pub(crate) fn judge(&self, service: &ServiceSpec, statuses: &[ContainerStatus], health: Health) -> Health {
         if !health.accepts_traffic() {
             return health;
         }
         let failed = |hook: &Hook| self.failed.as_ref().filter(|(failed, _)| failed == hook);
-        let due = self.due(service, statuses);
-        if let Some(due) = due.iter().find(|due| due.hook.before_publishing) {
-            return match failed(&due.hook) {
-                Some((_, reason)) => Health::Unhealthy { reason: told(&due.hook, reason) },
-                None => Health::Starting { reason: due.hook.what.clone() },
+        let succeeded = |hook: &Hook| due_for(hook, statuses).is_some_and(|due| self.done.contains(&due));
+        if let Some(hook) = service.setup.iter().find(|hook| hook.before_publishing && !succeeded(hook)) {
+            return match failed(hook) {
+                Some((_, reason)) => Health::Unhealthy { reason: told(hook, reason) },
+                None => Health::Starting { reason: hook.what.clone() },
             };
         }
-        match due.iter().find_map(|due| failed(&due.hook)) {
+        match self.due(service, statuses).iter().find_map(|due| failed(&due.hook)) {
             Some((hook, reason)) if health == Health::Healthy => Health::Degraded { reason: told(hook, reason) },
             _ => health,
         }
@@ -107,12 +108,15 @@ impl Setup {
     /// Hooks that have not succeeded since their container was started. One whose container does not run has its time
     /// when that does.
     fn due(&self, service: &ServiceSpec, statuses: &[ContainerStatus]) -> Vec<Due> {
-        let due = service.setup.iter().filter_map(|hook| {
-            let status = statuses.iter().find(|status| status.name == hook.container)?;
-            Some(Due { hook: hook.clone(), start: Start::of(status)? })
-        });
+        let due = service.setup.iter().filter_map(|hook| due_for(hook, statuses));
         due.filter(|due| !self.done.contains(due)).collect()
     }
+}
+
+/// The hook with the run of its container, if that runs.
+fn due_for(hook: &Hook, statuses: &[ContainerStatus]) -> Option<Due> {
+    let status = statuses.iter().find(|status| status.name == hook.container)?;
+    Some(Due { hook: hook.clone(), start: Start::of(status)? })
 }
 
 fn told(hook: &Hook, reason: &str) -> String {

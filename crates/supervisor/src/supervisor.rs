@@ -42,6 +42,9 @@ const RESUBSCRIBE: Duration = Duration::from_secs(1);
 const PROGRESS: Duration = Duration::from_secs(1);
 /// Requests that wait to be heard.
 const REQUESTS: usize = 16;
+/// After so many looks in a row that failed, some 17 s when it refuses at once, an engine counts as gone for whoever waits
+/// for everything to be stopped.
+const CLOSING_LOOKS: u32 = 6;
 
 /// How often things are tried.
 #[derive(Debug, Clone, Copy)]
@@ -141,6 +144,7 @@ impl Supervisor {
             pulling: BTreeMap::new(),
             asked: Vec::new(),
             restarting: BTreeMap::new(),
+            answers: Vec::new(),
             closing: false,
             closers: Vec::new(),
             hints: None,
@@ -187,6 +191,8 @@ struct Worker<E> {
     asked: Vec<(ServiceName, Answer)>,
     /// Restarts under way.
     restarting: BTreeMap<ServiceName, Vec<Answer>>,
+    /// What is answered once everybody can see it.
+    answers: Vec<(Answer, Result<(), RequestError>)>,
     /// The host goes down: nothing is started any more.
     closing: bool,
     /// Who waits for everything to be stopped.
@@ -219,9 +225,7 @@ impl<E: Engine> Worker<E> {
             self.publish(desired.as_deref());
             self.engine_failures = self.engine_failures.saturating_add(1);
             self.tracks.values_mut().for_each(Track::lost_sight);
-            for answer in std::mem::take(&mut self.closers) {
-                drop(answer.send(Err(RequestError::Failed(self.engine_reason.clone().unwrap_or_default()))));
-            }
+            self.answer_unseen();
             return Instant::now() + self.backoff.delay(self.engine_failures).min(ENGINE_RETRY_MAX);
         }
         self.engine_failures = 0;
@@ -236,6 +240,10 @@ impl<E: Engine> Worker<E> {
             self.acknowledge(desired);
         }
         self.publish(desired.as_deref());
+        for (answer, result) in std::mem::take(&mut self.answers) {
+            // Who no longer waits does not need to know.
+            drop(answer.send(result));
+        }
         self.run_hooks(desired.as_deref().unwrap_or_default());
         self.answer_closers(desired.is_some());
         self.next_look(desired.as_deref().unwrap_or_default())
@@ -333,13 +341,12 @@ impl<E: Engine> Worker<E> {
             let stops = match (&self.observed, desired.iter().find(|service| service.name == name)) {
                 (Some(observed), Some(service)) if !service.units.is_empty() => stop_all_of(service, observed),
                 _ => {
-                    // Who no longer waits does not need to know.
-                    drop(answer.send(Err(RequestError::Unknown(name))));
+                    self.answers.push((answer, Err(RequestError::Unknown(name))));
                     continue;
                 }
             };
             if stops.is_empty() {
-                drop(answer.send(Ok(())));
+                self.answers.push((answer, Ok(())));
             } else if let Some(others) = self.restarting.get_mut(&name) {
                 others.push(answer);
             } else if self.busy.contains(&name) {
@@ -453,9 +460,8 @@ impl<E: Engine> Worker<E> {
                 }
             }
         }
-        for answer in self.restarting.remove(&report.service).unwrap_or_default() {
-            drop(answer.send(restarted.clone()));
-        }
+        let answers = self.restarting.remove(&report.service).unwrap_or_default();
+        self.answers.extend(answers.into_iter().map(|answer| (answer, restarted.clone())));
     }
 
     fn failed(&mut self, name: &str, reason: String) {
@@ -479,6 +485,19 @@ impl<E: Engine> Worker<E> {
                     self.hooks.spawn(setup::run(Arc::clone(&self.engine), service.name.clone(), due));
                 }
             }
+        }
+    }
+
+    /// Without an engine nobody can see what became of what was asked. Whoever waits for everything to be stopped waits on:
+    /// a busy engine answers again.
+    fn answer_unseen(&mut self) {
+        let mut unseen: Vec<Answer> = self.answers.drain(..).map(|(answer, _)| answer).collect();
+        unseen.extend(self.asked.drain(..).map(|(_, answer)| answer));
+        if self.engine_failures >= CLOSING_LOOKS {
+            unseen.append(&mut self.closers);
+        }
+        for answer in unseen {
+            drop(answer.send(Err(RequestError::Failed(self.engine_reason.clone().unwrap_or_default()))));
         }
     }
 

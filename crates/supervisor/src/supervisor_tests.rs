@@ -64,6 +64,8 @@ impl Engine for FakeEngine {
     }
 
     async fn observe(&self) -> Result<Observed, EngineError> {
+        // Like any engine, it lets others go on meanwhile.
+        tokio::task::yield_now().await;
         self.with(|world| match world.gone {
             true => Err(EngineError::Unreachable {
                 socket: "/fake.sock".into(),
@@ -462,7 +464,7 @@ async fn a_service_comes_up_in_order_and_is_restarted_in_order() {
 
     let requests = bench.supervisor.requests.clone();
     requests.restart("svc".parse().unwrap()).await.unwrap();
-    bench.until_health("starting", "").await;
+    assert_eq!(bench.health("svc").word(), "starting", "whoever has the answer sees what it is about");
     bench.until_health("healthy", "").await;
     assert_eq!(bench.engine.calls(), ["stop app", "stop db", "start db", "start app"]);
     assert!(bench.supervisor.restarts.borrow().values().all(|count| *count == 0), "these do not count");
@@ -497,18 +499,76 @@ async fn what_hangs_is_started_anew_with_growing_patience() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loop_degrades_the_service_and_names_the_end() {
-    let mut bench = bench(Some(vec![alone(spec("a"))]));
-    bench.running().await;
-    // The name of the container is not the service's.
-    for word in ["unhealthy", "unhealthy", "degraded"] {
-        bench.engine.crash("a");
-        bench.until_health(word, "ended with exit code 3; its last words: starting | no database").await;
-        bench.until("again", |status| status.state == ContainerState::Running).await;
+async fn an_engine_that_is_gone_for_a_moment_does_not_end_a_shutdown() {
+    let mut bench = bench(Some(vec![pair()]));
+    bench.until_health("healthy", "").await;
+    bench.engine.calls();
+    bench.engine.with(|world| world.gone = true);
+    let requests = bench.supervisor.requests.clone();
+    let restart = requests.restart("svc".parse().unwrap()).await;
+    assert!(matches!(&restart, Err(RequestError::Failed(why)) if why.contains("no container engine")), "{restart:?}");
+    let (since, stopping) = (Instant::now(), tokio::spawn(async move { requests.stop_all().await }));
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    bench.engine.with(|world| world.gone = false);
+    stopping.await.unwrap().unwrap();
+    assert_eq!(bench.engine.calls(), ["stop app", "stop db"]);
+    // One that does not come back is not waited for.
+    bench.engine.with(|world| world.gone = true);
+    let gone = bench.supervisor.requests.stop_all().await;
+    assert!(matches!(gone, Err(RequestError::Failed(_))), "{gone:?}");
+    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_degrades_the_service_while_it_answers_and_names_the_end() {
+    let mut bench = bench(Some(vec![pair()]));
+    bench.until_health("healthy", "").await;
+    for times in 1..=3 {
+        bench.engine.crash("app");
+        bench.until_health("unhealthy", "ended with exit code 3; its last words: starting | no database").await;
+        assert_eq!(bench.supervisor.statuses.borrow()[1].state, ContainerState::Exited);
+        bench.until_health(if times < 3 { "healthy" } else { "degraded" }, "").await;
+        assert_eq!(bench.supervisor.statuses.borrow()[1].state, ContainerState::Running);
     }
     let degraded = bench.health("svc");
-    assert!(degraded.reason().unwrap().starts_with("a: ended 3 times in a row"), "{degraded:?}");
+    assert!(degraded.reason().unwrap().starts_with("app: ended 3 times in a row"), "{degraded:?}");
     bench.until_health("healthy", "").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_let_in_before_the_setup_that_comes_first_however_often_it_ends() {
+    let owner = model::Hook {
+        what: "owner".into(),
+        container: "app".into(),
+        user: "33".into(),
+        command: vec!["owner".into()],
+        timeout: Duration::from_secs(10),
+        also_fine: Vec::new(),
+        before_publishing: true,
+    };
+    let engine = Arc::new(FakeEngine::default());
+    engine.with(|world| {
+        world.images.insert("image:1".into());
+        world.failing.insert("owner in app".into());
+    });
+    // What answers is not the container that the setup is for.
+    let mut service = ServiceSpec { setup: vec![owner], ..pair() };
+    service.checks[0].container = Some("db".into());
+    let mut bench = bench_on(engine, Some(vec![service]));
+    let mut health = bench.supervisor.health.clone();
+    let let_in = tokio::spawn(async move {
+        let open = |all: &BTreeMap<ServiceName, Health>| all.values().any(Health::accepts_traffic);
+        drop(health.wait_for(open).await.unwrap());
+    });
+    bench.until_health("unhealthy", "owner: ended with 1").await;
+    for _ in 0..4 {
+        bench.engine.crash("app");
+        bench.until_health("starting", "owner").await;
+        bench.until_health("unhealthy", "owner: ended with 1").await;
+    }
+    assert!(!let_in.is_finished());
+    bench.engine.with(|world| world.failing.clear());
+    let_in.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,7 +94,7 @@ impl<E: Engine> Worker<E> {
             _ => {}
         }
         if let Some(reason) = known.clone().filter(|_| track.is_some_and(Track::is_looping)) {
-            return Some(Trouble::Looping(reason));
+            return Some(Trouble::Fault(reason));
         }
         if let Some(pending) = self.fetching(spec, known.is_some()) {
             return Some(Trouble::Pending(pending));

@@ -31,10 +31,10 @@ pub(super) enum Request {
 
 impl Requests {
     /// Stops all containers of a service in the opposite of its order; they are started again in its order. Returns
-    /// when they are stopped.
+    /// when they are stopped, and statuses and health say so.
     ///
     /// # Errors
-    /// When there is no such service, or a container does not stop.
+    /// When there is no such service, a container does not stop, or the engine does not answer.
     pub async fn restart(&self, service: ServiceName) -> Result<(), RequestError> {
         self.ask(|answer| Request::Restart(service, answer)).await
     }
@@ -43,7 +43,7 @@ impl Requests {
     /// Returns when nothing of ours runs any more. The next supervisor starts what is wanted.
     ///
     /// # Errors
-    /// When the supervisor ends before.
+    /// When the supervisor ends before, or the engine has not answered for a while.
     pub async fn stop_all(&self) -> Result<(), RequestError> {
         self.ask(Request::StopAll).await
     }
