@@ -42,7 +42,8 @@ pub(crate) struct Publication {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     name: ServiceName,
-    publication: watch::Sender<Publication>,
+    /// None until the first is known.
+    publication: watch::Sender<Option<Publication>>,
     health: watch::Receiver<Healths>,
     loaded: watch::Receiver<Loaded>,
     serving: watch::Receiver<BTreeMap<Hostname, Serving>>,
@@ -113,7 +114,7 @@ impl Publisher {
     ) -> anyhow::Result<Self> {
         let prober = Prober::new(config.acme_issuer_root.as_deref())?;
         let name = name()?;
-        let (publication, wanted) = watch::channel(Publication::default());
+        let (publication, wanted) = watch::channel(None);
         let (loaded_sender, loaded) = watch::channel(Loaded::default());
         let (serving_sender, serving) = watch::channel(BTreeMap::new());
         let loader = Loader {
@@ -132,9 +133,9 @@ impl Publisher {
     /// Publishes this and nothing else.
     pub(crate) fn publish(&self, wanted: Publication) {
         self.publication.send_if_modified(|current| {
-            let changed = *current != wanted;
+            let changed = current.as_ref() != Some(&wanted);
             if changed {
-                *current = wanted;
+                *current = Some(wanted);
             }
             changed
         });
@@ -177,7 +178,7 @@ impl Publisher {
 struct Loader {
     admin: AdminClient,
     state: IngressState,
-    wanted: watch::Receiver<Publication>,
+    wanted: watch::Receiver<Option<Publication>>,
     name: ServiceName,
     health: watch::Receiver<Healths>,
     loaded: watch::Sender<Loaded>,
@@ -187,7 +188,9 @@ impl Loader {
     async fn run(mut self) {
         let mut retry = LOAD_RETRY_MIN;
         loop {
-            let publication = self.wanted.borrow_and_update().clone();
+            // What is published stays until it is known what is to be: the agent may just have been started again.
+            let known = self.wanted.wait_for(Option::is_some).await;
+            let Ok(Some(publication)) = known.map(|known| known.clone()) else { return };
             self.state.sites.clone_from(&publication.sites);
             let config = render(&self.state);
             let pause = match self.ensure(&config).await {

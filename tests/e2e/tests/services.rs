@@ -28,7 +28,8 @@ fn every_kind_is_set_up_and_published() -> Result<()> {
     let more = More {
         nextcloud: "apps = [\"mail\", \"passwords\"]\nphone_region = \"DE\"\n".to_owned(),
         edge: "[services.blog]\nkind = \"ghost\"\nimage = \"ghost:6.53.0\"\ntitle = \"Notes\"\n\
-               database = { image = \"mysql:8\" }\n"
+               database = { image = \"mysql:8\" }\n\
+               mail = { host = \"203.0.113.5\", port = 25, security = \"none\", from = \"blog@example.test\" }\n"
             .to_owned(),
         home: "[services.box]\nkind = \"container\"\nimage = \"caddy:2\"\nport = 8081\ncontainer_port = 8000\n\
                command = [\"caddy\", \"respond\", \"--listen\", \":8000\", \"from a container\"]\n\
@@ -47,8 +48,13 @@ fn every_kind_is_set_up_and_published() -> Result<()> {
     let mut command = router.command("socat");
     command.arg("TCP-LISTEN:8123,bind=192.168.1.1,fork,reuseaddr").arg(format!("EXEC:sh {}", script.display()));
     let mut hub = router.spawn("hub", command)?;
+    // Somebody's mail server. It prints what it gets.
+    let mail = cloud.lab.host("visitor")?;
+    let mut command = mail.command("aiosmtpd");
+    command.args(["--nosetuid", "--listen", "203.0.113.5:25"]).env("PYTHONUNBUFFERED", "1");
+    let mail = mail.spawn("mail", command)?;
 
-    let checked = check(&mut cloud, &mut hub);
+    let checked = check(&mut cloud, &mut hub, &mail);
     if checked.is_err() {
         for agent in [&cloud.edge, &cloud.home] {
             println!("{}\n{}", agent.status_text()?, agent.process.log_tail(40));
@@ -58,10 +64,10 @@ fn every_kind_is_set_up_and_published() -> Result<()> {
     cloud.stop()
 }
 
-fn check(cloud: &mut Cloud, hub: &mut lab::Process) -> Result<()> {
+fn check(cloud: &mut Cloud, hub: &mut lab::Process, mail: &lab::Process) -> Result<()> {
     let took = cloud.wait_until_serving()?;
     println!("Nextcloud serves {:.1} s after the agents started", took.as_secs_f64());
-    ghost(cloud).context("Ghost on the edge")?;
+    ghost(cloud, mail).context("Ghost on the edge")?;
     nextcloud(cloud).context("Nextcloud at home")?;
     page(cloud, "https://box.example.test/", "from a container").context("the container at home")?;
     page(cloud, "https://hub.example.test/", "from the LAN").context("the external service")?;
@@ -74,7 +80,8 @@ fn check(cloud: &mut Cloud, hub: &mut lab::Process) -> Result<()> {
     page(cloud, "https://box.example.test/", "from a container").context("its neighbour")?;
 
     operated(cloud).context("services operated by agentctl")?;
-    restart(cloud).context("edge-agent started again")
+    restart(cloud).context("edge-agent started again")?;
+    imported(cloud).context("certificates of another Caddy")
 }
 
 /// What a person does on either host.
@@ -144,7 +151,7 @@ fn purged(cloud: &Cloud) -> Result<()> {
     page(cloud, "https://box.example.test/", "from a container")
 }
 
-fn ghost(cloud: &Cloud) -> Result<()> {
+fn ghost(cloud: &Cloud, mail: &lab::Process) -> Result<()> {
     let visitor = cloud.visitor()?;
     // The first answer of Ghost that a stranger gets: it has an owner by then.
     let setup = "https://example.test/ghost/api/admin/authentication/setup/";
@@ -169,8 +176,17 @@ fn ghost(cloud: &Cloud) -> Result<()> {
     let password = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     let login = serde_json::json!({ "username": OWNER, "password": password.trim() }).to_string();
     let json = ["-H", "Content-Type: application/json", "-H", "Origin: https://example.test", "-d", &login];
-    let session = visitor.request(&json, "https://example.test/ghost/api/admin/session/")?;
-    ensure!(session.status == 201, "the owner's login answers {}: {}", session.status, session.text());
+    let log_in = || visitor.request(&json, "https://example.test/ghost/api/admin/session/");
+    let first = log_in()?;
+    ensure!(first.status == 201, "the owner's login answers {}: {}", first.status, first.text());
+    // From then on, since it can send mail, a device that it does not know needs a number from there.
+    let second = log_in()?;
+    let asks = second.status == 403 && second.text().contains("2FA_NEW_DEVICE_DETECTED");
+    ensure!(asks, "the owner's next login answers {}: {}", second.status, second.text());
+    wait_until("Ghost's mail", LIMIT, || {
+        let log = mail.log()?;
+        Ok(log.contains("blog@example.test") && log.contains(&format!("To: {OWNER}")))
+    })?;
     let containers = cloud.edge_engine.docker(&["ps", "--format", "{{.Names}}"])?;
     for name in ["cloudathome-caddy", "cloudathome-blog", "cloudathome-blog-db"] {
         ensure!(containers.lines().any(|line| line == name), "{name} is missing in {containers}");
@@ -225,6 +241,33 @@ fn restart(cloud: &mut Cloud) -> Result<()> {
     })?;
     ensure!(refused.is_none(), "Ghost answered {refused:?} while the agent started");
     ensure!(cloud.edge_engine.docker(&started)? == before, "a container was touched");
+    Ok(())
+}
+
+/// A Caddy with an empty volume takes over what another one had, and asks for no new certificate.
+fn imported(cloud: &mut Cloud) -> Result<()> {
+    let edge = &mut cloud.edge;
+    let certificate = || {
+        let show = "cat /data/caddy/certificates/*/example.test/example.test.crt";
+        cloud.edge_engine.docker(&["exec", "cloudathome-caddy", "sh", "-c", show])
+    };
+    let before = certificate()?;
+    ensure!(before.contains("BEGIN CERTIFICATE"), "the certificate is {before:?}");
+    let store = edge.host.dir().join("store");
+    let store = store.to_string_lossy();
+    cloud.edge_engine.docker(&["cp", "cloudathome-caddy:/data", &store])?;
+    edge.process.terminate(LIMIT)?;
+    let volume = ["inspect", "--format", "{{range .Mounts}}{{if eq .Destination \"/data\"}}{{.Name}}{{end}}{{end}}"];
+    let volume = cloud.edge_engine.docker(&[&volume[..], &["cloudathome-caddy"]].concat())?;
+    cloud.edge_engine.docker(&["rm", "--force", "cloudathome-caddy"])?;
+    cloud.edge_engine.docker(&["volume", "rm", volume.trim()])?;
+    let file = edge.host.dir().join("edge-agent.toml");
+    let config = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let config = config.replace("[ingress]\n", &format!("[ingress]\nimport = {store:?}\n"));
+    fs::write(&file, config).with_context(|| format!("write {}", file.display()))?;
+    edge.process.restart()?;
+    page(cloud, "https://example.test/", "Notes")?;
+    ensure!(certificate()? == before, "it asked for a new certificate");
     Ok(())
 }
 

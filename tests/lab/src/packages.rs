@@ -75,6 +75,7 @@ pub const TESTS: &[Package] = &[
     program("ethtool", "ethtool", "switch a wire's offloads off"),
     program("e2fsprogs", "mkfs.ext4", "make a disk that can be full"),
     program("docker-registry", "docker-registry", "give out images in the lab"),
+    program("python3-aiosmtpd", "aiosmtpd", "take the mail that services send"),
 ];
 
 /// To measure tunnels side by side.

@@ -131,7 +131,9 @@ fn import_certificates() -> Vec<String> {
     let text = "from=/import; [ -d /import/caddy ] && from=/import/caddy
         for part in certificates acme; do
           [ -d \"$from/$part\" ] || continue
-          (cd \"$from\" && find \"$part\" -type f) | while IFS= read -r file; do
+          files=$(cd \"$from\" && find \"$part\" -type f)
+          printf '%s\\n' \"$files\" | while IFS= read -r file; do
+            [ -z \"$file\" ] && continue
             [ -e \"/data/caddy/$file\" ] && continue
             mkdir -p \"/data/caddy/$(dirname \"$file\")\"
             cp \"$from/$file\" \"/data/caddy/$file.importing\"

@@ -201,6 +201,7 @@ fn mail(mail: &Mail) -> Value {
         "port": mail.port,
         "secure": mail.security == MailSecurity::Tls,
         "requireTLS": mail.security == MailSecurity::StartTls,
+        "ignoreTLS": mail.security == MailSecurity::None,
     });
     if let Some(login) = &mail.login {
         options["auth"] = json!({ "user": login.user, "pass": login.password.expose_secret() });
