@@ -10,6 +10,7 @@ pub(crate) mod peers;
 mod programs;
 mod report;
 mod results;
+pub(crate) mod services;
 mod tunnel;
 mod udp;
 
@@ -64,7 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let needed = packages::BUILD.iter().chain(packages::BENCH);
     packages::ensure(needed, &mut |line| eprintln!("{line}"))?;
     let programs = Programs::provide(&paths, &mut |what| progress.step(what))?;
-    let machine = Machine::look(&programs)?;
+    let machine = Machine::look(programs.versions())?;
     let rounds = options.rounds as usize;
     let estimate = rounds * paths.len() * load::seconds(options.seconds);
     progress.step(&format!("{} paths, {rounds} rounds: about {} minutes", paths.len(), estimate.div_ceil(60)));

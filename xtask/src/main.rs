@@ -71,6 +71,11 @@ enum Bench {
     /// each peer; and one peer's throughput beside them. Prints which goals were met. Congestion control is cubic, which is
     /// added to net.ipv4.tcp_allowed_congestion_control of this machine until it starts again. Needs root.
     Peers(bench::peers::Options),
+    /// Measure the whole product with Nextcloud and Ghost on this machine, once
+    ///
+    /// From the agents' start to the first answer at either public name; for how long Ghost does not answer while it is upgraded
+    /// and while that is taken back; the agents' own memory after a minute in which nobody asks for anything. Needs root.
+    Services,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +84,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Bench(Bench::Tunnel(options)) => bench::run(&options),
         Command::Bench(Bench::Peers(options)) => bench::peers::run(&options),
+        Command::Bench(Bench::Services) => bench::services::run(),
         Command::Soak { minutes, role, offload } => soak::run(minutes, &role, &offload),
     };
     match result {

@@ -7,8 +7,6 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::programs::Programs;
-
 /// The machine, and the versions of what was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
@@ -23,7 +21,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn look(programs: &Programs) -> Result<Self> {
+    /// `versions`: of what is measured, by name.
+    pub(crate) fn look(versions: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
         let read = |file: &str| fs::read_to_string(file).with_context(|| format!("read {file}"));
         let value = |text: &str, key: &str| {
             let line = text.lines().find(|line| line.starts_with(key));
@@ -36,7 +35,7 @@ impl Machine {
             cores: std::thread::available_parallelism()?.get(),
             memory: memory.trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024,
             load: read("/proc/loadavg")?.split(' ').take(3).collect::<Vec<_>>().join(" "),
-            versions: programs.versions().into_iter().collect(),
+            versions: versions.into_iter().collect(),
         })
     }
 }

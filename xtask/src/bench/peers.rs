@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let programs = Programs::provide(&[], &mut |what| progress.step(what))?;
     progress.step("building the crowd of dialers");
     let dialers = programs::build("crowd", &cargo::workspace().join("target"), &[])?;
-    let machine = Machine::look(&programs)?;
+    let machine = Machine::look(programs.versions())?;
     congestion::allow()?;
 
     let (mut ours, mut stock) = (Vec::new(), Vec::new());
