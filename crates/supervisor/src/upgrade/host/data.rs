@@ -17,10 +17,10 @@ const FROM: &str = "/cloudathome-from";
 const TO: &str = "/cloudathome-to";
 
 /// Whatever there was goes; then everything comes with owners, modes, times and links, and is on the disk: the journal
-/// that says so must not outlive it in a power loss.
+/// that says so must not outlive it in a power loss. No list of arguments grows with the number of files.
 const COPY: &str = "set -eu
 cd /cloudathome-to
-rm -rf -- ..?* .[!.]* *
+find . ! -name . -prune -exec rm -rf -- {} +
 cp -a /cloudathome-from/. /cloudathome-to/
 sync";
 
@@ -197,4 +197,36 @@ impl<E: Storage> Host<E> {
 
 fn dump_file(database: &DatabaseSpec, at: usize, old: &Release, new: &Release) -> String {
     Path::new(&database.directory).join(dump_name(old.generation, new.generation, at)).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_takes_the_place_of_any_number_of_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        for file in ["from/.hidden", "from/code/app", "to/-rf", "to/..odd", "to/.old/deep", "to/two words"] {
+            let file = dir.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, "x").unwrap();
+        }
+        symlink("/nowhere", from.join("link")).unwrap();
+        // More than a list of arguments can hold.
+        let long = "n".repeat(240);
+        for at in 0..12_000 {
+            fs::write(to.join(format!("{long}{at}")), "").unwrap();
+        }
+        let script = COPY.replace("/cloudathome-", &format!("{}/", dir.path().display())).replace("\nsync", "");
+        let copied = Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let mut names: Vec<_> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".hidden", "code", "link"]);
+    }
 }
