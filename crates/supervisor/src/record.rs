@@ -280,15 +280,17 @@ impl Records {
         })
     }
 
-    /// Notes the ids of images that a release has no ids for yet.
+    /// Notes the ids of images that a release has no ids for yet, from what was seen of the same references: another
+    /// reference may have come into the configuration.
     ///
     /// # Errors
     /// It can't be stored, there is no such record, or an upgrade is at work.
-    pub fn pin(&self, service: &ServiceName, ids: &BTreeMap<String, String>) -> Result<Record, RecordError> {
+    pub fn pin(&self, service: &ServiceName, seen: &BTreeMap<String, PinnedImage>) -> Result<Record, RecordError> {
         self.change_idle(service, |record| {
             for (unit, image) in &mut record.release.images {
-                if image.id.is_none() {
-                    image.id = ids.get(unit).cloned();
+                let seen = seen.get(unit).filter(|seen| seen.reference == image.reference);
+                if let Some(seen) = seen.filter(|_| image.id.is_none()) {
+                    image.id.clone_from(&seen.id);
                 }
             }
         })

@@ -1,7 +1,11 @@
 use super::*;
 
+fn image(reference: &str, id: Option<&str>) -> BTreeMap<String, PinnedImage> {
+    [("app".to_owned(), PinnedImage { reference: reference.into(), id: id.map(str::to_owned) })].into()
+}
+
 fn images() -> BTreeMap<String, PinnedImage> {
-    [("app".to_owned(), PinnedImage { reference: "app:1".into(), id: None })].into()
+    image("app:1", None)
 }
 
 #[test]
@@ -19,8 +23,11 @@ fn records_outlive_the_agent_and_a_change_is_told() {
     records.install(&service, BTreeMap::new()).unwrap();
     assert!(!watch.has_changed().unwrap(), "what is installed stays");
 
-    records.pin(&service, &[("app".to_owned(), "sha256:1".to_owned())].into()).unwrap();
-    records.pin(&service, &[("app".to_owned(), "sha256:2".to_owned())].into()).unwrap();
+    records.pin(&service, &image("app:2", Some("sha256:2"))).unwrap();
+    let other = records.record(&service).unwrap();
+    assert_eq!(other.release.images["app"].id, None, "what another reference means is none of its business");
+    records.pin(&service, &image("app:1", Some("sha256:1"))).unwrap();
+    records.pin(&service, &image("app:1", Some("sha256:2"))).unwrap();
     let record = records.set_stopped(&service, true).unwrap();
     assert_eq!(record.release.images["app"].id.as_deref(), Some("sha256:1"), "a tag that moves changes nothing");
     assert_eq!(record.wanted().run, Run::Nothing);
@@ -59,12 +66,10 @@ fn an_image_that_never_ran_is_put_right_by_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let service: ServiceName = "cloud".parse().unwrap();
     let records = Records::open(dir.path()).unwrap();
-    let named = |reference: &str| -> BTreeMap<_, _> {
-        [("app".to_owned(), PinnedImage { reference: reference.into(), id: None })].into()
-    };
+    let named = |reference: &str| image(reference, None);
     records.install(&service, named("ap:1")).unwrap();
     assert_eq!(records.install(&service, named("app:1")).unwrap().release.images["app"].reference, "app:1");
-    records.pin(&service, &[("app".to_owned(), "sha256:1".to_owned())].into()).unwrap();
+    records.pin(&service, &image("app:1", Some("sha256:1"))).unwrap();
     assert_eq!(records.install(&service, named("app:2")).unwrap().release.images["app"].reference, "app:1");
 
     // A service that begins anew does so with what the configuration names then.

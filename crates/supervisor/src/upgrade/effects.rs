@@ -12,11 +12,11 @@ use crate::record::{Former, PinnedImage, Release, Wanted};
 /// The effects. Each may run any number of times, also after it was broken off in the middle, and has a deadline of its
 /// own. None starts or stops a container of the service: the supervisor does, by what the record says.
 pub trait Effects: Send + Sync + 'static {
-    /// The ids of the images that the units of the service run, by unit; of those only that run as they are defined.
+    /// The images that the units of the service run, with their ids, by unit; of those only that run as they are defined.
     fn images_in_use(
         &self,
         service: &ServiceName,
-    ) -> impl Future<Output = Result<BTreeMap<String, String>, String>> + Send;
+    ) -> impl Future<Output = Result<BTreeMap<String, PinnedImage>, String>> + Send;
 
     /// Checks the way from the old release to the new one, has the new image on this host and checks that there is room
     /// for the copies. Changes nothing of the service. Returns the images of the new release, with their ids.

@@ -196,15 +196,17 @@ impl<E: Storage> Host<E> {
 }
 
 impl<E: Storage> Effects for Host<E> {
-    async fn images_in_use(&self, service: &ServiceName) -> Result<BTreeMap<String, String>, String> {
+    async fn images_in_use(&self, service: &ServiceName) -> Result<BTreeMap<String, PinnedImage>, String> {
         let spec = self.definition(service)?;
         let observed = self.observe().await?;
-        let ids = spec.units.iter().filter_map(|unit| {
+        let images = spec.units.iter().filter_map(|unit| {
             let container = observed.ours(&unit.container.name)?;
             let runs = container.state == EngineState::Running && fits(&unit.container, container);
-            runs.then(|| (unit.container.name.clone(), container.image_id.clone()))
+            let id = Some(container.image_id.clone());
+            let image = || PinnedImage { reference: unit.container.image.clone(), id };
+            runs.then(|| (unit.container.name.clone(), image()))
         });
-        Ok(ids.collect())
+        Ok(images.collect())
     }
 
     async fn prepare(

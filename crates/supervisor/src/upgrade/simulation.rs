@@ -129,7 +129,7 @@ impl SimHost {
 }
 
 impl Effects for SimHost {
-    async fn images_in_use(&self, _: &ServiceName) -> Result<BTreeMap<String, String>, String> {
+    async fn images_in_use(&self, _: &ServiceName) -> Result<BTreeMap<String, PinnedImage>, String> {
         Ok(BTreeMap::new())
     }
 

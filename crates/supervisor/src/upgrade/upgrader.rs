@@ -125,8 +125,8 @@ impl<H: Effects> Upgrader<H> {
         let databases: BTreeSet<_> = upgrade.databases.iter().map(|database| database.container.clone()).collect();
         let (volumes, databases): (Vec<_>, Vec<_>) = (volumes.collect(), databases.into_iter().collect());
         // What is left must be found again, whatever its tag comes to mean.
-        if let Ok(ids) = self.host.images_in_use(service).await {
-            self.records.pin(service, &ids)?;
+        if let Ok(seen) = self.host.images_in_use(service).await {
+            self.records.pin(service, &seen)?;
         }
         let begun = self.records.change_idle(service, |record| {
             // A person may have stopped it meanwhile.
@@ -210,8 +210,8 @@ impl<H: Effects, I: Injector> Worker<H, I> {
 
     /// Notes which images a service was installed with, once they run: a tag that moves changes nothing from there on.
     async fn pin(&self, service: &ServiceName) {
-        let Ok(ids) = self.host.images_in_use(service).await else { return };
-        if let Err(failure) = self.records.pin(service, &ids) {
+        let Ok(seen) = self.host.images_in_use(service).await else { return };
+        if let Err(failure) = self.records.pin(service, &seen) {
             warn!(%service, "its images can't be noted, which is tried again: {}", chain(&failure));
         }
     }
