@@ -224,8 +224,8 @@ pub enum UpgradePath {
     Free,
 }
 
-/// A database: how its content is dumped to a file and brought back from one. Both commands run in its container; in
-/// their arguments the text `{dump}` stands for the file.
+/// A database: how its content is dumped to a file and brought back from one. The commands run in its container; in their
+/// arguments the text `{dump}` stands for the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseSpec {
     /// Its container, by its name without our prefix.
@@ -236,6 +236,8 @@ pub struct DatabaseSpec {
     pub directory: PathBuf,
     /// Writes the dump, roles included, and fails when it is not whole.
     pub dump: Vec<String>,
+    /// Fails when a file that the restore reads is missing or not whole. Changes nothing.
+    pub verify: Vec<String>,
     /// Makes the database what the dump says, whatever it is now.
     pub restore: Vec<String>,
 }

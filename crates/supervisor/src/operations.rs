@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::console::{Console, ConsoleCommand};
-use crate::record::{RecordError, Records};
+use crate::record::{Record, RecordError, Records};
 use crate::storage::Storage;
 use crate::supervisor::{Applied, Requests};
 use crate::upgrade::{Effects, Upgrader};
@@ -55,7 +55,7 @@ pub struct Operations<E, H> {
     pub statuses: watch::Receiver<Vec<ContainerStatus>>,
     /// The services as they are.
     pub health: watch::Receiver<BTreeMap<ServiceName, Health>>,
-    /// Services that are being removed with all that they keep: nothing else may be done with them.
+    /// Services that are being removed with all that they keep, by whoever asked first.
     pub purging: Arc<Mutex<BTreeSet<ServiceName>>>,
 }
 
@@ -86,7 +86,8 @@ impl Purging {
         if all.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone()) {
             Ok(Self { service: service.clone(), all: Arc::clone(all) })
         } else {
-            Err(being_purged(service))
+            let words = "is being removed with all that it keeps; wait until that has ended";
+            Err(Refusal::Refused(format!("{service} {words}")))
         }
     }
 }
@@ -95,10 +96,6 @@ impl Drop for Purging {
     fn drop(&mut self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.service);
     }
-}
-
-fn being_purged(service: &ServiceName) -> Refusal {
-    Refusal::Refused(format!("{service} is being removed with all that it keeps; wait until that has ended"))
 }
 
 /// Tells whoever asked.
@@ -131,7 +128,7 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
     pub fn run(&self, service: ServiceName, command: RunCommand) -> Steps {
         let this = self.clone();
         steps(async move |teller| {
-            let spec = this.changeable(&service)?;
+            let spec = this.ours(&service)?;
             match command {
                 RunCommand::Start => {
                     this.records.set_stopped(&service, false).map_err(|error| refused(&error))?;
@@ -145,11 +142,8 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
                 }
                 RunCommand::Restart => {
                     let record = this.records.record(&service);
-                    if let Some(journal) = record.as_ref().and_then(|record| record.journal.as_ref()) {
-                        return Err(Refusal::Refused(format!(
-                            "{service} is {}; wait until that has ended",
-                            journal.words()
-                        )));
+                    if let Some(words) = record.as_ref().and_then(Record::busy) {
+                        return Err(Refusal::Refused(format!("{service} is {words}")));
                     }
                     if record.is_some_and(|record| record.stopped) {
                         return Err(Refusal::Refused(format!(
@@ -170,7 +164,7 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
     pub fn upgrade(&self, service: ServiceName, to: String) -> Steps {
         let this = self.clone();
         steps(async move |teller| {
-            this.changeable(&service)?;
+            this.ours(&service)?;
             this.upgrader.upgrade(&service, &to).await.map_err(|error| Refusal::Refused(chain(&error)))?;
             this.followed(&service, &teller).await
         })
@@ -181,24 +175,30 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
     pub fn rollback(&self, service: ServiceName) -> Steps {
         let this = self.clone();
         steps(async move |teller| {
-            this.changeable(&service)?;
+            this.ours(&service)?;
             this.upgrader.rollback(&service).await.map_err(|error| Refusal::Refused(chain(&error)))?;
             this.followed(&service, &teller).await
         })
     }
 
-    /// Removes the containers of a service and everything that it keeps. It stays stopped: a start installs it anew.
+    /// Removes the containers of a service and everything that it keeps, and gives up what is at work on it. It stays
+    /// stopped: a start installs it anew. When it is broken off nothing else can be done with the service but this again.
     #[must_use]
     pub fn purge(&self, service: ServiceName) -> Steps {
         let this = self.clone();
         steps(async move |teller| {
             let spec = this.ours(&service)?;
             let _held = Purging::begin(&service, &this.purging)?;
-            this.records.set_stopped(&service, true).map_err(|error| refused(&error))?;
+            let record = this.records.record(&service);
+            if let Some(journal) = record.and_then(|record| record.journal) {
+                teller.tell(format!("giving up: {service} is {}", journal.words())).await;
+            }
+            this.upgrader.give_up(&service).await.map_err(|error| refused(&error))?;
             teller.tell(format!("stopping {service}")).await;
             this.stopped(&spec, &teller).await?;
             let failed =
                 |error: EngineError| Refusal::Failed(format!("{service} is not wholly removed: {}", chain(&error)));
+            this.engine.end_helper(&service).await.map_err(failed)?;
             let observed = this.engine.observe().await.map_err(failed)?;
             let owned = observed.containers.iter().filter(|c| c.owned.as_ref().is_some_and(|o| o.service == service));
             for container in owned {
@@ -301,13 +301,6 @@ impl<E: Console + Storage, H: Effects> Operations<E, H> {
             )));
         }
         Ok(spec.clone())
-    }
-
-    /// The same, when it is not being purged.
-    fn changeable(&self, service: &ServiceName) -> Result<ServiceSpec, Refusal> {
-        let spec = self.ours(service)?;
-        let purging = self.purging.lock().unwrap_or_else(PoisonError::into_inner);
-        if purging.contains(service) { Err(being_purged(service)) } else { Ok(spec) }
     }
 
     fn status(&self, container: &str) -> Option<ContainerStatus> {

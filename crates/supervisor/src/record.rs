@@ -59,7 +59,13 @@ pub struct Record {
     pub journal: Option<Journal>,
     /// The last one that ended.
     pub last: Option<Ended>,
+    /// All of the service is being removed, with what it keeps: until that is done it is none that could run.
+    #[serde(default)]
+    pub purging: bool,
 }
+
+/// Why a service that is being removed does nothing else.
+const PURGING: &str = "being removed with all that it keeps; if that was broken off, ask for `purge` again";
 
 /// What the record says is to be true of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,12 +127,16 @@ impl Record {
             former: None,
             journal: None,
             last: None,
+            purging: false,
         }
     }
 
     /// What is to be true now.
     #[must_use]
     pub fn wanted(&self) -> Wanted {
+        if self.purging {
+            return Wanted { release: self.release.clone(), run: Run::Nothing, held: Some(PURGING.to_owned()) };
+        }
         let Some(journal) = &self.journal else {
             let run = if self.stopped { Run::Nothing } else { Run::All };
             return Wanted { release: self.release.clone(), run, held: None };
@@ -138,6 +148,21 @@ impl Record {
             _ => Run::All,
         };
         Wanted { release: release.clone(), run, held: (!journal.step.published()).then(|| journal.words()) }
+    }
+
+    /// Why nothing can be done with the service now, if so.
+    #[must_use]
+    pub fn busy(&self) -> Option<String> {
+        if self.purging {
+            return Some(PURGING.to_owned());
+        }
+        let journal = self.journal.as_ref()?;
+        // Only a way back has to succeed.
+        let next = match (&journal.trouble, journal.step.is_back()) {
+            (Some(_), true) => "it is tried again; `purge` gives it up, with all that the service keeps",
+            _ => "wait until that has ended",
+        };
+        Some(format!("{}; {next}", journal.words()))
     }
 
     /// The record with an upgrade begun: `units` get the image `reference`.
@@ -210,12 +235,12 @@ pub enum RecordError {
         /// The service.
         service: ServiceName,
     },
-    /// An upgrade is at work.
-    #[error("{service} is {words}; wait until that has ended")]
+    /// An upgrade is at work, or all of it is being removed.
+    #[error("{service} is {words}")]
     Busy {
         /// The service.
         service: ServiceName,
-        /// What is at work.
+        /// What is at work, and what to do about it.
         words: String,
     },
 }
@@ -304,15 +329,28 @@ impl Records {
         self.change_idle(service, |record| record.stopped = stopped)
     }
 
-    /// Begins a service's record anew, with the images that it names now, and stopped.
+    /// Says that a service is being removed with all that it keeps, whatever is at work: nothing of it runs from here on,
+    /// and nothing else can be done with it, until it is begun anew.
     ///
     /// # Errors
-    /// It can't be stored, there is no such record, or an upgrade is at work.
+    /// It can't be stored, or there is no such record.
+    pub fn begin_purge(&self, service: &ServiceName) -> Result<Record, RecordError> {
+        self.change(service, |old| {
+            let record = old.cloned().ok_or_else(|| RecordError::Missing { service: service.clone() })?;
+            Ok(Record { journal: None, purging: true, ..record })
+        })
+    }
+
+    /// Begins a service's record anew, with the images that it names now, and stopped: nothing that it kept is left.
+    ///
+    /// # Errors
+    /// It can't be stored, or there is no such record.
     pub fn renew(&self, service: &ServiceName) -> Result<Record, RecordError> {
-        self.change_idle(service, |record| {
-            let mut images = std::mem::take(&mut record.release.images);
+        self.change(service, |old| {
+            let record = old.cloned().ok_or_else(|| RecordError::Missing { service: service.clone() })?;
+            let mut images = record.release.images;
             images.values_mut().for_each(|image| image.id = None);
-            *record = Record { stopped: true, ..Record::new(images) };
+            Ok(Record { stopped: true, ..Record::new(images) })
         })
     }
 
@@ -343,17 +381,12 @@ impl Records {
     ) -> Result<Record, RecordError> {
         self.change(service, |old| {
             let mut record = old.cloned().ok_or_else(|| RecordError::Missing { service: service.clone() })?;
-            idle(service, &record)?;
+            if let Some(words) = record.busy() {
+                return Err(RecordError::Busy { service: service.clone(), words });
+            }
             change(&mut record);
             Ok(record)
         })
-    }
-}
-
-fn idle(service: &ServiceName, record: &Record) -> Result<(), RecordError> {
-    match &record.journal {
-        Some(journal) => Err(RecordError::Busy { service: service.clone(), words: journal.words() }),
-        None => Ok(()),
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::upgrade::{Failure, StepEnd};
 
 fn image(reference: &str, id: Option<&str>) -> BTreeMap<String, PinnedImage> {
     [("app".to_owned(), PinnedImage { reference: reference.into(), id: id.map(str::to_owned) })].into()
@@ -53,7 +54,40 @@ fn while_an_upgrade_is_at_work_nothing_else_is() {
         "cloud is being upgraded to app:2 (generation 2): checking the way and fetching the image; wait until that \
          has ended"
     );
-    assert!(records.renew(&service).is_err());
+}
+
+#[test]
+fn a_way_back_that_can_not_succeed_ends_by_removing_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let service: ServiceName = "cloud".parse().unwrap();
+    let records = Records::open(dir.path()).unwrap();
+    records.install(&service, images()).unwrap();
+    let fail = |step, why: &str| StepEnd::Failed(Failure::new(step, why));
+    records
+        .change_idle(&service, |record| {
+            *record = record.begin_upgrade(&["app".into()], "app:2", vec!["v".into()], Vec::new(), 0);
+            for step in [Step::Prepare, Step::Quiesce, Step::Snapshot, Step::Dump] {
+                assert_eq!(record.journal.as_ref().unwrap().step, step);
+                *record = record.advance(&StepEnd::Done(None), 1);
+            }
+            *record = record.advance(&fail(Step::Settle, "not healthy"), 2);
+            *record = record.advance(&StepEnd::Done(None), 3);
+            *record = record.advance(&fail(Step::RestoreVolumes, "there is no volume v.g1"), 4);
+        })
+        .unwrap();
+    let busy = records.set_stopped(&service, true).unwrap_err().to_string();
+    assert!(busy.contains("there is no volume v.g1; it is tried again; `purge` gives it up"), "{busy}");
+
+    // Whoever dies at it must not leave half of a service that could be started.
+    records.begin_purge(&service).unwrap();
+    let again = Records::open(dir.path()).unwrap();
+    let record = again.record(&service).unwrap();
+    assert_eq!((record.journal.is_some(), record.wanted().run), (false, Run::Nothing));
+    let busy = again.set_stopped(&service, false).unwrap_err().to_string();
+    assert!(busy.contains("being removed with all that it keeps"), "{busy}");
+    let record = again.renew(&service).unwrap();
+    assert_eq!((record.purging, record.stopped, record.wanted().held), (false, true, None));
+    assert_eq!(again.set_stopped(&service, false).unwrap().wanted().run, Run::All);
 }
 
 #[test]

@@ -109,6 +109,7 @@ async fn run(socket: &str, state: &Path, spec: ServiceSpec, death: usize) -> Res
                     _ => println!("last: not known yet"),
                 },
                 Some("rollback") => told_of(upgrader.rollback(&service).await),
+                Some("give up") => told_of(upgrader.give_up(&service).await),
                 Some(line) => match line.strip_prefix("upgrade ") {
                     Some(to) => told_of(upgrader.upgrade(&service, to).await),
                     None => println!("what is {line}?"),

@@ -13,6 +13,9 @@ const DUMP: &str = "set -e
 pg_dumpall --username=nextcloud --roles-only > {dump}.roles
 pg_dump --username=nextcloud --format=custom --file={dump}.content nextcloud
 pg_restore --list {dump}.content > /dev/null";
+const VERIFY: &str = "set -e
+test -s {dump}.roles
+pg_restore --list {dump}.content > /dev/null";
 /// A role that is there already is no fault.
 const RESTORE: &str = "set -e
 psql --username=nextcloud --dbname=template1 --quiet --file={dump}.roles
@@ -100,6 +103,7 @@ pub(crate) fn spec() -> Result<ServiceSpec, Error> {
             user: "0".into(),
             directory: "/dumps".into(),
             dump: words(&["sh", "-c", DUMP]),
+            verify: words(&["sh", "-c", VERIFY]),
             restore: words(&["sh", "-c", RESTORE]),
         }],
         after: Vec::new(),

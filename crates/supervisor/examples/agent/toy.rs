@@ -45,6 +45,7 @@ pub(crate) fn spec(name: &str) -> Result<ServiceSpec, Error> {
             directory: "/dumps".into(),
             // Slow enough to be met at work by whoever comes after a death.
             dump: words(&["sh", "-c", "cp /db/posts {dump}.posts && sleep 0.3 && cp /db/form {dump}.form"]),
+            verify: words(&["sh", "-c", "test -e {dump}.posts && test -s {dump}.form"]),
             restore: words(&[
                 "sh",
                 "-c",

@@ -58,25 +58,17 @@ pub(super) fn postgres(place: &Place, image: &str, name: &str, password: &Secret
          psql --username postgres --dbname postgres --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file /run/secrets/role.sql",
         &[name],
     );
-    let dump = script(
-        "pg_dumpall --username postgres --roles-only --file {dump}.roles
-         grep -q 'PostgreSQL database cluster dump complete' {dump}.roles
-         pg_dump --username postgres --format custom --file {dump} \"$1\"
-         pg_restore --list {dump} >/dev/null
-         sync",
-        &[name],
-    );
+    let verify = "grep -q 'PostgreSQL database cluster dump complete' {dump}.roles
+         pg_restore --list {dump} >/dev/null\n";
+    let dump = "pg_dumpall --username postgres --roles-only --file {dump}.roles
+         pg_dump --username postgres --format custom --file {dump} \"$1\"\n";
     // Roles that are there already are reported as errors and stay; ownership below fails where one is missing.
-    let restore = script(
-        "pg_restore --list {dump} >/dev/null
-         psql --username postgres --dbname postgres --no-psqlrc --quiet --file {dump}.roles
+    let restore = "psql --username postgres --dbname postgres --no-psqlrc --quiet --file {dump}.roles
          dropdb --username postgres --if-exists --force \"$1\"
          createdb --username postgres --owner \"$1\" --template template0 --encoding UTF8 \"$1\"
-         pg_restore --username postgres --dbname \"$1\" --exit-on-error {dump}",
-        &[name],
-    );
+         pg_restore --username postgres --dbname \"$1\" --exit-on-error {dump}";
     Part {
-        dump: Some(saved(&container.name, dump, restore)),
+        dump: Some(saved(&container.name, name, dump, verify, restore)),
         unit: unit(container, ready),
         volumes: vec![files, dumps],
     }
@@ -119,25 +111,17 @@ pub(super) fn mysql(place: &Place, image: &str, name: &str, password: &SecretStr
         ),
         &[name],
     );
-    let dump = script(
-        "$(command -v mariadb-dump || command -v mysqldump) --defaults-extra-file=/run/secrets/root.cnf \
-           --single-transaction --routines --triggers --events \"$1\" >{dump}
-         tail -n 1 {dump} | grep -q '^-- Dump completed'
-         sync",
-        &[name],
-    );
+    let verify = "tail -n 1 {dump} | grep -q '^-- Dump completed'\n";
+    let dump = "$(command -v mariadb-dump || command -v mysqldump) --defaults-extra-file=/run/secrets/root.cnf \
+           --single-transaction --routines --triggers --events \"$1\" >{dump}\n";
     // The one role is what its secret says: no dump need hold it.
-    let restore = script(
-        &format!(
-            "{client}tail -n 1 {{dump}} | grep -q '^-- Dump completed'
-             client root --execute \"DROP DATABASE IF EXISTS \\`$1\\`\"
-             client root </run/secrets/role.sql
-             client root \"$1\" <{{dump}}"
-        ),
-        &[name],
+    let restore = format!(
+        "{client}client root --execute \"DROP DATABASE IF EXISTS \\`$1\\`\"
+         client root </run/secrets/role.sql
+         client root \"$1\" <{{dump}}"
     );
     Part {
-        dump: Some(saved(&container.name, dump, restore)),
+        dump: Some(saved(&container.name, name, dump, verify, &restore)),
         unit: unit(container, ready),
         volumes: vec![files, dumps],
     }
@@ -180,13 +164,15 @@ fn unit(container: model::ContainerSpec, ready: Vec<String>) -> Unit {
     Unit { container, needs: Vec::new(), ready: Some(check), restart_after: None }
 }
 
-fn saved(container: &str, dump: Vec<String>, restore: Vec<String>) -> DatabaseSpec {
+/// A dump counts once it is verified and on the disk, and replaces nothing before it is verified again.
+fn saved(container: &str, name: &str, dump: &str, verify: &str, restore: &str) -> DatabaseSpec {
     DatabaseSpec {
         container: container.to_owned(),
         user: ROOT.to_owned(),
         directory: PathBuf::from(DUMPS),
-        dump,
-        restore,
+        dump: script(&format!("{dump}{verify}sync"), &[name]),
+        verify: script(verify, &[name]),
+        restore: script(&format!("{verify}{restore}"), &[name]),
     }
 }
 
@@ -242,10 +228,8 @@ mod tests {
         for part in parts() {
             let Some(dump) = part.dump else { continue };
             let all = |command: &[String]| command.join(" ");
-            for (command, verify) in [
-                (&dump.dump, ["--list {dump}", "Dump completed"]),
-                (&dump.restore, ["--list {dump}", "Dump completed"]),
-            ] {
+            for command in [&dump.dump, &dump.verify, &dump.restore] {
+                let verify = ["--list {dump}", "Dump completed"];
                 assert!(verify.iter().any(|word| all(command).contains(word)), "{command:?}");
             }
             let restore = all(&dump.restore);

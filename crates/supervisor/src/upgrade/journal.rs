@@ -185,6 +185,12 @@ impl Step {
         matches!(self, Self::Halt | Self::RestoreVolumes)
     }
 
+    /// Whether it is on the way back, before people may use the old release.
+    #[must_use]
+    pub fn is_back(self) -> bool {
+        matches!(self, Self::Halt | Self::RestoreVolumes | Self::RestoreDatabases | Self::SettleBack)
+    }
+
     /// Whether people may use the service.
     #[must_use]
     pub fn published(self) -> bool {

@@ -26,6 +26,8 @@ pub struct Upgrader<H> {
     records: Arc<Records>,
     host: Arc<H>,
     specs: watch::Receiver<Option<Vec<ServiceSpec>>>,
+    /// Services whose journals are being carried out.
+    driven: watch::Receiver<BTreeSet<ServiceName>>,
     /// Ends soon after the token is cancelled, at any point of a journal: the next one goes on from there.
     pub task: JoinHandle<()>,
 }
@@ -91,12 +93,18 @@ impl<H: Effects> Upgrader<H> {
         let mut watch = records.watch();
         // What is begun from here on is not a leftover.
         let leftovers = at_work(&watch.borrow_and_update());
-        let worker =
-            Worker { records: Arc::clone(&records), host: Arc::clone(&host), injector: Arc::new(injector), retry };
+        let (sender, driven) = watch::channel(BTreeSet::new());
+        let worker = Worker {
+            records: Arc::clone(&records),
+            host: Arc::clone(&host),
+            injector: Arc::new(injector),
+            retry,
+            driven: sender,
+        };
         let task = tokio::spawn(async move {
             let _ = token.run_until_cancelled(worker.run(watch, leftovers)).await;
         });
-        Self { records, host, specs, task }
+        Self { records, host, specs, driven, task }
     }
 
     /// Begins an upgrade of a service to the tag, or the image reference, `to`.
@@ -165,6 +173,18 @@ impl<H: Effects> Upgrader<H> {
         if begun.journal.is_some() { Ok(begun) } else { Err(no_former()) }
     }
 
+    /// Gives up for good whatever is at work on a service, so that all of it can be removed. What a step had begun on the host
+    /// may still run; nothing is begun any more.
+    ///
+    /// # Errors
+    /// The record can't be changed; what is at work goes on.
+    pub async fn give_up(&self, service: &ServiceName) -> Result<Record, RecordError> {
+        let record = self.records.begin_purge(service)?;
+        // When the agent is stopping nothing is at work either.
+        let _ = self.driven.clone().wait_for(|driven| !driven.contains(service)).await;
+        Ok(record)
+    }
+
     fn spec(&self, service: &ServiceName) -> Result<ServiceSpec, UpgradeError> {
         let specs = self.specs.borrow();
         let spec = specs.iter().flatten().find(|spec| &spec.name == service);
@@ -177,6 +197,19 @@ struct Worker<H, I> {
     host: Arc<H>,
     injector: Arc<I>,
     retry: Retry,
+    driven: watch::Sender<BTreeSet<ServiceName>>,
+}
+
+/// A journal is being carried out, until dropped.
+struct Driven {
+    service: ServiceName,
+    all: watch::Sender<BTreeSet<ServiceName>>,
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.all.send_if_modified(|all| all.remove(&self.service));
+    }
 }
 
 impl<H: Effects, I: Injector> Worker<H, I> {
@@ -219,13 +252,19 @@ impl<H: Effects, I: Injector> Worker<H, I> {
     fn drive(&self, service: ServiceName, leftover: bool) -> impl Future<Output = ServiceName> + use<H, I> {
         let (records, host) = (Arc::clone(&self.records), Arc::clone(&self.host));
         let (injector, retry) = (Arc::clone(&self.injector), self.retry);
+        let driven = Driven { service: service.clone(), all: self.driven.clone() };
+        self.driven.send_if_modified(|all| all.insert(service.clone()));
         async move {
+            let _driven = driven;
             let drive = Drive { service: &service, records: &records, host: &*host, injector: &*injector, retry };
-            if leftover {
-                drive.resume().await
-            } else {
-                drive.run().await
-            };
+            let work = async { if leftover { drive.resume().await } else { drive.run().await } };
+            let mut watch = records.watch();
+            tokio::select! {
+                _ = work => {}
+                Ok(_) = watch.wait_for(|all| all.get(&service).is_none_or(|record| record.purging)) => {
+                    warn!(%service, "what was at work is given up: all of the service is being removed");
+                }
+            }
             service
         }
     }

@@ -140,12 +140,62 @@ fn what_was_written_is_there_after_an_upgrade_and_after_a_way_back() {
     assert_eq!(toy.sh("ls /state"), "code-1\ncode-2\nform\nposts");
     assert_eq!((toy.copies(), toy.dumps().as_str()), (vec!["g1".into()], "g1-3.0.form g1-3.0.posts "));
 
+    // A way back that could not be gone to its end is not begun.
+    let db = |script: &str| {
+        let container = format!("cloudathome-{}-db", toy.name);
+        toy.engine.docker(&["exec", &container, "sh", "-c", script]).unwrap();
+    };
+    db("mv /dumps/g1-3.0.form /dumps/away");
+    agent.tell("rollback");
+    let refused = agent.hears("refused: ");
+    assert!(refused.contains("the dump of toy-a-db is gone or not whole"), "{refused}");
+    db("mv /dumps/away /dumps/g1-3.0.form");
+    let in_copy = |script: &str| {
+        let mounts = ["--volume", "cloudathome-toy-a-state.g1:/copy", "--volume", "stash:/stash"];
+        let run = ["run", "--rm", "--pull=never", "--network=none"];
+        toy.engine.docker(&[&run[..], &mounts, &["toy:1.0.0", "sh", "-c", script]].concat()).unwrap();
+    };
+    in_copy("busybox mv /copy/* /stash");
+    agent.tell("rollback");
+    let refused = agent.hears("refused: ");
+    assert!(refused.contains("cloudathome-toy-a-state.g1 is empty"), "{refused}");
+    in_copy("busybox mv /stash/* /copy");
+
     let back = agent.carries_out("rollback");
     assert_eq!(back, "went back to toy:1.0.0, toydb:1.0.0 (generation 1)");
     agent.is_healthy();
     assert_eq!(toy.content(), ("1".into(), "one".into()));
     assert_eq!(toy.sh("cat /data/posts"), "one\ntwo", "what people put in is never taken back");
     assert_eq!((toy.copies(), toy.dumps().as_str()), (vec![], ""));
+}
+
+#[test]
+fn a_way_back_that_can_not_succeed_is_given_up_when_all_is_removed() {
+    let Some((_lab, engine)) = engine() else { return };
+    let toy = Toy { engine: &engine, name: "toy-a".into() };
+    let mut agent = toy.start(None);
+    agent.is_healthy();
+    assert!(agent.carries_out("upgrade 1.1.0").starts_with("upgraded"));
+    drop(agent);
+    let mut agent = toy.start(Some(1));
+    agent.is_healthy();
+    agent.tell("rollback");
+    assert!(agent.dies().is_some_and(|point| point.ends_with("Written(Halt)")));
+    drop(agent);
+    engine.docker(&["volume", "rm", "cloudathome-toy-a-state.g1"]).unwrap();
+
+    let mut agent = toy.start(None);
+    for _ in 0..2 {
+        while !agent.hears("point ").ends_with("Written(RestoreVolumes)") {}
+    }
+    agent.tell("upgrade 1.2.0");
+    let refused = agent.hears("refused: ");
+    assert!(refused.contains("there is no volume cloudathome-toy-a-state.g1"), "{refused}");
+    agent.tell("give up");
+    agent.hears("begun");
+    agent.tell("upgrade 1.2.0");
+    let refused = agent.hears("refused: ");
+    assert!(refused.contains("being removed with all that it keeps"), "{refused}");
 }
 
 /// Lets an agent die at a point of a wish, and the next one go on. Returns whether there is such a point.

@@ -18,11 +18,21 @@ const TO: &str = "/cloudathome-to";
 
 /// Whatever there was goes; then everything comes with owners, modes, times and links, and is on the disk: the journal
 /// that says so must not outlive it in a power loss. No list of arguments grows with the number of files.
-const COPY: &str = "set -eu
+const COPY: &str = r#"set -eu
 cd /cloudathome-to
-find . ! -name . -prune -exec rm -rf -- {} +
+for old in ..?* .[!.]* *; do rm -rf -- "$old"; done
 cp -a /cloudathome-from/. /cloudathome-to/
-sync";
+sync"#;
+
+/// Below `/cloudathome` each copy beside its volume: one that has nothing in it would empty what holds something.
+const COMPARE: &str = r#"set -eu
+cd /cloudathome
+for copy in *; do
+  if [ -z "$(ls -A "$copy/copy")" ] && [ -n "$(ls -A "$copy/volume")" ]; then
+    echo "$copy is empty"
+    exit 1
+  fi
+done"#;
 
 /// Removes from the directory `$1` the dumps of all generations but `$2`.
 const DISCARD: &str = r#"cd "$1" || exit 0
@@ -122,8 +132,7 @@ impl<E: Storage> Host<E> {
         let failure = |why: Words| Failure::new(journal.step, why);
         let (_, upgrade) = self.spec(service).map_err(failure)?;
         for (at, database) in upgrade.databases.iter().enumerate() {
-            let file = dump_file(database, at, &journal.old, &journal.new);
-            let command: Vec<String> = command(database).iter().map(|word| word.replace("{dump}", &file)).collect();
+            let command = with_dump(command(database), database, at, &journal.old, &journal.new);
             let output = self.run_in(&database.container, &database.user, &command, LONG).await.map_err(failure)?;
             if output.code != 0 {
                 let reason = format!("{what} the database in {} failed: {}", database.container, said(&output));
@@ -142,11 +151,9 @@ impl<E: Storage> Host<E> {
         let (_, upgrade) = self.spec(service)?;
         let generation = former.release.generation;
         let observed = self.observe().await?;
-        for volume in &former.volumes {
-            let copy = copy_name(volume, generation);
-            if !observed.volumes.contains(&copy) {
-                return Err(format!("the copy {copy} is gone"));
-            }
+        let copies: Vec<_> = former.volumes.iter().map(|volume| copy_name(volume, generation)).collect();
+        if let Some(copy) = copies.iter().find(|copy| !observed.volumes.contains(*copy)) {
+            return Err(format!("the copy {copy} is gone"));
         }
         for image in upgrade.units.iter().filter_map(|unit| former.release.images.get(unit)) {
             let wanted = image.id.as_ref().unwrap_or(&image.reference);
@@ -155,12 +162,20 @@ impl<E: Storage> Host<E> {
                 format!("image {} ({wanted}) is gone; fetch it with `docker pull {}`", image.reference, image.reference)
             })?;
         }
+        let beside = |(of, copy): (&String, &String)| {
+            let target = |what: &str| format!("/cloudathome/{copy}/{what}");
+            [volume(of, &target("volume"), true), volume(copy, &target("copy"), true)]
+        };
+        let mounts: Vec<_> = former.volumes.iter().zip(&copies).flat_map(beside).collect();
+        if !mounts.is_empty() {
+            let compared = self.help(service, &former.release, mounts, COMPARE).await;
+            compared.map_err(|why| format!("what was copied can't be used: {why}"))?;
+        }
         for (at, database) in upgrade.databases.iter().enumerate() {
-            let file = dump_file(database, at, &former.release, current);
-            let list = ["sh", "-c", r#"ls -d "$1"*"#, "sh", &file].map(str::to_owned);
-            let output = self.run_in(&database.container, &database.user, &list, super::REST).await?;
+            let verify = with_dump(&database.verify, database, at, &former.release, current);
+            let output = self.run_in(&database.container, &database.user, &verify, super::REST).await?;
             if output.code != 0 {
-                return Err(format!("the dump {file} in {} is gone", database.container));
+                return Err(format!("the dump of {} is gone or not whole: {}", database.container, said(&output)));
             }
         }
         Ok(())
@@ -195,8 +210,10 @@ impl<E: Storage> Host<E> {
     }
 }
 
-fn dump_file(database: &DatabaseSpec, at: usize, old: &Release, new: &Release) -> String {
-    Path::new(&database.directory).join(dump_name(old.generation, new.generation, at)).display().to_string()
+/// The command with the file of the dump that is written when `old` is left for `new`.
+fn with_dump(command: &[String], database: &DatabaseSpec, at: usize, old: &Release, new: &Release) -> Vec<String> {
+    let file = Path::new(&database.directory).join(dump_name(old.generation, new.generation, at));
+    command.iter().map(|word| word.replace("{dump}", &file.display().to_string())).collect()
 }
 
 #[cfg(test)]
