@@ -153,22 +153,30 @@ impl Publisher {
         }
     }
 
-    /// Whether a name serves.
+    /// Whether a name serves, by the configuration in force: while Caddy has not taken a newer one, that is the last which
+    /// it took.
     pub(crate) fn serving(&self, hostname: &Hostname) -> Serving {
-        if let Some(reason) = &self.loaded.borrow().reason {
-            return Serving::No { reason: reason.clone() };
+        if let Some(proven) = self.serving.borrow().get(hostname) {
+            return proven.clone();
         }
-        self.serving.borrow().get(hostname).cloned().unwrap_or_default()
+        match &self.loaded.borrow().reason {
+            Some(reason) => Serving::No { reason: reason.clone() },
+            None => Serving::Unknown,
+        }
     }
 
-    /// Caddy itself as a service of this host.
+    /// Caddy itself as a service of this host. It is degraded while it does not do what is wanted.
     pub(crate) fn service(&self, host: &HostId) -> ServiceStatus {
+        let mut health = self.health.borrow().get(&self.name).cloned().unwrap_or_default();
+        if let (Health::Healthy, Some(reason)) = (&health, &self.loaded.borrow().reason) {
+            health = Health::Degraded { reason: reason.clone() };
+        }
         ServiceStatus {
             name: self.name.clone(),
             host: host.clone(),
             hostname: None,
             upstream: None,
-            health: self.health.borrow().get(&self.name).cloned().unwrap_or_default(),
+            health,
             serving: Serving::Unknown,
         }
     }
@@ -205,16 +213,16 @@ impl Loader {
                     VERIFY_INTERVAL
                 }
                 Err(reason) => {
-                    // Until Caddy runs there is nobody to load it: its own status says so.
-                    if self.health.borrow().get(&self.name).is_some_and(Health::accepts_traffic) {
-                        warn!(reason, "the ingress configuration could not be loaded");
-                    }
-                    self.loaded.send_if_modified(|loaded| {
-                        let reason = Some(format!("Caddy has not taken the configuration: {reason}"));
-                        let changed = loaded.reason != reason;
-                        loaded.reason = reason;
+                    let reason = format!("Caddy has not taken the configuration: {reason}");
+                    let news = self.loaded.send_if_modified(|loaded| {
+                        let changed = loaded.reason.as_ref() != Some(&reason);
+                        loaded.reason = Some(reason.clone());
                         changed
                     });
+                    // Until Caddy runs there is nobody to load it: its own status says so.
+                    if news && self.health.borrow().get(&self.name).is_some_and(Health::accepts_traffic) {
+                        warn!("{reason}; the last one that it took stays in force");
+                    }
                     let pause = retry;
                     retry = (retry * 2).min(LOAD_RETRY_MAX);
                     pause

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent::config::chain;
 use ingress::{Resolution, Source, resolve};
@@ -20,6 +21,9 @@ struct Stored {
     /// The edge's own services, as they were.
     #[serde(default)]
     own: Vec<ServiceAnnouncement>,
+    /// Names without a service behind them, and since when: Unix seconds.
+    #[serde(default)]
+    away: BTreeMap<Hostname, u64>,
 }
 
 /// What a home announced last.
@@ -92,7 +96,7 @@ impl Sites {
     }
 
     /// What is published. While home is not `reachable`, its names stay and show the holding page.
-    pub(crate) fn resolve(&self, reachable: bool) -> Resolution {
+    pub(crate) fn resolve(&mut self, reachable: bool) -> Resolution {
         let own = Source {
             host: self.host.clone(),
             addresses: self.own_addresses.clone(),
@@ -106,7 +110,24 @@ impl Sites {
             announcements: home.services.clone(),
         });
         let sources: Vec<Source> = std::iter::once(own).chain(home).collect();
-        resolve(&self.domain, &sources)
+        let mut resolution = resolve(&self.domain, &sources);
+        self.date(&mut resolution);
+        resolution
+    }
+
+    /// Since when each name is away.
+    fn date(&mut self, resolution: &mut Resolution) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut dates = BTreeMap::new();
+        for site in &mut resolution.sites {
+            if let Some(away) = &mut site.away {
+                let since = self.stored.away.get(&site.hostname).copied().unwrap_or(now);
+                dates.insert(site.hostname.clone(), since);
+                away.since = UNIX_EPOCH.checked_add(Duration::from_secs(since));
+            }
+        }
+        self.unsaved |= self.stored.away != dates;
+        self.stored.away = dates;
     }
 
     /// Full public names of the services of `host`.
@@ -234,5 +255,20 @@ mod tests {
         let sick = Health::Unhealthy { reason: "no answer".into() };
         sites.announce(host, vec![announcement("nextcloud", "cloud", sick)]);
         assert!(sites.resolve(true).sites[0].upstream.is_none());
+    }
+
+    #[test]
+    fn the_beginning_of_an_outage_survives_a_restart_and_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sites = open(dir.path());
+        sites.announce("attic".parse().unwrap(), vec![announcement("nextcloud", "cloud", Health::Healthy)]);
+        let since = |sites: &mut Sites, reachable| sites.resolve(reachable).sites[0].away.and_then(|away| away.since);
+        let began = since(&mut sites, false).unwrap();
+        sites.stored.away.values_mut().for_each(|at| *at -= 600);
+        sites.save();
+        let mut again = open(dir.path());
+        assert_eq!(since(&mut again, false), Some(began - Duration::from_secs(600)));
+        assert_eq!(since(&mut again, true), None);
+        assert!(since(&mut again, false).unwrap() >= began, "another outage begins when it begins");
     }
 }

@@ -2,39 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use model::{HostId, Hostname, ServiceName};
+use model::Hostname;
 use serde_json::{Map, Value, json};
 
-/// Carried by every holding page of ours, so that it can be told from an application's own 503.
-pub const HOLDING_HEADER: &str = "Cloudathome-State";
-
-const RETRY_AFTER_SECONDS: &str = "15";
-/// Half a year: what Nextcloud's own check asks for. Without `includeSubDomains`, for the domain's other names are
-/// not ours.
-const HSTS: &str = "max-age=15552000";
-
-/// What a visitor could send to be taken for somebody else or to mislead an application. Caddy itself replaces
-/// `X-Forwarded-For`, `-Proto` and `-Host`. PHP and others make no difference between `X_Real_Ip` and `X-Real-IP`,
-/// therefore no name with an underscore passes (`*_*`).
-const FORGEABLE_HEADERS: [&str; 17] = [
-    "*_*",
-    "CF-Connecting-IP",
-    "CF-Connecting-IPv6",
-    "Client-IP",
-    "Fastly-Client-IP",
-    "Forwarded",
-    "Front-End-Https",
-    "Proxy",
-    "True-Client-IP",
-    "X-Client-IP",
-    "X-Cluster-Client-IP",
-    "X-Forwarded-Port",
-    "X-Forwarded-Prefix",
-    "X-Forwarded-Server",
-    "X-Forwarded-Ssl",
-    "X-Original-URL",
-    "X-Rewrite-URL",
-];
+use crate::holding;
+use crate::site::{self, Site};
 
 /// Everything the ingress is to do. Paths are as Caddy sees them inside its container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,27 +48,6 @@ pub struct Acme {
     pub email: Option<String>,
     /// PEM files with the roots that the ACME server's own HTTPS chains to, when it is not a public one.
     pub trusted_roots: Vec<String>,
-}
-
-/// One published name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Site {
-    /// The host that runs the service.
-    pub host: HostId,
-    /// The service.
-    pub service: ServiceName,
-    /// Its public name.
-    pub hostname: Hostname,
-    /// Where it answers plain HTTP; none shows the holding page.
-    pub upstream: Option<SocketAddr>,
-    /// Further names that lead visitors to this one.
-    pub also: Vec<Hostname>,
-    /// The path that shows it well.
-    pub health_path: String,
-    /// The status of its answer there when it is well; none: any below 500.
-    pub health_status: Option<u16>,
-    /// Whether calendar and contact clients are led from `/.well-known` to Nextcloud's address for them.
-    pub well_known_dav: bool,
 }
 
 /// The whole configuration. The admin endpoint is part of every one: without it Caddy would open its default one on
@@ -156,7 +107,7 @@ fn issuer(acme: &Acme) -> Value {
 
 fn http_routes(sites: &[Site]) -> Value {
     if sites.is_empty() {
-        return json!([{ "handle": [holding_page("This server", false)] }]);
+        return holding::of_the_server();
     }
     let names: Vec<&Hostname> =
         sites.iter().flat_map(|site| std::iter::once(&site.hostname).chain(&site.also)).collect();
@@ -181,7 +132,7 @@ fn https_routes(sites: &[Site]) -> Value {
             json!({
                 "match": [{ "host": [site.hostname] }],
                 "terminal": true,
-                "handle": [{ "handler": "subroute", "routes": site_routes(site) }],
+                "handle": [{ "handler": "subroute", "routes": site::routes(site) }],
             })
         })
         .collect();
@@ -189,81 +140,11 @@ fn https_routes(sites: &[Site]) -> Value {
         json!({
             "match": [{ "host": site.also }],
             "terminal": true,
-            "handle": [{
-                "handler": "static_response",
-                "status_code": 308,
-                "headers": {
-                    "Location": [format!("https://{}{{http.request.uri}}", site.hostname)],
-                    "Strict-Transport-Security": [HSTS],
-                },
-            }],
+            "handle": site::redirect(site),
         })
     }));
     routes.push(unknown_host());
     Value::Array(routes)
-}
-
-fn unknown_host() -> Value {
-    json!({
-        "handle": [{ "handler": "static_response", "status_code": 404, "body": "No site of this name is here.\n" }],
-    })
-}
-
-fn site_routes(site: &Site) -> Value {
-    let Some(upstream) = site.upstream else {
-        return json!([{ "handle": [holding_page(site.service.as_str(), true)] }]);
-    };
-    let mut routes = vec![json!({
-        "handle": [{
-            "handler": "headers",
-            "response": { "deferred": true, "set": { "Strict-Transport-Security": [HSTS] } },
-        }],
-    })];
-    if site.well_known_dav {
-        // The application would redirect to plain HTTP.
-        routes.push(json!({
-            "match": [{ "path": [
-                "/.well-known/caldav", "/.well-known/caldav/", "/.well-known/carddav", "/.well-known/carddav/",
-            ] }],
-            "terminal": true,
-            "handle": [{
-                "handler": "static_response",
-                "status_code": 301,
-                "headers": { "Location": ["/remote.php/dav"] },
-            }],
-        }));
-    }
-    routes.push(json!({ "handle": [reverse_proxy(site, upstream)] }));
-    Value::Array(routes)
-}
-
-/// Bodies are never buffered (uploads are gigabytes), and `trusted_proxies` is never set: the edge is the first proxy
-/// a visitor meets, so whatever a request says about earlier ones is forged.
-fn reverse_proxy(site: &Site, upstream: SocketAddr) -> Value {
-    let mut proxy = json!({
-        "handler": "reverse_proxy",
-        "upstreams": [{ "dial": upstream.to_string() }],
-        "transport": { "protocol": "http", "dial_timeout": "2s" },
-        "headers": {
-            "request": {
-                "set": { "X-Real-IP": ["{http.request.remote.host}"] },
-                "delete": FORGEABLE_HEADERS,
-            },
-        },
-    });
-    // Caddy's own watch: it turns to the holding page even if the agents are dead, and when the application accepts
-    // connections without answering. Patient enough not to trip over a busy disk. It needs one status to expect.
-    if let Some(status) = site.health_status {
-        proxy["health_checks"] = json!({ "active": {
-            "uri": site.health_path,
-            "headers": { "Host": [site.hostname], "X-Forwarded-Proto": ["https"] },
-            "interval": "2s",
-            "timeout": "3s",
-            "fails": 2,
-            "expect_status": status,
-        } });
-    }
-    proxy
 }
 
 /// When an upstream cannot be reached, its visitors see the holding page; any other error stays what it is.
@@ -277,45 +158,30 @@ fn error_routes(sites: &[Site]) -> Value {
                     "expression": "{http.error.status_code} in [502, 503, 504]",
                 }],
                 "terminal": true,
-                "handle": [holding_page(site.service.as_str(), true)],
+                "handle": [{ "handler": "subroute", "routes": holding::of_a_site(site) }],
             })
         })
         .collect();
     Value::Array(routes)
 }
 
-/// No braces in the page: Caddy would take them for placeholders.
-fn holding_page(what: &str, secure: bool) -> Value {
-    let body = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\">\
-         <meta http-equiv=\"refresh\" content=\"{RETRY_AFTER_SECONDS}\"><title>Back soon</title></head>\
-         <body style=\"font-family: sans-serif; max-width: 32em; margin: 20vh auto; padding: 0 1em\">\
-         <h1>Back soon</h1><p>{what} cannot be reached at the moment. \
-         This page tries again by itself every {RETRY_AFTER_SECONDS} seconds.</p></body></html>\n"
-    );
-    let mut headers = json!({
-        "Cache-Control": ["no-store"],
-        "Content-Type": ["text/html; charset=utf-8"],
-        "Retry-After": [RETRY_AFTER_SECONDS],
-        HOLDING_HEADER: ["holding"],
-    });
-    if secure {
-        headers["Strict-Transport-Security"] = json!([HSTS]);
-    }
-    json!({ "handler": "static_response", "status_code": 503, "headers": headers, "body": body })
+fn unknown_host() -> Value {
+    json!({
+        "handle": [{ "handler": "static_response", "status_code": 404, "body": "No site of this name is here.\n" }],
+    })
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn site(hostname: &str, upstream: Option<&str>) -> Site {
+    pub(crate) fn site(hostname: &str, upstream: Option<&str>) -> Site {
         Site {
             host: "attic".parse().unwrap(),
             service: "nextcloud".parse().unwrap(),
             hostname: hostname.parse().unwrap(),
             upstream: upstream.map(|text| text.parse().unwrap()),
+            away: None,
             also: vec![],
             health_path: "/status.php".to_owned(),
             health_status: Some(200),
@@ -380,18 +246,17 @@ mod tests {
         assert_eq!(server["listen"], json!([":443"]));
         assert_eq!(server["routes"].as_array().unwrap().len(), 3);
         assert_eq!(server["routes"][0]["match"], json!([{ "host": ["cloud.example.com"] }]));
-        let inner = &server["routes"][0]["handle"][0]["routes"];
-        assert_eq!(inner[1]["handle"][0]["headers"]["Location"], json!(["/remote.php/dav"]));
-        let proxy = &inner[2]["handle"][0];
+        let inner = server["routes"][0]["handle"][0]["routes"].as_array().unwrap();
+        let forged = inner[0]["handle"][0]["request"]["delete"].as_array().unwrap();
+        assert!(forged.contains(&json!("Forwarded")) && forged.contains(&json!("X-Forwarded-*")), "{forged:?}");
+        let proxy = &inner.last().unwrap()["handle"][0];
         assert_eq!(proxy["upstreams"], json!([{ "dial": "10.86.0.2:8080" }]));
         assert_eq!(proxy["transport"]["dial_timeout"], "2s");
-        let headers = &proxy["headers"]["request"];
-        assert_eq!(headers["set"], json!({ "X-Real-IP": ["{http.request.remote.host}"] }));
-        assert!(headers["delete"].as_array().unwrap().contains(&json!("Forwarded")));
+        assert_eq!(proxy["headers"]["request"]["set"], json!({ "X-Real-IP": ["{http.request.remote.host}"] }));
 
         let held = &server["routes"][1]["handle"][0]["routes"];
-        assert_eq!(held.as_array().unwrap().len(), 1);
-        assert_eq!(held[0]["handle"][0]["status_code"], 503);
+        assert_eq!(held.as_array().unwrap().len(), 2);
+        assert!(held.as_array().unwrap().iter().all(|route| route["handle"][0]["status_code"] == 503));
         assert_eq!(server["errors"]["routes"].as_array().unwrap().len(), 2);
         assert_eq!(
             config["apps"]["http"]["servers"]["http"]["routes"][0]["match"],
@@ -408,16 +273,6 @@ mod tests {
         assert_eq!(route["match"], json!([{ "host": ["www.example.com"] }]));
         assert_eq!(route["handle"][0]["headers"]["Location"], json!(["https://example.com{http.request.uri}"]));
         assert_eq!(servers["http"]["routes"][0]["match"], json!([{ "host": ["example.com", "www.example.com"] }]));
-    }
-
-    #[test]
-    fn caddy_watches_what_has_a_status_to_expect() {
-        let proxy = |status: Option<u16>| {
-            let site = Site { health_status: status, ..site("a.example.com", Some("10.86.0.2:80")) };
-            reverse_proxy(&site, "10.86.0.2:80".parse().unwrap())
-        };
-        assert_eq!(proxy(Some(204))["health_checks"]["active"]["expect_status"], 204);
-        assert_eq!(proxy(None)["health_checks"], Value::Null);
     }
 
     #[test]

@@ -7,11 +7,16 @@
 
 mod admin;
 mod caddy_config;
+mod holding;
 mod http;
 mod probe;
+mod proxy;
 mod resolver;
+mod site;
 
 pub use admin::{AdminClient, AdminError};
-pub use caddy_config::{Acme, HOLDING_HEADER, IngressState, Listen, Site, render};
+pub use caddy_config::{Acme, IngressState, Listen, render};
+pub use holding::HOLDING_HEADER;
 pub use probe::{ProbeError, ProbeReport, Prober, RootsError};
 pub use resolver::{Rejected, Resolution, Source, resolve};
+pub use site::{Away, AwayReason, Site};

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use crate::caddy_config::HOLDING_HEADER;
+use crate::holding::HOLDING_HEADER;
 use crate::http::{self, ExchangeError};
 
 const DEADLINE: Duration = Duration::from_secs(5);

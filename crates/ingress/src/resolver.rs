@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use model::{HostId, Hostname, ServiceAnnouncement, ServiceName};
+use model::{Health, HostId, Hostname, ServiceAnnouncement, ServiceName};
 
-use crate::caddy_config::Site;
+use crate::site::{Away, AwayReason, Site};
 
 /// More services than anybody runs on one host; a host that announces more is at fault, and every name costs a
 /// certificate.
@@ -100,10 +100,17 @@ fn site(domain: &Hostname, source: &Source, announcement: &ServiceAnnouncement) 
     if !path.starts_with('/') || path.len() > MAX_PATH || !path.bytes().all(plain) {
         return Err("its health path must begin with '/' and be plain ASCII without spaces or braces".to_owned());
     }
+    let away = match &announcement.health {
+        _ if !source.reachable => Some(AwayReason::Unreachable),
+        health if health.accepts_traffic() => None,
+        Health::Unknown | Health::Starting { .. } => Some(AwayReason::Starting),
+        _ => Some(AwayReason::Unwell),
+    };
     Ok(Site {
         host: source.host.clone(),
         service: announcement.name.clone(),
-        upstream: (source.reachable && announcement.health.accepts_traffic()).then_some(upstream),
+        upstream: away.is_none().then_some(upstream),
+        away: away.map(|reason| Away { reason, since: None }),
         also: also.into_iter().filter(|name| *name != hostname).collect(),
         hostname,
         health_path: path.clone(),
@@ -223,13 +230,15 @@ mod tests {
             ServiceAnnouncement { health: sick, ..announcement("b", "b") },
             ServiceAnnouncement { health: Health::Unknown, ..announcement("c", "c") },
         ];
-        let held = |source: &Source| -> Vec<bool> {
-            resolved(std::slice::from_ref(source)).sites.iter().map(|site| site.upstream.is_none()).collect()
+        let away = |source: &Source| -> Vec<Option<AwayReason>> {
+            let sites = resolved(std::slice::from_ref(source)).sites;
+            assert!(sites.iter().all(|site| site.upstream.is_none() == site.away.is_some()));
+            sites.iter().map(|site| site.away.map(|away| away.reason)).collect()
         };
         let mut source = source(announced);
-        assert_eq!(held(&source), [false, true, true]);
+        assert_eq!(away(&source), [None, Some(AwayReason::Unwell), Some(AwayReason::Starting)]);
         source.reachable = false;
-        assert_eq!(held(&source), [true, true, true]);
+        assert_eq!(away(&source), [Some(AwayReason::Unreachable); 3]);
     }
 
     #[test]

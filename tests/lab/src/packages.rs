@@ -76,6 +76,7 @@ pub const TESTS: &[Package] = &[
     program("e2fsprogs", "mkfs.ext4", "make a disk that can be full"),
     program("docker-registry", "docker-registry", "give out images in the lab"),
     program("python3-aiosmtpd", "aiosmtpd", "take the mail that services send"),
+    program("wrk", "wrk", "put Caddy under load"),
 ];
 
 /// To measure tunnels side by side.
