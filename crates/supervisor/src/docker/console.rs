@@ -12,6 +12,7 @@ use futures_util::stream::StreamExt;
 use model::{ExecInput, Output, TerminalSize};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{DockerEngine, QUICK};
 use crate::console::{Console, ConsoleCommand, Outputs};
@@ -58,8 +59,13 @@ impl Console for DockerEngine {
         if let Some(size) = terminal {
             resize(&client, &exec, size).await;
         }
-        tokio::spawn(feed(client.clone(), exec.clone(), stdin, input));
+        let feeding = CancellationToken::new();
+        let feed = feed(client.clone(), exec.clone(), stdin, input);
+        tokio::spawn(feeding.clone().run_until_cancelled_owned(feed));
+        let feeding = feeding.drop_guard();
         let ended = async move {
+            // It ends with the output, also while it waits for a command that takes no input.
+            let _feeding = feeding;
             let ended = client.inspect_exec(&exec).await.map_err(failed("asking how the command ended"))?;
             Ok(Output::Ended(ended.exit_code.unwrap_or(-1)))
         };
@@ -112,4 +118,49 @@ fn output_of(part: LogOutput) -> Output {
 fn failed(operation: &str) -> impl Fn(DockerError) -> EngineError + Send + use<> {
     let operation = operation.to_owned();
     move |source| EngineError::Failed { operation: operation.clone(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_fed_once_nobody_listens_also_where_the_command_takes_no_input() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move {
+            let mut attached = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 4096];
+                let length = stream.read(&mut request).await.unwrap();
+                if String::from_utf8_lossy(&request[..length]).contains("/start") {
+                    let upgrade = b"HTTP/1.1 101 UPGRADED\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\n";
+                    stream.write_all(upgrade).await.unwrap();
+                    attached.push(stream);
+                    continue;
+                }
+                let body = r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12","Id":"e"}"#;
+                let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+                stream.write_all((head + body).as_bytes()).await.unwrap();
+            }
+        });
+        let engine = DockerEngine::new(&socket, "test");
+        let (sender, input) = mpsc::channel(1);
+        let command = ConsoleCommand { user: None, command: vec!["sleep".into()], terminal: None };
+        let output = engine.converse("c", command, input).await.unwrap();
+        // The first is more than the socket holds; the second waits for it.
+        for _ in 0..2 {
+            sender.send(ExecInput::Stdin(vec![0; 8 << 20])).await.unwrap();
+        }
+        assert!(!sender.is_closed());
+        drop(output);
+        timeout(Duration::from_secs(10), sender.closed()).await.unwrap();
+    }
 }
