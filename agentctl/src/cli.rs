@@ -202,14 +202,17 @@ pub(crate) enum ServiceCommand {
         json: bool,
     },
     /// Upgrades it: saves what it has, changes the version, and goes back by itself when that does not work
+    ///
+    /// Without --to it only says what is in force, and where the policy of the configuration would lead.
     #[command(after_help = examples(&[
+        ("sudo agentctl service nextcloud upgrade", "what there would be"),
         ("sudo agentctl service nextcloud upgrade --to 33.0.1-apache", "a tag of its image"),
         ("sudo agentctl service ghost upgrade --to ghost:6.65.0-alpine", "a whole image reference"),
     ]))]
     Upgrade {
         /// Tag or whole reference of the image
         #[arg(long, value_name = "TAG")]
-        to: String,
+        to: Option<String>,
     },
     /// Goes back to what was before its last upgrade
     ///

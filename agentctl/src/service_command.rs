@@ -35,6 +35,7 @@ pub(crate) fn run(args: ServiceArgs, colour: Colour, out: &mut dyn Write) -> Res
             Ok(Exit::Ok)
         }
         ServiceCommand::Upgrade { to } => {
+            let to = to.unwrap_or_default();
             operate(socket, async |client| follow(client.upgrade(&name, &to).await?).await)?;
             Ok(Exit::Ok)
         }

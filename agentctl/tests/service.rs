@@ -65,6 +65,10 @@ fn steps_are_told_on_standard_error() {
         "{told}"
     );
 
+    let output = agentctl("service --socket SOCKET nextcloud upgrade", "");
+    let told = "nextcloud runs nextcloud:32.0.1\n".to_owned();
+    assert_eq!((output.status.code(), texts(&output)), (Some(0), (String::new(), told)));
+
     let output = agentctl("service --socket SOCKET ghost stop", "");
     let (_, told) = texts(&output);
     assert_eq!(output.status.code(), Some(1), "{told}");

@@ -29,7 +29,8 @@ pub trait Operator: Send + Sync + 'static {
     fn exec(&self, query: ExecQuery, input: mpsc::Receiver<ExecInput>) -> Outputs;
     /// What a person needs to log in: where, and with what.
     fn credentials(&self, service: ServiceName) -> BoxFuture<'static, Result<Vec<Credential>, Refusal>>;
-    /// Upgrades it to a tag or a whole image reference.
+    /// Upgrades it to a tag or a whole image reference. Without either it changes nothing, and says what is in force and
+    /// where it would go by itself.
     fn upgrade(&self, service: ServiceName, to: String) -> Steps;
     /// Brings back what was before its last upgrade.
     fn rollback(&self, service: ServiceName) -> Steps;

@@ -12,8 +12,9 @@ use supervisor::apps::{
     ContainerSettings, Database, ExternalDatabase, ExternalKind, ExternalSettings, GhostDatabase, GhostSettings,
     Health, Mail, MailLogin, MailSecurity, NextcloudSettings, ObjectStore,
 };
+use supervisor::upgrade::{Policy, Rule};
 
-use super::written::{DatabaseSection, MailSection, ObjectStoreSection, ServiceSection, WrittenKind};
+use super::written::{DatabaseSection, MailSection, ObjectStoreSection, ServiceSection, UpgradesSection, WrittenKind};
 use crate::config::absolute;
 
 /// A service, checked.
@@ -27,6 +28,8 @@ pub struct Service {
     pub also: Vec<String>,
     /// Its port on this host's address for services. Of an external service on the edge nothing is published there: 0.
     pub port: u16,
+    /// When and how far it is upgraded by itself.
+    pub upgrades: Rule,
     /// What it is.
     pub kind: Kind,
 }
@@ -133,13 +136,14 @@ impl Section<'_> {
                 self.invalid("port", "is missing; choose a free port of this host, as in port = 8081")
             })?,
         };
+        let upgrades = self.upgrades(section.upgrades.take().unwrap_or_default())?;
         let kind = match section.kind {
             WrittenKind::Nextcloud => Kind::Nextcloud(Box::new(self.nextcloud(section)?)),
             WrittenKind::Ghost => Kind::Ghost(Box::new(self.ghost(section)?)),
             WrittenKind::Container => Kind::Container(Box::new(self.container(section)?)),
             WrittenKind::External => Kind::External(self.external(section)?),
         };
-        Ok(Service { name, hostname, also, port, kind })
+        Ok(Service { name, hostname, also, port, upgrades, kind })
     }
 
     fn hostname(&self, key: &str, text: &str) -> Result<(), Invalid> {
@@ -147,6 +151,24 @@ impl Section<'_> {
             Err(error) if text != "@" && text.parse::<Hostname>().is_err() => Err(self.invalid(key, error)),
             _ => Ok(()),
         }
+    }
+
+    fn upgrades(&self, section: UpgradesSection) -> Result<Rule, Invalid> {
+        let policy = match section.policy.as_deref() {
+            None | Some("off") => Policy::Off,
+            Some("patch") => Policy::Patch,
+            Some("minor") => Policy::Minor,
+            Some(other) => {
+                return Err(self.invalid(
+                    "upgrades.policy",
+                    format_args!("{other:?} is not known; use \"off\", \"patch\" or \"minor\""),
+                ));
+            }
+        };
+        let window = section.window.map(|text| {
+            text.parse().map_err(|error| self.invalid("upgrades.window", format_args!("{text:?} is wrong: {error}")))
+        });
+        Ok(Rule { policy, window: window.transpose()?.unwrap_or_default() })
     }
 
     fn nextcloud(&self, section: ServiceSection) -> Result<NextcloudSettings, Invalid> {
@@ -402,7 +424,7 @@ impl Section<'_> {
         } else {
             Err(self.invalid(
                 key,
-                format_args!("{image:?} is no image reference; write NAME:TAG with a name in lower case"),
+                format_args!("{image:?} is no image reference; write NAME:TAG with a name in lower case, or NAME:TAG@sha256:DIGEST"),
             ))
         }
     }

@@ -156,3 +156,41 @@ fn images_are_named_as_an_engine_understands() {
     }
     assert!(wrong("[a]\nkind = \"nextcloud\"\nimage = \"Nextcloud:34\"\n").contains("in lower case"));
 }
+
+#[test]
+fn upgrades_by_themselves_have_a_policy_and_a_window() {
+    let of = |text: &str| one(&format!("[n]\nkind = \"nextcloud\"\n{text}")).upgrades;
+    assert_eq!(of(""), Rule::default());
+    let rule = of("[n.upgrades]\npolicy = \"patch\"\nwindow = \"Sun 04:00-05:30\"\n");
+    assert_eq!((rule.policy, rule.window.to_string().as_str()), (Policy::Patch, "Sun 04:00-05:30"));
+    assert_eq!(of("[n.upgrades]\npolicy = \"minor\"\n").window.to_string(), "03:00-05:00");
+
+    let text = wrong("[n]\nkind = \"ghost\"\nupgrades = { policy = \"major\" }\n");
+    assert!(text.starts_with("services.n.upgrades.policy: \"major\" is not known"), "{text}");
+    let text = wrong("[n]\nkind = \"ghost\"\nupgrades = { window = \"at night\" }\n");
+    assert!(text.starts_with("services.n.upgrades.window: ") && text.contains("03:00-05:00"), "{text}");
+    let text = wrong("[n]\nkind = \"external\"\naddress = \"10.0.0.1:80\"\nupgrades = { policy = \"patch\" }\n");
+    assert!(text.starts_with("services.n.upgrades: is no key of kind"), "{text}");
+}
+
+#[test]
+fn an_image_may_be_pinned_by_its_digest() {
+    let digest = "sha256:9a01cd2ffbb5b4be6b4a4e1b8ab2fdb3b1f6a4cb29bd1a2a5d2c9e1f0a3b4c5d";
+    for image in
+        [format!("ghost:6.53.0@{digest}"), format!("ghost@{digest}"), format!("r.example:5000/me/ghost:6@{digest}")]
+    {
+        let Kind::Ghost(settings) = one(&format!("[n]\nkind = \"ghost\"\nimage = {image:?}\n")).kind else { panic!() };
+        assert_eq!(settings.image, image);
+    }
+    for image in [
+        "ghost@",
+        "ghost@sha256",
+        "ghost@sha256:",
+        "ghost@sha256:12",
+        &format!("ghost:@{digest}"),
+        &format!("ghost@{}", digest.to_uppercase()),
+    ] {
+        let text = wrong(&format!("[n]\nkind = \"ghost\"\nimage = {image:?}\n"));
+        assert!(text.contains("is no image reference"), "{image}: {text}");
+    }
+}

@@ -16,17 +16,18 @@ use model::{
     ContainerStatus, Health, HostId, Hostname, Run, ServiceAnnouncement, ServiceName, ServiceSpec, ServiceStatus,
     Serving,
 };
+use registry::Client;
 use supervisor::apps::{
     Credential, GhostSecrets, Health as AppHealth, NextcloudSecrets, Place, container, external, ghost, nextcloud,
 };
-use supervisor::upgrade::{Host, HostOptions, NoCrash, Retry, Upgrader};
+use supervisor::upgrade::{Automatic, Host, HostClock, HostOptions, NoCrash, Retry, Upgrader};
 use supervisor::{DockerEngine, Operations, PinnedImage, RecordMap, Records, Secrets, Supervisor, SupervisorOptions};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::operator::{Logins, Operator};
+use self::operator::{ByItself, Logins, Operator};
 use self::relay::Relay;
 use crate::config::{Common, chain};
 
@@ -35,6 +36,9 @@ pub use written::ServiceSection;
 
 /// How long all services together may take to stop when the host goes down. What is not stopped then the engine stops.
 const STOP_ALL_DEADLINE: Duration = Duration::from_secs(150);
+
+/// Upgrades by themselves begin so long after their window at most: not all hosts should ask a registry at the same time.
+const UPGRADE_JITTER: Duration = Duration::from_secs(30 * 60);
 
 /// What is known only while the agents run, and may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,7 @@ pub struct Services {
     desired: watch::Sender<Option<Vec<ServiceSpec>>>,
     supervisor: Supervisor,
     operations: Operations<DockerEngine, Host<DockerEngine>>,
+    automatic: Arc<ByItself>,
     logins: watch::Sender<Logins>,
     /// Ends the supervisor.
     supervising: CancellationToken,
@@ -116,10 +121,17 @@ impl Services {
         let specs = || desired.subscribe();
         let host = Arc::new(Host::new(Arc::clone(&engine), specs(), &supervisor, HostOptions::default()));
         let upgrader = Upgrader::spawn(Arc::clone(&records), host, specs(), NoCrash, Retry::default(), stop.clone());
+        let upgrader = Arc::new(upgrader);
+        let rules = managed.iter().map(|managed| (managed.service.name.clone(), managed.service.upgrades.clone()));
+        let registry = Client::new().context("TLS cannot be set up")?;
+        let automatic =
+            Arc::new(Automatic::new(Arc::clone(&upgrader), registry, HostClock, rules.collect(), UPGRADE_JITTER));
+        let (by_itself, until) = (Arc::clone(&automatic), stop.clone());
+        tokio::spawn(async move { until.run_until_cancelled(by_itself.run()).await });
         let operations = Operations {
             engine,
             records: Arc::clone(&records),
-            upgrader: Arc::new(upgrader),
+            upgrader,
             requests: supervisor.requests.clone(),
             specs: specs(),
             applied: supervisor.applied.clone(),
@@ -136,6 +148,7 @@ impl Services {
             desired,
             supervisor,
             operations,
+            automatic,
             logins: watch::Sender::default(),
             supervising,
             relay_news,
@@ -219,7 +232,11 @@ impl Services {
     /// What `agentctl` asks of the services.
     #[must_use]
     pub fn operator(&self) -> Arc<dyn control::Operator> {
-        Arc::new(Operator { operations: self.operations.clone(), logins: self.logins.subscribe() })
+        Arc::new(Operator {
+            operations: self.operations.clone(),
+            automatic: Arc::clone(&self.automatic),
+            logins: self.logins.subscribe(),
+        })
     }
 
     /// What the ingress is told.

@@ -41,6 +41,15 @@ pub struct ServiceSection {
     pub(super) health_path: Option<String>,
     pub(super) health_status: Option<u16>,
     pub(super) address: Option<String>,
+    pub(super) upgrades: Option<UpgradesSection>,
+}
+
+/// `[services.NAME.upgrades]`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct UpgradesSection {
+    pub(super) policy: Option<String>,
+    pub(super) window: Option<String>,
 }
 
 /// `kind`.
@@ -109,6 +118,7 @@ impl WrittenKind {
         match self {
             Self::Nextcloud => &[
                 "image",
+                "upgrades",
                 "redis_image",
                 "database",
                 "object_store",
@@ -118,9 +128,10 @@ impl WrittenKind {
                 "phone_region",
                 "previews",
             ],
-            Self::Ghost => &["image", "database", "mail", "owner_email", "title"],
+            Self::Ghost => &["image", "upgrades", "database", "mail", "owner_email", "title"],
             Self::Container => &[
                 "image",
+                "upgrades",
                 "command",
                 "user",
                 "env",

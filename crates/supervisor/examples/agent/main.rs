@@ -2,8 +2,8 @@
 //!
 //! `agent SOCKET STATE SERVICE [DEATH]`: `SERVICE` is `toy-NAME`, `ghost` or `nextcloud`. Kills itself at the point of an
 //! upgrade with the number `DEATH`, counted from 1. Commands come on standard input: `upgrade TAG`, `rollback`, `health`,
-//! `last`. What
-//! happens is told on standard output, a line each.
+//! `last`, `outlook`, and `clock TIME`, which is what its upgrades by themselves go by. What happens is told on standard
+//! output, a line each. `TOY_IMAGE` names the image of a `toy-NAME`, `POLICY` and `WINDOW` when it is upgraded by itself.
 
 mod ghost;
 mod nextcloud;
@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use jiff::civil::DateTime;
 use model::{Check, ContainerSpec, Generation, Limits, Network, Probe, Run, ServiceName, ServiceSpec, Unit};
-use supervisor::upgrade::{Host, HostOptions, Injector, Point, Retry, Upgrader};
+use registry::Client;
+use supervisor::upgrade::{Automatic, Clock, Host, HostOptions, Injector, Point, Policy, Retry, Rule, Upgrader};
 use supervisor::{DockerEngine, PinnedImage, Records, Supervisor, SupervisorOptions};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,33 @@ impl Injector for Death {
             println!("lives: {killed:?}");
         }
     }
+}
+
+/// A clock that moves when it is told to.
+#[derive(Clone)]
+struct Told(watch::Receiver<DateTime>);
+
+impl Clock for Told {
+    fn now(&self) -> DateTime {
+        *self.0.borrow()
+    }
+
+    async fn moves(&self) {
+        if self.0.clone().changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What the environment says of upgrades by themselves.
+fn rule() -> Result<Rule, Error> {
+    let policy = match std::env::var("POLICY").as_deref() {
+        Ok("patch") => Policy::Patch,
+        Ok("minor") => Policy::Minor,
+        _ => Policy::Off,
+    };
+    let window = std::env::var("WINDOW").map(|window| window.parse()).unwrap_or_else(|_| Ok(Default::default()))?;
+    Ok(Rule { policy, window })
 }
 
 #[tokio::main]
@@ -76,7 +105,13 @@ async fn run(socket: &str, state: &Path, spec: ServiceSpec, death: usize) -> Res
     let host = Arc::new(Host::new(engine, specs.clone(), &supervisor, options));
     let injector = Death { at: death, passed: AtomicUsize::new(0) };
     let retry = Retry { first: Duration::from_millis(200), max: Duration::from_secs(2) };
-    let upgrader = Upgrader::spawn(Arc::clone(&records), host, specs, injector, retry, token);
+    let upgrader = Arc::new(Upgrader::spawn(Arc::clone(&records), host, specs, injector, retry, token));
+    let (clock, told_time) = watch::channel(DateTime::constant(2026, 1, 1, 2, 59, 0, 0));
+    let rules = BTreeMap::from([(service.clone(), rule()?)]);
+    let automatic =
+        Arc::new(Automatic::new(Arc::clone(&upgrader), Client::new()?, Told(told_time), rules, Duration::ZERO));
+    let by_itself = Arc::clone(&automatic);
+    tokio::spawn(async move { by_itself.run().await });
 
     let mut watched = records.watch();
     let mut health = supervisor.health.clone();
@@ -110,9 +145,14 @@ async fn run(socket: &str, state: &Path, spec: ServiceSpec, death: usize) -> Res
                 },
                 Some("rollback") => told_of(upgrader.rollback(&service).await),
                 Some("give up") => told_of(upgrader.give_up(&service).await),
-                Some(line) => match line.strip_prefix("upgrade ") {
-                    Some(to) => told_of(upgrader.upgrade(&service, to).await),
-                    None => println!("what is {line}?"),
+                Some("outlook") => match automatic.outlook(&service).await {
+                    Ok(lines) => println!("outlook: {}", lines.join("; ")),
+                    Err(error) => println!("outlook: {error}"),
+                },
+                Some(line) => match line.split_once(' ') {
+                    Some(("upgrade", to)) => told_of(upgrader.upgrade(&service, to).await),
+                    Some(("clock", time)) => drop(clock.send_replace(time.parse()?)),
+                    _ => println!("what is {line}?"),
                 },
             },
         }

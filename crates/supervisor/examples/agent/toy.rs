@@ -10,11 +10,12 @@ use super::{Error, container, mount, service, unit, words};
 pub(crate) fn spec(name: &str) -> Result<ServiceSpec, Error> {
     let mut spec = service(name.parse()?);
     let volume = |what: &str| format!("cloudathome-{name}-{what}");
+    let image = std::env::var("TOY_IMAGE").unwrap_or_else(|_| "toy:1.0.0".into());
     let (app_name, db_name) = (name.to_owned(), format!("{name}-db"));
 
     let mut db = container(&spec.name, db_name.clone(), "toydb:1.0.0");
     db.mounts = vec![mount(&volume("db"), "/db"), mount(&volume("dumps"), "/dumps")];
-    let mut app = container(&spec.name, app_name.clone(), "toy:1.0.0");
+    let mut app = container(&spec.name, app_name.clone(), &image);
     app.mounts = vec![mount(&volume("state"), "/state"), mount(&volume("db"), "/db"), mount(&volume("data"), "/data")];
     spec.units = vec![
         unit(db, &[], "test -e /up"),

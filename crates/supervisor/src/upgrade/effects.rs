@@ -18,6 +18,9 @@ pub trait Effects: Send + Sync + 'static {
         service: &ServiceName,
     ) -> impl Future<Output = Result<BTreeMap<String, PinnedImage>, String>> + Send;
 
+    /// Which version an image on this host says that its application is.
+    fn version(&self, image: &PinnedImage) -> impl Future<Output = Option<String>> + Send;
+
     /// Checks the way from the old release to the new one, has the new image on this host and checks that there is room
     /// for the copies. Changes nothing of the service. Returns the images of the new release, with their ids.
     fn prepare(

@@ -209,6 +209,10 @@ impl<E: Storage> Effects for Host<E> {
         Ok(images.collect())
     }
 
+    async fn version(&self, image: &PinnedImage) -> Option<String> {
+        self.says(image).await
+    }
+
     async fn prepare(
         &self,
         service: &ServiceName,

@@ -133,6 +133,10 @@ impl Effects for SimHost {
         Ok(BTreeMap::new())
     }
 
+    async fn version(&self, _: &PinnedImage) -> Option<String> {
+        None
+    }
+
     async fn prepare(&self, _: &ServiceName, journal: &Journal) -> Result<BTreeMap<String, PinnedImage>, Failure> {
         self.middle(journal.step).await;
         self.fails(journal.step)?;

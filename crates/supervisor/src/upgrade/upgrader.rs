@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{ServiceName, ServiceSpec, VolumeKind};
+use model::{ServiceName, ServiceSpec, UpgradeSpec, VolumeKind};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
@@ -14,7 +14,7 @@ use tracing::{error, warn};
 use super::drive::{Drive, unix_now};
 use super::{Effects, Injector, PathError, Retry, check_path, retag};
 use crate::chain;
-use crate::record::{Record, RecordError, RecordMap, Records};
+use crate::record::{PinnedImage, Record, RecordError, RecordMap, Records};
 
 /// Images that were not seen yet when a service was installed are looked for this often.
 const PIN: Duration = Duration::from_secs(5);
@@ -23,8 +23,8 @@ const PIN: Duration = Duration::from_secs(5);
 /// it has ended, and then [`Record::last`].
 #[derive(Debug)]
 pub struct Upgrader<H> {
-    records: Arc<Records>,
-    host: Arc<H>,
+    pub(super) records: Arc<Records>,
+    pub(super) host: Arc<H>,
     specs: watch::Receiver<Option<Vec<ServiceSpec>>>,
     /// Services whose journals are being carried out.
     driven: watch::Receiver<BTreeSet<ServiceName>>,
@@ -112,16 +112,7 @@ impl<H: Effects> Upgrader<H> {
     /// # Errors
     /// It can't be begun; nothing was changed.
     pub async fn upgrade(&self, service: &ServiceName, to: &str) -> Result<Record, UpgradeError> {
-        let spec = self.spec(service)?;
-        let Some(upgrade) = spec.upgrade.as_ref().filter(|upgrade| !upgrade.units.is_empty()) else {
-            return Err(UpgradeError::NoUpgrade { service: service.clone() });
-        };
-        let record = self.records.record(service).ok_or_else(|| RecordError::Missing { service: service.clone() })?;
-        if record.stopped {
-            return Err(UpgradeError::Stopped { service: service.clone() });
-        }
-        let old = upgrade.units.iter().find_map(|unit| record.release.images.get(unit));
-        let old = old.ok_or_else(|| UpgradeError::NoUpgrade { service: service.clone() })?;
+        let Upgradable { spec, upgrade, record: _, image: old } = self.upgradable(service)?;
         let reference = retag(&old.reference, to);
         // A tag that says nothing may still be right: the image itself is asked once it is here.
         match check_path(upgrade.path, (&old.reference, None), (&reference, None)) {
@@ -185,11 +176,35 @@ impl<H: Effects> Upgrader<H> {
         Ok(record)
     }
 
+    /// A service that can be upgraded now.
+    pub(super) fn upgradable(&self, service: &ServiceName) -> Result<Upgradable, UpgradeError> {
+        let spec = self.spec(service)?;
+        let Some(upgrade) = spec.upgrade.clone().filter(|upgrade| !upgrade.units.is_empty()) else {
+            return Err(UpgradeError::NoUpgrade { service: service.clone() });
+        };
+        let record = self.records.record(service).ok_or_else(|| RecordError::Missing { service: service.clone() })?;
+        if record.stopped {
+            return Err(UpgradeError::Stopped { service: service.clone() });
+        }
+        let image = upgrade.units.iter().find_map(|unit| record.release.images.get(unit)).cloned();
+        let image = image.ok_or_else(|| UpgradeError::NoUpgrade { service: service.clone() })?;
+        Ok(Upgradable { spec, upgrade, record, image })
+    }
+
     fn spec(&self, service: &ServiceName) -> Result<ServiceSpec, UpgradeError> {
         let specs = self.specs.borrow();
         let spec = specs.iter().flatten().find(|spec| &spec.name == service);
         spec.cloned().ok_or_else(|| UpgradeError::Unknown { service: service.clone() })
     }
+}
+
+/// A service that can be upgraded.
+pub(super) struct Upgradable {
+    pub(super) spec: ServiceSpec,
+    pub(super) upgrade: UpgradeSpec,
+    pub(super) record: Record,
+    /// The application's image in force.
+    pub(super) image: PinnedImage,
 }
 
 struct Worker<H, I> {

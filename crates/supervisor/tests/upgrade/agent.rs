@@ -28,10 +28,15 @@ fn program() -> PathBuf {
 impl Agent {
     /// Starts it; `death` is the point at which it is to kill itself, counted from 1, if any.
     pub(crate) fn start(engine: &Engine, service: &str, death: Option<usize>) -> Self {
+        Self::start_with(engine, service, death, &[])
+    }
+
+    /// The same with an environment.
+    pub(crate) fn start_with(engine: &Engine, service: &str, death: Option<usize>, env: &[(&str, &str)]) -> Self {
         let host = engine.host();
         let mut command = host.command(program().to_str().unwrap());
         command.arg(host.engine_socket()).arg(host.dir().join(service)).arg(service).stdin(Stdio::piped());
-        command.args(death.map(|death| death.to_string()));
+        command.args(death.map(|death| death.to_string())).envs(env.iter().copied());
         // One log for each process.
         let label = format!("{service}-{}", STARTED.fetch_add(1, Ordering::SeqCst));
         Self { process: host.spawn(&label, command).unwrap(), seen: 0 }
@@ -79,6 +84,12 @@ impl Agent {
     /// Waits until nothing is at work, and says what was last.
     pub(crate) fn last(&mut self) -> String {
         self.asks("last", "last: ", |last| last != "not known yet")
+    }
+
+    /// Where it would go by itself, and what it did.
+    pub(crate) fn outlook(&mut self) -> String {
+        self.tell("outlook");
+        self.hears("outlook: ")
     }
 
     pub(crate) fn tell(&mut self, line: &str) {

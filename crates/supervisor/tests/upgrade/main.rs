@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent;
+mod automatic;
 mod ghost;
 mod nextcloud;
 mod toy;

@@ -1,6 +1,6 @@
 //! Killed at every point of an upgrade and of the way back: the application is a few lines of shell, so that it is quick.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use lab::{Engine, EngineOptions, Lab};
@@ -27,7 +27,7 @@ while :; do sleep 1 & wait $!; done
 "#;
 const DATABASE: &str = "touch /up; trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done";
 
-fn engine() -> Option<(Lab, Engine)> {
+pub(crate) fn engine() -> Option<(Lab, Engine)> {
     if !lab::capability::or_skip().unwrap() {
         return None;
     }
@@ -36,18 +36,30 @@ fn engine() -> Option<(Lab, Engine)> {
         return None;
     }
     let (lab, engine) = Lab::with_engine(&EngineOptions::default(), &[]).unwrap();
-    let archive = lab.dir().join("files/toy.tar");
-    std::fs::write(&archive, root()).unwrap();
-    let import = |changes: &[String], name: &str| {
-        let changes: Vec<&str> = changes.iter().flat_map(|change| ["--change", change]).collect();
-        engine.docker(&[&["import"], &changes[..], &[archive.to_str().unwrap(), name]].concat()).unwrap();
-    };
-    let runs = |script: &str| format!("CMD {}", serde_json::to_string(&["/bin/sh", "-c", script]).unwrap());
-    import(&[runs(DATABASE)], "toydb:1.0.0");
+    std::fs::write(archive(&lab), root()).unwrap();
+    import(&lab, &engine, "toydb:1.0.0", &[runs(DATABASE)]);
     for (tag, form, broken) in [("1.0.0", 1, ""), ("1.1.0", 2, ""), ("1.2.0", 3, "1")] {
-        import(&[runs(APP), format!("ENV FORM={form} BROKEN={broken}")], &format!("toy:{tag}"));
+        application(&lab, &engine, &format!("toy:{tag}"), form, broken);
     }
     Some((lab, engine))
+}
+
+/// Makes an image of the application that brings data into a form.
+pub(crate) fn application(lab: &Lab, engine: &Engine, name: &str, form: u32, broken: &str) {
+    import(lab, engine, name, &[runs(APP), format!("ENV FORM={form} BROKEN={broken} NAME={name}")]);
+}
+
+fn runs(script: &str) -> String {
+    format!("CMD {}", serde_json::to_string(&["/bin/sh", "-c", script]).unwrap())
+}
+
+fn archive(lab: &Lab) -> PathBuf {
+    lab.dir().join("files/toy.tar")
+}
+
+fn import(lab: &Lab, engine: &Engine, name: &str, changes: &[String]) {
+    let changes: Vec<&str> = changes.iter().flat_map(|change| ["--change", change]).collect();
+    engine.docker(&[&["import"], &changes[..], &[archive(lab).to_str().unwrap(), name]].concat()).unwrap();
 }
 
 fn root() -> Vec<u8> {

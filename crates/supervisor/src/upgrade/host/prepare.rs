@@ -58,6 +58,12 @@ impl<E: Storage> Host<E> {
         Ok(images)
     }
 
+    /// What an image says of its application's version.
+    pub(super) async fn says(&self, image: &PinnedImage) -> Option<String> {
+        let facts = self.facts(image.id.as_ref().unwrap_or(&image.reference)).await.ok()??;
+        version_of(&facts).map(str::to_owned)
+    }
+
     async fn facts(&self, reference: &str) -> Result<Option<ImageFacts>, Words> {
         self.engine.image_facts(reference).await.map_err(|error| chain(&error))
     }
