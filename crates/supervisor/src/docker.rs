@@ -28,10 +28,11 @@ use model::{ContainerSpec, Generation, SecretFile};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use self::convert::{Layers, create_body, gateway, name_of, observed, with_tag};
+use self::convert::{Layers, create_body, gateway, name_of, observed, runs, with_tag};
 use crate::engine::{Engine, EngineError, ExecOutput, Hint, PullProgress};
 use crate::observed::{
-    LABEL_DEFINITION, LABEL_GENERATION, LABEL_OWNER, LABEL_POSITION, LABEL_SERVICE, Observed, ObservedContainer, Owned,
+    LABEL_CONTAINER, LABEL_DEFINITION, LABEL_GENERATION, LABEL_OWNER, LABEL_POSITION, LABEL_SERVICE, Observed,
+    ObservedContainer, Owned,
 };
 use crate::{NAME_PREFIX, files};
 
@@ -52,6 +53,16 @@ pub struct DockerEngine {
     socket: PathBuf,
     owner: String,
     client: Mutex<Option<Docker>>,
+}
+
+/// Whose a container is.
+enum Whose {
+    /// Made by us, and called as we called it.
+    Ours(Owned),
+    /// It has the labels of ours with this name, and another name.
+    Copy(String),
+    /// Somebody else's.
+    Foreign,
 }
 
 impl DockerEngine {
@@ -118,9 +129,21 @@ impl DockerEngine {
         }
     }
 
+    /// Whose a container is.
+    fn whose(&self, name: &str, labels: Option<&HashMap<String, String>>) -> Whose {
+        let Some((labels, owned)) = labels.and_then(|labels| Some((labels, self.owned(labels)?))) else {
+            return Whose::Foreign;
+        };
+        match (labels.get(LABEL_CONTAINER), name.strip_prefix(NAME_PREFIX)) {
+            (Some(label), Some(name)) if label == name => Whose::Ours(owned),
+            (Some(label), _) => Whose::Copy(label.clone()),
+            (None, Some(_)) => Whose::Ours(owned),
+            (None, None) => Whose::Foreign,
+        }
+    }
+
     /// What our labels say; none when they are missing, another owner's or not understood.
-    fn owned(&self, labels: Option<&HashMap<String, String>>) -> Option<Owned> {
-        let labels = labels?;
+    fn owned(&self, labels: &HashMap<String, String>) -> Option<Owned> {
         if labels.get(LABEL_OWNER)? != &self.owner {
             return None;
         }
@@ -133,14 +156,24 @@ impl DockerEngine {
         })
     }
 
-    async fn observe_containers(&self) -> Result<Vec<ObservedContainer>, EngineError> {
+    /// Containers of ours and those with names like ours, and [`Observed::copies`].
+    async fn observe_containers(&self) -> Result<(Vec<ObservedContainer>, BTreeMap<String, String>), EngineError> {
         let all = ListContainersOptionsBuilder::default().all(true).build();
         let list =
             self.call("listing containers", QUICK, |d| async move { d.list_containers(Some(all)).await }).await?;
-        let mut containers = Vec::new();
+        let (mut containers, mut copies) = (Vec::new(), BTreeMap::new());
         for summary in list {
             let name = name_of(&summary);
-            let owned = self.owned(summary.labels.as_ref());
+            let owned = match self.whose(&name, summary.labels.as_ref()) {
+                Whose::Ours(owned) => Some(owned),
+                Whose::Copy(of) => {
+                    if runs(&summary) {
+                        copies.insert(of, name.clone());
+                    }
+                    None
+                }
+                Whose::Foreign => None,
+            };
             if owned.is_none() && !name.starts_with(NAME_PREFIX) {
                 continue;
             }
@@ -154,7 +187,7 @@ impl DockerEngine {
             let image = summary.image.unwrap_or_default();
             containers.push(observed(id, name, owned, image, details));
         }
-        Ok(containers)
+        Ok((containers, copies))
     }
 
     async fn inspect(&self, id: &str) -> Result<Option<ContainerInspectResponse>, EngineError> {
@@ -169,7 +202,7 @@ impl Engine for DockerEngine {
     }
 
     async fn observe(&self) -> Result<Observed, EngineError> {
-        let containers = self.observe_containers().await?;
+        let (containers, copies) = self.observe_containers().await?;
         let networks = self
             .call("listing networks", QUICK, |d| async move { d.list_networks(None::<ListNetworksOptions>).await })
             .await?;
@@ -178,6 +211,7 @@ impl Engine for DockerEngine {
             .await?;
         Ok(Observed {
             containers,
+            copies,
             networks: networks.into_iter().filter_map(|network| network.name).collect::<BTreeSet<_>>(),
             volumes: volumes.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect(),
             ..Observed::default()
@@ -251,6 +285,7 @@ impl Engine for DockerEngine {
         let mut body = create_body(spec);
         let mut labels: HashMap<String, String> = labels.into_iter().collect();
         labels.insert(LABEL_OWNER.to_owned(), self.owner.clone());
+        labels.insert(LABEL_CONTAINER.to_owned(), spec.name.clone());
         body.labels = Some(labels);
         let operation = format!("creating container {name}");
         let created =

@@ -9,6 +9,9 @@ use crate::NAME_PREFIX;
 
 /// Label: which agent owns the container. A container without it, or with another owner, is foreign.
 pub const LABEL_OWNER: &str = "cloudathome.managed-by";
+/// Label: the container's name without our prefix, as we made it. Labels come along when a person copies a container or
+/// commits it to an image; one that bears another name than this is foreign.
+pub const LABEL_CONTAINER: &str = "cloudathome.container";
 /// Label: the service the container belongs to.
 pub const LABEL_SERVICE: &str = "cloudathome.service";
 /// Label: the hash of the definition the container was made from.
@@ -23,6 +26,9 @@ pub const LABEL_POSITION: &str = "cloudathome.position";
 pub struct Observed {
     /// Containers of ours, and foreign ones whose names start with [`NAME_PREFIX`].
     pub containers: Vec<ObservedContainer>,
+    /// Full names of foreign containers that run with our labels, by the name that these say: copies of ours, or ours that
+    /// a person renamed.
+    pub copies: BTreeMap<String, String>,
     /// Names of all networks.
     pub networks: BTreeSet<String>,
     /// Names of all volumes.

@@ -372,6 +372,12 @@ fn refusal(service: &ServiceSpec, at: usize, observed: &Observed) -> Option<Stri
              rename or remove it (docker rename {full_name} NEW) and ours is made"
         ));
     }
+    if let Some(copy) = observed.copies.get(&spec.name).filter(|_| observed.ours(&spec.name).is_none()) {
+        return Some(format!(
+            "{copy} runs with the labels of {full_name} and may have its data open, so no second one is started beside \
+             it; if it is the old one, name it back (docker rename {copy} {full_name}), else stop it (docker stop {copy})"
+        ));
+    }
     if spec.service != service.name {
         return Some(format!("{} is defined as a part of {} and stands in {}", spec.name, spec.service, service.name));
     }

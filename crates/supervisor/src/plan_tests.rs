@@ -367,6 +367,17 @@ fn a_foreign_container_with_our_name_is_refused() {
 }
 
 #[test]
+fn a_second_one_is_not_made_beside_ours_under_another_name() {
+    let mut observed = all_running(&trio());
+    observed.copies.insert("db".into(), "db-before".into());
+    assert_eq!(plan(&[trio()], &observed), Plan::default(), "what is there goes on");
+    observed.containers.retain(|container| !container.name.ends_with("db"));
+    let refused = plan(&[trio()], &observed);
+    assert!(refused.steps.is_empty(), "{refused:?}");
+    assert!(refused.refusals[0].reason.contains("docker rename db-before cloudathome-db"), "{:?}", refused.refusals);
+}
+
+#[test]
 fn definitions_that_can_not_be_right_are_refused() {
     let mut open = unit("open", &[]);
     open.container.ports = vec![PortBinding { host: "0.0.0.0:80".parse().unwrap(), container: 80 }];

@@ -1,11 +1,13 @@
-//! An agent with one service, as the tests of upgrades run it: a process that can be killed.
+//! An agent with one service, as the tests of installing and upgrading run it: a process that can be killed.
 //!
-//! `agent SOCKET STATE SERVICE [DEATH]`: `SERVICE` is `toy-NAME`, `ghost` or `nextcloud`. Kills itself at the point of an
-//! upgrade with the number `DEATH`, counted from 1. Commands come on standard input: `upgrade TAG`, `rollback`, `health`,
-//! `last`, `outlook`, and `clock TIME`, which is what its upgrades by themselves go by. What happens is told on standard
-//! output, a line each. `TOY_IMAGE` names the image of a `toy-NAME`, `POLICY` and `WINDOW` when it is upgraded by itself.
+//! `agent SOCKET STATE SERVICE [DEATH]`: `SERVICE` is `toy-NAME`, `ghost` or `nextcloud`, or `install-NAME`, which is
+//! installed and no more. Kills itself at the point with the number `DEATH`, counted from 1: of an upgrade, or of the
+//! installation. Commands come on standard input: `upgrade TAG`, `rollback`, `health`, `last`, `outlook`, and `clock TIME`,
+//! which is what its upgrades by themselves go by. What happens is told on standard output, a line each. `TOY_IMAGE` names
+//! the image of a `toy-NAME`, `POLICY` and `WINDOW` when it is upgraded by itself.
 
 mod ghost;
+mod install;
 mod nextcloud;
 mod toy;
 
@@ -32,15 +34,22 @@ struct Death {
     passed: AtomicUsize,
 }
 
-impl Injector for Death {
-    async fn at(&self, point: Point) {
+impl Death {
+    /// A point, by what it is.
+    fn pass(&self, point: &str) {
         let number = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
-        println!("point {number}: {point:?}");
+        println!("point {number}: {point}");
         if number == self.at {
             println!("dies");
             let killed = Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status();
             println!("lives: {killed:?}");
         }
+    }
+}
+
+impl Injector for Death {
+    async fn at(&self, point: Point) {
+        self.pass(&format!("{point:?}"));
     }
 }
 
@@ -77,16 +86,18 @@ async fn main() -> Result<(), Error> {
     let [socket, state, service, death @ ..] = &arguments[..] else {
         return Err("agent SOCKET STATE SERVICE [DEATH]".into());
     };
+    let at = death.first().map(|number| number.parse()).transpose()?.unwrap_or(0);
+    let death = Death { at, passed: AtomicUsize::new(0) };
     let spec = match service.as_str() {
+        name if name.starts_with("install-") => return install::run(socket, Path::new(state), name, death).await,
         "ghost" => ghost::spec()?,
         "nextcloud" => nextcloud::spec()?,
         other => toy::spec(other)?,
     };
-    let death = death.first().map(|number| number.parse()).transpose()?.unwrap_or(0);
     run(socket, Path::new(state), spec, death).await
 }
 
-async fn run(socket: &str, state: &Path, spec: ServiceSpec, death: usize) -> Result<(), Error> {
+async fn run(socket: &str, state: &Path, spec: ServiceSpec, death: Death) -> Result<(), Error> {
     let engine = Arc::new(DockerEngine::new(PathBuf::from(socket), format!("agent-of-{}", spec.name)));
     let records = Arc::new(Records::open(state.join("services"))?);
     let service = spec.name.clone();
@@ -103,9 +114,8 @@ async fn run(socket: &str, state: &Path, spec: ServiceSpec, death: usize) -> Res
     let settle = if service.as_str().starts_with("toy") { 15 } else { 120 };
     let options = HostOptions { settle: Duration::from_secs(settle) };
     let host = Arc::new(Host::new(engine, specs.clone(), &supervisor, options));
-    let injector = Death { at: death, passed: AtomicUsize::new(0) };
     let retry = Retry { first: Duration::from_millis(200), max: Duration::from_secs(2) };
-    let upgrader = Arc::new(Upgrader::spawn(Arc::clone(&records), host, specs, injector, retry, token));
+    let upgrader = Arc::new(Upgrader::spawn(Arc::clone(&records), host, specs, death, retry, token));
     let (clock, told_time) = watch::channel(DateTime::constant(2026, 1, 1, 2, 59, 0, 0));
     let rules = BTreeMap::from([(service.clone(), rule()?)]);
     let automatic =

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, CreateImageInfo,
-    EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType, NetworkInspect, NetworkingConfig, PortBinding,
-    RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
+    ContainerSummaryStateEnum, CreateImageInfo, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType,
+    NetworkInspect, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use model::{ContainerSpec, MountSource, Network};
 use time::OffsetDateTime;
@@ -29,6 +29,11 @@ pub(super) fn name_of(summary: &ContainerSummary) -> String {
     // A name with a second slash is a legacy link to it from another container.
     let names = summary.names.iter().flatten().map(|name| name.trim_start_matches('/'));
     names.into_iter().find(|name| !name.contains('/')).unwrap_or_default().to_owned()
+}
+
+pub(super) fn runs(summary: &ContainerSummary) -> bool {
+    use ContainerSummaryStateEnum::{PAUSED, RESTARTING, RUNNING};
+    matches!(summary.state, Some(RUNNING | PAUSED | RESTARTING))
 }
 
 pub(super) fn observed(

@@ -131,19 +131,20 @@ impl Agent {
         self.hears("ended: ")
     }
 
-    /// Waits until it has killed itself, or has closed its journal. Returns the point at which it did.
-    pub(crate) fn dies(&mut self) -> Option<String> {
+    /// Waits until it has killed itself, or has got to a line that ends like that. Returns the point at which it did.
+    pub(crate) fn dies_before(&mut self, end: &str) -> Option<String> {
         let begin = Instant::now();
         loop {
+            let alive = self.process.is_running();
             let lines = self.lines();
             if let Some(at) = lines.iter().position(|line| line == "dies") {
                 self.process.wait(PATIENCE).unwrap();
                 return Some(lines[at - 1].clone());
             }
-            if lines.iter().any(|line| line.ends_with("Closed")) {
+            if lines.iter().any(|line| line.ends_with(end)) {
                 return None;
             }
-            assert!(begin.elapsed() < PATIENCE, "{}", lines.join("\n"));
+            assert!(alive && begin.elapsed() < PATIENCE, "{}", lines.join("\n"));
             std::thread::sleep(Duration::from_millis(100));
         }
     }

@@ -61,7 +61,7 @@ fn a_post_is_there_after_an_upgrade_and_after_the_way_back() {
     let mut mortal = Agent::start(&engine, "ghost", Some(12));
     mortal.is_healthy();
     mortal.tell("upgrade 6.65.0");
-    let point = mortal.dies().unwrap();
+    let point = mortal.dies_before("Closed").unwrap();
     assert!(point.ends_with("Written(Settle)"), "{point}");
     let mut next = Agent::start(&engine, "ghost", None);
     assert!(next.last().starts_with("upgraded to ghost:6.65.0"));

@@ -1,13 +1,12 @@
 //! Killed at every point of an upgrade and of the way back: the application is a few lines of shell, so that it is quick.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use lab::{Engine, EngineOptions, Lab};
 
 use crate::agent::Agent;
-
-const BUSYBOX: &str = "/bin/busybox";
+use crate::busybox::busybox;
 
 /// Migrates the volume, then the database, as applications do; refuses newer data.
 const APP: &str = r#"
@@ -31,12 +30,9 @@ pub(crate) fn engine() -> Option<(Lab, Engine)> {
     if !lab::capability::or_skip().unwrap() {
         return None;
     }
-    if !Path::new(BUSYBOX).exists() {
-        lab::capability::skip(&format!("{BUSYBOX} is missing: install busybox-static"));
-        return None;
-    }
+    let root = busybox()?;
     let (lab, engine) = Lab::with_engine(&EngineOptions::default(), &[]).unwrap();
-    std::fs::write(archive(&lab), root()).unwrap();
+    std::fs::write(archive(&lab), root).unwrap();
     import(&lab, &engine, "toydb:1.0.0", &[runs(DATABASE)]);
     for (tag, form, broken) in [("1.0.0", 1, ""), ("1.1.0", 2, ""), ("1.2.0", 3, "1")] {
         application(&lab, &engine, &format!("toy:{tag}"), form, broken);
@@ -60,18 +56,6 @@ fn archive(lab: &Lab) -> PathBuf {
 fn import(lab: &Lab, engine: &Engine, name: &str, changes: &[String]) {
     let changes: Vec<&str> = changes.iter().flat_map(|change| ["--change", change]).collect();
     engine.docker(&[&["import"], &changes[..], &[archive(lab).to_str().unwrap(), name]].concat()).unwrap();
-}
-
-fn root() -> Vec<u8> {
-    let mut archive = tar::Builder::new(Vec::new());
-    archive.append_path_with_name(BUSYBOX, "bin/busybox").unwrap();
-    for name in ["cat", "cp", "df", "du", "ls", "mkdir", "rm", "sh", "sleep", "sync", "tail", "test", "touch"] {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Symlink);
-        header.set_size(0);
-        archive.append_link(&mut header, format!("bin/{name}"), "busybox").unwrap();
-    }
-    archive.into_inner().unwrap()
 }
 
 /// One service of the kind on a shared engine.
@@ -192,7 +176,7 @@ fn a_way_back_that_can_not_succeed_is_given_up_when_all_is_removed() {
     let mut agent = toy.start(Some(1));
     agent.is_healthy();
     agent.tell("rollback");
-    assert!(agent.dies().is_some_and(|point| point.ends_with("Written(Halt)")));
+    assert!(agent.dies_before("Closed").is_some_and(|point| point.ends_with("Written(Halt)")));
     drop(agent);
     engine.docker(&["volume", "rm", "cloudathome-toy-a-state.g1"]).unwrap();
 
@@ -224,7 +208,7 @@ fn dies_and_goes_on(toy: &Toy<'_>, wish: &str, death: usize) -> bool {
         agent.is_healthy();
     }
     agent.tell(wish);
-    let point = agent.dies();
+    let point = agent.dies_before("Closed");
     drop(agent);
 
     let mut next = toy.start(None);
@@ -250,19 +234,26 @@ fn dies_and_goes_on(toy: &Toy<'_>, wish: &str, death: usize) -> bool {
     point.is_some()
 }
 
-/// The points from `first` on, several services at a time: they mostly wait.
+/// The points of a wish from `first` on.
 fn at_every_point(wish: &str, first: usize, points: usize) {
     let Some((_lab, engine)) = engine() else { return };
+    from_point(first, points, |death| {
+        dies_and_goes_on(&Toy { engine: &engine, name: format!("toy-{death}") }, wish, death)
+    });
+}
+
+/// Tries the points from `first` on until there is no such point, several at a time: they mostly wait. There must be more
+/// than `points`.
+pub(crate) fn from_point(first: usize, points: usize, try_point: impl Fn(usize) -> bool + Sync) {
     let (next, past) = (AtomicUsize::new(first), AtomicBool::new(false));
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
                 while !past.load(Ordering::SeqCst) {
                     let death = next.fetch_add(1, Ordering::SeqCst);
-                    let toy = Toy { engine: &engine, name: format!("toy-{death}") };
-                    if !dies_and_goes_on(&toy, wish, death) {
+                    if !try_point(death) {
                         past.store(true, Ordering::SeqCst);
-                        assert!(death > points, "{wish} has {death} points only");
+                        assert!(death > points, "there are {death} points only");
                     }
                 }
             });

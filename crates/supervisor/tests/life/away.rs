@@ -1,0 +1,81 @@
+//! The engine goes away and comes back.
+
+use lab::{EngineOptions, EngineVersion};
+use model::ContainerState;
+
+use crate::host::Host;
+use crate::services::{quiet, with_database};
+use crate::watched::{Watched, is, says};
+
+const GONE: &str = "no container engine answers";
+const NAMES: [&str; 3] = ["blog-db", "blog", "other"];
+
+/// Two services that are healthy.
+async fn healthy(options: &EngineOptions) -> Option<(Host, Watched)> {
+    let host = Host::start(options)?;
+    let mut agent = Watched::start(&host, &[with_database("blog", "test -e /data/well"), quiet("other")]);
+    agent.until("blog-db", "running", |status| status.state == ContainerState::Running).await;
+    host.sh("blog-db", "touch /data/well");
+    agent.until_healthy(&["blog", "other"]).await;
+    Some((host, agent))
+}
+
+/// Nobody can look, so nothing is called healthy, and why is told.
+async fn nothing_is_claimed(agent: &mut Watched) {
+    for name in NAMES {
+        agent.until(name, "told of the engine", says(GONE)).await;
+    }
+    for service in ["blog", "other"] {
+        agent.until_health(service, "told of the engine", is("unhealthy", GONE)).await;
+    }
+    assert_eq!(agent.inner.statuses.borrow().iter().filter(|status| says("keep running")(status)).count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_live_restore_containers_are_adopted_untouched() {
+    for version in [EngineVersion::Machine, EngineVersion::Sid] {
+        let options = EngineOptions { version, live_restore: true, ..EngineOptions::default() };
+        let Some((mut host, mut agent)) = healthy(&options).await else { return };
+        let before = NAMES.map(|name| host.run(name));
+        for hard in [true, false] {
+            if hard { host.engine.kill9() } else { host.engine.stop() }.unwrap();
+            nothing_is_claimed(&mut agent).await;
+            host.engine.start().unwrap();
+            agent.until_healthy(&["blog", "other"]).await;
+            assert_eq!(NAMES.map(|name| host.run(name)), before, "{version:?}, the hard way: {hard}");
+        }
+        assert_eq!(NAMES.map(|name| agent.restarts(name)), [0; 3]);
+        agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_live_restore_containers_are_started_again_in_order() {
+    for version in [EngineVersion::Machine, EngineVersion::Sid] {
+        let options = EngineOptions { version, ..EngineOptions::default() };
+        let Some((mut host, mut agent)) = healthy(&options).await else { return };
+        for hard in [true, false] {
+            let what = format!("{version:?}, the hard way: {hard}");
+            // What needs the database shows that it was started after that was ready, and not before.
+            host.sh("blog-db", "rm /data/well");
+            let before = NAMES.map(|name| host.run(name));
+            if hard { host.engine.kill9() } else { host.engine.stop() }.unwrap();
+            nothing_is_claimed(&mut agent).await;
+            host.engine.start().unwrap();
+            agent.until("blog", "held back", says("waits for blog-db")).await;
+            agent.until_healthy(&["other"]).await;
+            assert_eq!(host.names("running"), ["cloudathome-blog-db", "cloudathome-other"], "{what}");
+            host.sh("blog-db", "touch /data/well");
+            agent.until_healthy(&["blog", "other"]).await;
+            let after = NAMES.map(|name| host.run(name));
+            for (after, before) in after.iter().zip(&before) {
+                let id = |run: &str| run.split(' ').next().unwrap().to_owned();
+                assert_eq!(id(after), id(before), "{what}");
+                assert_ne!(after, before, "{what}");
+            }
+            // The engine's end is none of their own.
+            assert_eq!(NAMES.map(|name| agent.restarts(name)), [0; 3], "{what}");
+        }
+        agent.stop().await;
+    }
+}
