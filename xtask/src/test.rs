@@ -16,6 +16,9 @@ use crate::{cargo, demo};
 const INTEROP: &[(&str, &[&str])] =
     &[("all but floods", &["--test-threads=8", "--skip=flood::"]), ("floods", &["--test-threads=1", "flood::"])];
 
+/// A test program that mostly waits for engines: so many of its tests at a time, however few cores there are.
+const ENGINES: (&str, &str, &str) = ("crates/supervisor", "life", "--test-threads=4");
+
 /// Runs every test.
 pub(crate) fn run() -> Result<()> {
     let progress = Progress::start();
@@ -81,7 +84,11 @@ fn run_tests(
     ensure!(interop.len() == 1, "there is no test program `interop` of crates/tunnel");
     for binary in others {
         let package = binary.package.strip_prefix(cargo::workspace()).unwrap_or(&binary.package);
-        run(format!("tests: {} of {}", binary.name, package.display()), binary.command())?;
+        let (mut command, (of, name, threads)) = (binary.command(), ENGINES);
+        if binary.is(of, name) {
+            command.arg(threads);
+        }
+        run(format!("tests: {} of {}", binary.name, package.display()), command)?;
     }
     run("tests: documentation".to_owned(), cargo::doc_tests())?;
     for offload in ["auto", "off"] {

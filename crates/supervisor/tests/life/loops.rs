@@ -32,7 +32,7 @@ async fn a_loop_is_told_with_its_last_words_and_ends_with_its_cause() {
         let looping = agent.until(name, "looping", says("times in a row")).await;
         let reason = looping.reason.unwrap();
         assert!(reason.contains(why) && reason.contains("opening") && reason.contains("no schema"), "{reason}");
-        agent.until_health(name, "degraded", is("degraded", why)).await;
+        agent.until_health(name, "unhealthy", is("unhealthy", why)).await;
     }
     // It is tried again and again, by the same container.
     let tried = agent.restarts("mended");
@@ -62,7 +62,8 @@ async fn a_loop_is_told_with_its_last_words_and_ends_with_its_cause() {
             status.state == ContainerState::Running && says("times in a row")(status)
         })
         .await;
-    assert_eq!((first.id, agent.health("mended").word()), (mended.clone(), "degraded"));
+    assert_eq!(first.id, mended);
+    agent.until_health("mended", "degraded", is("degraded", why)).await;
     agent.until_healthy(&["mended", "redefined", "other"]).await;
     assert_eq!(agent.status("mended").id, mended);
     assert_eq!(agent.status("redefined").id, now.id);
