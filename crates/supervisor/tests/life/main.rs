@@ -1,5 +1,5 @@
 //! The supervisor with real engines: what becomes of containers when things go wrong, and what people are told of it.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod away;
 mod boot;

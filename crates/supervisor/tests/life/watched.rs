@@ -84,7 +84,7 @@ impl Watched {
         async move {
             let wait = self.inner.health.wait_for(|all| {
                 let healthy = |service: &&str| all.get(&service.parse().unwrap()) == Some(&Health::Healthy);
-                services.iter().all(|service| healthy(&service))
+                services.iter().all(healthy)
             });
             let healthy = timeout(LIMIT, wait).await.is_ok();
             assert!(healthy, "{at}: {services:?} are never healthy: {}", self.describe());
