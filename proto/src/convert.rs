@@ -1,5 +1,6 @@
 //! Conversion between the wire's types and `model`'s: infallible on the way out, checked on the way in.
 
+mod event;
 mod operation;
 mod tunnel;
 
@@ -12,6 +13,8 @@ use model::{
 };
 
 use crate::v1;
+
+pub use event::events;
 
 /// A text from the peer longer than this many bytes is refused (reasons are cut, see [`bounded`]).
 const MAX_TEXT: usize = 1024;
@@ -285,6 +288,8 @@ impl From<ControlStatus> for v1::ControlStatus {
             peer: status.peer.map(Into::into),
             reason: status.reason,
             last_heard_seconds: status.last_heard_seconds,
+            round_trip_micros: status.round_trip_micros,
+            clock_ahead_millis: status.clock_ahead_millis,
         }
     }
 }
@@ -298,6 +303,8 @@ impl TryFrom<v1::ControlStatus> for ControlStatus {
             peer: parse_optional("ControlStatus.peer", wire.peer)?,
             reason: wire.reason.map(|reason| bounded(&reason)),
             last_heard_seconds: wire.last_heard_seconds,
+            round_trip_micros: wire.round_trip_micros,
+            clock_ahead_millis: wire.clock_ahead_millis,
         })
     }
 }

@@ -12,10 +12,13 @@ pub mod v1 {
 
 mod convert;
 
-pub use convert::InvalidMessage;
+pub use convert::{InvalidMessage, events};
 
 /// The version of the protocol that this code speaks, sent in `Hello`.
 pub const PROTOCOL: u32 = 1;
 
 /// The largest message either end accepts, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
+
+/// Events in one message, at most.
+pub const MAX_EVENTS: usize = 64;

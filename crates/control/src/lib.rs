@@ -11,6 +11,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod clock;
 mod exchange;
 mod inspect;
 mod listen;
@@ -18,11 +19,12 @@ mod operate;
 mod session;
 mod tls;
 
-pub use inspect::{InspectionSocket, Inspector, InspectorError, Snapshot};
+pub use clock::Clocks;
+pub use inspect::{InspectionSocket, Inspector, InspectorError, Snapshot, Timelines};
 pub use listen::{ListenError, bind_on_device, serve_edge};
 pub use operate::{OperateError, OperationsClient, Operator, OutputAnswers, Outputs, StepAnswers, Steps};
 pub use session::{
-    ConfigResult, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, SessionId,
+    ConfigResult, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, News, SessionId,
 };
 pub use tls::{ControlTls, TlsError};
 

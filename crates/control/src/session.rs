@@ -1,22 +1,23 @@
 //! The session between home and edge: home opens it, both say hello, then each sends its latest state.
 
 use std::net::SocketAddrV4;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use hyper_util::rt::TokioIo;
-use model::{DesiredConfig, Generation, HostId, HostStatus, Role, RoleUri, ServiceAnnouncement};
-use proto::{MAX_MESSAGE_BYTES, PROTOCOL, v1};
+use model::{DesiredConfig, Event, Generation, HostId, HostStatus, Role, RoleUri, ServiceAnnouncement, Timeline};
+use proto::{MAX_EVENTS, MAX_MESSAGE_BYTES, PROTOCOL, v1};
 use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
+use crate::clock::{ClockExchange, Clocks};
 use crate::exchange::{Ended, exchange, first};
 use crate::{CONNECT_DEADLINE, ControlTls, HEARTBEAT};
 
@@ -102,6 +103,20 @@ pub enum EdgeEvent {
         /// What it wants published.
         services: Vec<ServiceAnnouncement>,
     },
+    /// Things happened at home.
+    Happened {
+        /// Which session.
+        session: SessionId,
+        /// What.
+        news: News,
+    },
+    /// The way to home and its clock were measured.
+    Measured {
+        /// Which session.
+        session: SessionId,
+        /// What came out.
+        clocks: Clocks,
+    },
     /// The session ended.
     Closed {
         /// Which session.
@@ -109,6 +124,15 @@ pub enum EdgeEvent {
         /// Why.
         reason: String,
     },
+}
+
+/// Events that the peer tells of; some may be known already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The id of the timeline that they are of.
+    pub timeline: String,
+    /// The events, in order.
+    pub events: Vec<Event>,
 }
 
 /// What became of a desired configuration at home.
@@ -127,6 +151,8 @@ pub struct EdgeOutput {
     pub desired: Option<DesiredConfig>,
     /// The edge's status.
     pub status: Option<HostStatus>,
+    /// What happened at the edge; sent once a session, then what is new.
+    pub timeline: Arc<Timeline>,
 }
 
 /// Home's latest state, as the session sends it.
@@ -138,6 +164,39 @@ pub struct HomeOutput {
     pub status: Option<HostStatus>,
     /// What home wants published.
     pub services: Vec<ServiceAnnouncement>,
+    /// What happened at home; sent once a session, then what is new.
+    pub timeline: Arc<Timeline>,
+}
+
+/// The part of a session that both ends have in common: the timeline goes out, and times come and go with the reports.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The number of the last event that was sent.
+    told: u64,
+    clock: ClockExchange,
+}
+
+impl Shared {
+    fn lock(shared: &Mutex<Self>) -> std::sync::MutexGuard<'_, Self> {
+        shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is new in the timeline, and the time.
+    fn due(&mut self, timeline: &Timeline) -> (Vec<v1::Events>, v1::Clock) {
+        let new: Vec<v1::Event> = timeline.after(self.told).cloned().map(Into::into).collect();
+        self.told = timeline.last().max(self.told);
+        let batch = |events: &[v1::Event]| v1::Events { timeline: timeline.id.clone(), events: events.to_vec() };
+        (new.chunks(MAX_EVENTS).map(batch).collect(), self.clock.tell(SystemTime::now(), Instant::now()))
+    }
+
+    fn hear(&mut self, clock: &v1::Clock) -> Option<Clocks> {
+        self.clock.hear(clock, SystemTime::now(), Instant::now())
+    }
+}
+
+fn news(wire: v1::Events) -> Result<News, Ended> {
+    let (timeline, events) = proto::events(wire).map_err(|error| Ended::Refused(error.to_string()))?;
+    Ok(News { timeline, events })
 }
 
 /// The edge's side: the gRPC service that homes open sessions with.
@@ -196,8 +255,11 @@ impl EdgeService {
         }
 
         let mut sent = None;
+        let shared = Mutex::new(Shared::default());
         let encode = |state: &EdgeOutput| {
-            let mut due = Vec::new();
+            let (events, clock) = Shared::lock(&shared).due(&state.timeline);
+            let mut due: Vec<_> = events.into_iter().map(|events| wrap(Out::Events(events))).collect();
+            due.push(wrap(Out::Clock(clock)));
             if let Some(desired) = &state.desired
                 && sent != Some(desired.generation)
             {
@@ -231,6 +293,11 @@ impl EdgeService {
                         outcome: if result.accepted { Ok(()) } else { Err(result.reason) },
                     },
                 }),
+                Some(In::Events(events)) => Some(EdgeEvent::Happened { session, news: news(events)? }),
+                Some(In::Clock(clock)) => {
+                    let clocks = Shared::lock(&shared).hear(&clock);
+                    clocks.map(|clocks| EdgeEvent::Measured { session, clocks })
+                }
                 // A second hello says nothing new, and kinds of a later release are ignored.
                 Some(In::Hello(_)) | None => None,
             })
@@ -273,6 +340,10 @@ pub enum HomeEvent {
         /// The edge's state.
         status: Box<HostStatus>,
     },
+    /// Things happened at the edge.
+    Happened(News),
+    /// The way to the edge and its clock were measured.
+    Measured(Clocks),
     /// The session ended or could not be opened.
     Closed {
         /// Why.
@@ -368,8 +439,11 @@ impl HomeLink {
         *wait = RETRY_MIN;
 
         let mut sent = None;
+        let shared = Mutex::new(Shared::default());
         let encode = |state: &HomeOutput| {
-            let mut due = Vec::new();
+            let (events, clock) = Shared::lock(&shared).due(&state.timeline);
+            let mut due: Vec<_> = events.into_iter().map(|events| wrap(Out::Events(events))).collect();
+            due.push(wrap(Out::Clock(clock)));
             if state.result != sent {
                 sent = state.result.clone();
                 due.extend(state.result.clone().map(|result| {
@@ -401,6 +475,8 @@ impl HomeLink {
                     Ok(status) => Some(HomeEvent::Report { status: Box::new(status) }),
                     Err(error) => return Err(Ended::Refused(error.to_string())),
                 },
+                Some(In::Events(events)) => Some(HomeEvent::Happened(news(events)?)),
+                Some(In::Clock(clock)) => Shared::lock(&shared).hear(&clock).map(HomeEvent::Measured),
                 Some(In::Hello(_)) | None => None,
             })
         };

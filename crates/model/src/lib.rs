@@ -4,6 +4,7 @@
 
 mod container;
 mod desired;
+mod event;
 mod id;
 mod operation;
 mod service;
@@ -12,6 +13,7 @@ mod tunnel;
 
 pub use container::{ContainerSpec, Limits, Mount, MountSource, Network, PortBinding, SecretFile};
 pub use desired::{DesiredConfig, ServiceAnnouncement};
+pub use event::{Event, EventKind, Subject, Timeline};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
 pub use operation::{Credential, ExecInput, ExecQuery, LogsQuery, Output, Refusal, RunCommand, TerminalSize};
 pub use service::{

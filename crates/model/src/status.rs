@@ -146,6 +146,10 @@ pub struct ControlStatus {
     pub reason: Option<String>,
     /// Seconds since the last message from the peer.
     pub last_heard_seconds: Option<u64>,
+    /// From here to the peer's agent and back through the tunnel, microseconds: the shortest of the last few.
+    pub round_trip_micros: Option<u64>,
+    /// How far the peer's clock is ahead of ours, milliseconds.
+    pub clock_ahead_millis: Option<i64>,
 }
 
 /// A managed container's state in the engine.
