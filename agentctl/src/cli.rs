@@ -48,6 +48,7 @@ fn overview() -> String {
     examples(&[
         ("sudo agentctl status", "is it serving, and if not, why"),
         ("sudo agentctl status --json | jq .local.services", "the same for programs"),
+        ("sudo agentctl why", "what failed first, and what was tried"),
         ("sudo agentctl tunnel", "who is connected, and how packets go"),
         ("sudo agentctl service nextcloud credentials", "where to log in, and with what"),
         ("agentctl pki init --dir ./authority", "make the private certificate authority"),
@@ -76,6 +77,25 @@ pub(crate) enum Command {
         ("sudo agentctl status --socket /run/cloudathome/home.sock", "where both agents run on one host"),
     ]))]
     Status(AskArgs),
+    /// Tells why a service does not serve, or did not the last time: what changed, what failed first, what was tried
+    ///
+    /// One story from what both hosts saw, in the order in which it happened, although their clocks may differ. Without a name, of
+    /// the first service that does not serve.
+    #[command(after_help = examples(&[
+        ("sudo agentctl why", "the first service that does not serve"),
+        ("sudo agentctl why nextcloud", "a certain one"),
+        ("sudo agentctl why nextcloud --json | jq .first", "JSON for programs: {service, hostname, serves, reason, since, first, events}"),
+    ]))]
+    Why(WhyArgs),
+    /// Shows what happened on both hosts, oldest first
+    ///
+    /// Times are UTC by this host's clock. Each host keeps its last 500 events, through restarts of its agent too.
+    #[command(after_help = examples(&[
+        ("sudo agentctl events -f", "until Ctrl-C"),
+        ("sudo agentctl events --service nextcloud", "of one service, and of what all of them need"),
+        ("sudo agentctl events --json | jq 'select(.kind == \"fault\")'", "a line of JSON for each"),
+    ]))]
+    Events(EventsArgs),
     /// Shows this host's end of the tunnel: its peers, what was dropped, and which of the kernel's offloads are in use
     ///
     /// Where a step carries not much more than one packet a call, offloads do not help there: "plain" and "single" stand for
@@ -153,6 +173,27 @@ pub(crate) struct AskArgs {
     /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// The service [default: the first that does not serve]
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Option<ServiceName>,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on, until Ctrl-C
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only what is about this service, or about what all services need
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<ServiceName>,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
 }
 
 #[derive(Debug, Args)]

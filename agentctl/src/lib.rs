@@ -6,6 +6,7 @@
 mod ask;
 mod cli;
 mod connect;
+mod events;
 mod exit;
 mod pki_command;
 mod profile_command;
@@ -17,6 +18,7 @@ mod status;
 mod terminal;
 mod tunnel;
 mod verdict;
+mod why;
 
 use std::io::Write;
 
@@ -33,6 +35,8 @@ use cli::{Command, PkiCommand};
 pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
     match cli.command {
         Command::Status(args) => status::run(&args, colour, out),
+        Command::Why(args) => why::run(&args, colour, out),
+        Command::Events(args) => events::run(&args, colour, out),
         Command::Tunnel(args) => tunnel::run(&args, colour, out),
         Command::Service(args) => service_command::run(args, colour, out),
         Command::Occ(args) => service_command::occ(args),

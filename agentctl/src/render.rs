@@ -1,6 +1,7 @@
 //! A report as text for people.
 
 pub(crate) mod credentials;
+pub(crate) mod events;
 pub(crate) mod tunnel;
 
 use std::time::{Duration, SystemTime};
@@ -9,6 +10,9 @@ use model::{ContainerState, ContainerStatus, Health, HostStatus, ServiceStatus, 
 
 use crate::status::Report;
 use crate::verdict::{Verdict, container_word, peer_is_fresh, services, tunnel_word};
+
+/// Clocks that are so far apart are worth a word, milliseconds: certificates and logins with one-time codes suffer.
+const CLOCK_DIFFERENCE: u64 = 5_000;
 
 /// Whether words are coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +162,11 @@ fn control_rows(status: &HostStatus, table: &mut Table) {
     let mut facts = Vec::new();
     facts.extend(control.peer.as_ref().map(|peer| format!("with {peer}")));
     facts.extend(control.last_heard_seconds.map(|age| format!("heard {} ago", human_time(age))));
+    facts.extend(control.round_trip_micros.map(|micros| format!("round trip {:.1} ms", micros as f64 / 1000.0)));
+    facts.extend(control.clock_ahead_millis.filter(|ahead| ahead.unsigned_abs() >= CLOCK_DIFFERENCE).map(|ahead| {
+        let direction = if ahead > 0 { "ahead" } else { "behind" };
+        format!("its clock is {} {direction}", human_time(ahead.unsigned_abs() / 1000))
+    }));
     table.row([(tone, word.to_owned()), (Tone::Plain, "control channel".into()), (Tone::Plain, facts.join(", "))]);
     table.notes(control.reason.clone());
 }
@@ -241,7 +250,7 @@ impl Table {
 }
 
 /// Text from elsewhere (another host, a container's log) must not steer the reader's terminal, nor fake a line.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let steers = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
@@ -280,7 +289,7 @@ fn human_bytes(bytes: u64) -> String {
 }
 
 /// A span in its two largest units, as in `3 h 12 min`.
-fn human_time(seconds: u64) -> String {
+pub(crate) fn human_time(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use control::{InspectionSocket, Snapshot};
+use control::{InspectionSocket, Snapshot, Timelines};
 use fake::FakeOperator;
 use model::{ControlStatus, Generation, HostStatus, Role, TunnelReport, TunnelStatus};
 use tokio::sync::watch;
@@ -33,8 +33,9 @@ fn agentctl(line: &str, input: &str) -> Output {
     let stop = CancellationToken::new();
     let (_, state) = watch::channel(Snapshot { local, peer: None });
     let (_, tunnel) = watch::channel(TunnelReport::default());
+    let (_, timelines) = watch::channel(Timelines::default());
     let bound = runtime.block_on(async { InspectionSocket::bind(&socket).unwrap() });
-    runtime.spawn(bound.serve(state, tunnel, Arc::new(FakeOperator), stop));
+    runtime.spawn(bound.serve(state, timelines, tunnel, Arc::new(FakeOperator), stop));
     let words = line.split(' ').map(|word| if word == "SOCKET" { socket.to_str().unwrap() } else { word });
     let mut child = Command::new(env!("CARGO_BIN_EXE_agentctl"))
         .args(words)

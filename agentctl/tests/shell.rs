@@ -34,6 +34,7 @@ fn a_page_for_every_command() {
         [
             "agentctl-completions.1",
             "agentctl-connect.1",
+            "agentctl-events.1",
             "agentctl-man.1",
             "agentctl-occ.1",
             "agentctl-pki-crl.1",
@@ -54,6 +55,7 @@ fn a_page_for_every_command() {
             "agentctl-service.1",
             "agentctl-status.1",
             "agentctl-tunnel.1",
+            "agentctl-why.1",
             "agentctl.1",
         ]
     );

@@ -8,12 +8,13 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use control::{InspectionSocket, Snapshot};
+use control::{InspectionSocket, Snapshot, Timelines};
 use fake::FakeOperator;
 use model::{
-    ControlStatus, Generation, Health, HostStatus, Role, ServiceStatus, Serving, TunnelReport, TunnelState,
-    TunnelStatus,
+    ControlStatus, Event, EventKind, Generation, Health, HostStatus, Role, ServiceStatus, Serving, Subject, Timeline,
+    TunnelReport, TunnelState, TunnelStatus,
 };
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,26 @@ fn fake_state(serving: Serving, peer_age: Option<u64>) -> Snapshot {
     Snapshot { local: fake_host("vps", Role::Edge, serving), peer }
 }
 
+/// Home's tunnel failed first, by a clock that is a minute ahead.
+fn fake_timelines() -> Timelines {
+    let event = |host: &str, number, at, subject, service: Option<&str>, kind, text: &str| Event {
+        number,
+        at,
+        host: host.parse().unwrap(),
+        subject,
+        service: service.map(|service| service.parse().unwrap()),
+        kind,
+        text: text.to_owned(),
+    };
+    let own = vec![
+        event("vps", 1, 1_000_000, Subject::Container, Some("blog"), EventKind::Change, "blog started (ghost:6)"),
+        event("vps", 2, 1_009_000, Subject::Serving, Some("nextcloud"), EventKind::Fault, "it does not serve: 503"),
+    ];
+    let peer = vec![event("attic", 9, 1_065_000, Subject::Tunnel, None, EventKind::Fault, "down: no answer")];
+    let timeline = |id: &str, events: Vec<Event>| Arc::new(Timeline { id: id.to_owned(), events: events.into() });
+    Timelines { own: timeline("a", own), peer: timeline("b", peer), ahead_millis: 60_000 }
+}
+
 /// Runs `agentctl status` while a fake agent serves `state`.
 fn status(state: Snapshot, arguments: &[&str], stdout: Stdio) -> Output {
     asked("status", state, TunnelReport::default(), arguments, stdout)
@@ -66,9 +87,12 @@ fn asked(subcommand: &str, state: Snapshot, tunnel: TunnelReport, arguments: &[&
     let stop = CancellationToken::new();
     let (_sender, receiver) = watch::channel(state);
     let (_tunnel_sender, tunnel) = watch::channel(tunnel);
+    let (_timelines_sender, timelines) = watch::channel(fake_timelines());
     let serving = runtime.spawn({
         let (socket, stop) = (socket.clone(), stop.clone());
-        async move { InspectionSocket::bind(&socket)?.serve(receiver, tunnel, Arc::new(FakeOperator), stop).await }
+        async move {
+            InspectionSocket::bind(&socket)?.serve(receiver, timelines, tunnel, Arc::new(FakeOperator), stop).await
+        }
     });
     let deadline = Instant::now() + Duration::from_secs(10);
     while !socket.exists() {
@@ -123,7 +147,7 @@ fn an_old_report_is_4_and_shows_its_age() {
 fn json_is_an_envelope_of_the_statuses() {
     let output = status(fake_state(Serving::Yes, Some(2)), &["--json"], Stdio::piped());
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, ["local", "peer", "peer_age_seconds"]);
     assert_eq!(json["local"]["role"], "edge");
@@ -133,7 +157,7 @@ fn json_is_an_envelope_of_the_statuses() {
 
     let output = status(fake_state(Serving::Unknown, None), &["--json"], Stdio::piped());
     assert_eq!(output.status.code(), Some(4), "{output:?}");
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(json["peer"].is_null() && json["peer_age_seconds"].is_null(), "{json}");
 }
 
@@ -154,7 +178,7 @@ fn a_tunnel_is_0_while_connected_and_4_otherwise() {
 
     let output = tunnel(TunnelState::Listening, &["--json"]);
     assert_eq!(output.status.code(), Some(4), "{output:?}");
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, ["data_path", "device", "drops", "mtu", "peers", "status"]);
     assert_eq!((&json["drops"]["replay"], &json["status"]["handshakes_failed"]), (&9.into(), &3.into()));
@@ -193,4 +217,39 @@ fn an_agent_that_hangs_is_3_in_time() {
 fn a_wrong_command_line_is_2() {
     let output = agentctl(Path::new("/nonexistent"), &["--jsno"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn events_of_both_hosts_come_in_order() {
+    let state = || fake_state(Serving::Yes, Some(1));
+    let output = asked("events", state(), TunnelReport::default(), &[], Stdio::piped());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(
+        text(&output.stdout),
+        "1970-01-01 00:16:40.000  vps           container  blog started (ghost:6)\n\
+         1970-01-01 00:16:45.000  attic         tunnel     down: no answer\n\
+         1970-01-01 00:16:49.000  vps           serving    nextcloud it does not serve: 503\n"
+    );
+    let output =
+        asked("events", state(), TunnelReport::default(), &["--service", "nextcloud", "--json"], Stdio::piped());
+    let events: Vec<Value> = text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |event: &Value| (event["host"].as_str().unwrap().to_owned(), event["at"].as_u64().unwrap());
+    assert_eq!(events.iter().map(of).collect::<Vec<_>>(), [("attic".into(), 1_005_000), ("vps".into(), 1_009_000)]);
+}
+
+#[test]
+fn why_begins_with_the_first_sign_and_its_exit_code_is_that_of_the_service() {
+    let no = || fake_state(Serving::No { reason: "answered 503".into() }, Some(1));
+    let output = asked("why", no(), TunnelReport::default(), &[], Stdio::piped());
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let told = text(&output.stdout);
+    assert!(told.starts_with("cloud.example.test does NOT serve since 1970-01-01 00:16:49.000 UTC"), "{told}");
+    assert!(told.contains("The first sign was\n  1970-01-01 00:16:45.000  attic         tunnel     down: no answer\n"));
+    assert!(!told.contains("blog"), "{told}");
+    let output =
+        asked("why", fake_state(Serving::Yes, Some(1)), TunnelReport::default(), &["nextcloud"], Stdio::piped());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = asked("why", no(), TunnelReport::default(), &["photos"], Stdio::piped());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("there are: nextcloud"), "{output:?}");
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use agent::services::Live;
-use agent::{LinkView, Myself, Services, publish};
+use agent::{LinkView, Myself, Recorder, Services};
 use control::{ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
 use ingress::Resolution;
 use model::{ControlStatus, DesiredConfig, HostId, HostStatus, ServiceName, ServiceStatus, Serving};
@@ -34,7 +34,7 @@ pub(crate) struct Core {
     pub(crate) link: watch::Receiver<LinkView>,
     pub(crate) publisher: Option<Publisher>,
     pub(crate) output: watch::Sender<EdgeOutput>,
-    pub(crate) snapshot: watch::Sender<Snapshot>,
+    pub(crate) recorder: Recorder,
     pub(crate) control_events: mpsc::Receiver<EdgeEvent>,
 }
 
@@ -129,13 +129,19 @@ impl Core {
                 }
                 home.result = Some(result);
             }
+            EdgeEvent::Happened { session, news } if home.session == Some(session) => self.recorder.heard(news),
+            EdgeEvent::Measured { session, clocks } if home.session == Some(session) => self.recorder.measured(clocks),
             EdgeEvent::Report { session, status, services } if home.session == Some(session) => {
                 home.heard = Some(Instant::now());
                 self.sites.announce(status.host.clone(), services);
                 home.status = Some((*status, Instant::now()));
             }
             // Of a session that another has replaced.
-            EdgeEvent::Closed { .. } | EdgeEvent::Result { .. } | EdgeEvent::Report { .. } => {}
+            EdgeEvent::Closed { .. }
+            | EdgeEvent::Result { .. }
+            | EdgeEvent::Report { .. }
+            | EdgeEvent::Happened { .. }
+            | EdgeEvent::Measured { .. } => {}
         }
     }
 
@@ -153,7 +159,7 @@ impl Core {
     }
 
     /// Publishes the status, to readers and to home.
-    fn tell(&self, home: &Home, resolution: &Resolution, desired: DesiredConfig) {
+    fn tell(&mut self, home: &Home, resolution: &Resolution, desired: DesiredConfig) {
         let mut status = self.myself.status();
         status.generation = desired.generation;
         status.tunnel = self.link.borrow().status.clone();
@@ -168,6 +174,7 @@ impl Core {
             peer: home.host.clone(),
             reason: broken.or(refused).or_else(|| home.reason.clone()),
             last_heard_seconds: home.heard.map(|at| at.elapsed().as_secs()),
+            ..ControlStatus::default()
         };
         let peer_service = |site: &ingress::Site| {
             let (peer, _) = home.status.as_ref()?;
@@ -209,10 +216,12 @@ impl Core {
             status.services.insert(0, publisher.service(&self.myself.host));
         }
 
-        let significant = publish(&self.snapshot, Snapshot { local: status.clone(), peer: home.status.clone() });
+        self.recorder.complete(&mut status.control);
+        let significant = self.recorder.publish(Snapshot { local: status.clone(), peer: home.status.clone() });
+        let timeline = self.recorder.own();
         self.output.send_if_modified(|output| {
             let changed = significant || output.desired.as_ref() != Some(&desired);
-            *output = EdgeOutput { desired: Some(desired), status: Some(status) };
+            *output = EdgeOutput { desired: Some(desired), status: Some(status), timeline };
             changed
         });
     }

@@ -17,12 +17,13 @@ mod sites;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use agent::services::Service;
-use agent::{Link, Myself, Services};
+use agent::{Link, Myself, Recorder, Services};
 use anyhow::Context;
 use control::{ControlTls, EdgeOutput, EdgeService, InspectionSocket, Snapshot};
 use daemon::Ready;
 use model::{Role, RoleUri};
 use secrecy::ExposeSecret;
+use state::StateFile;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -77,7 +78,9 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         None => None,
     };
     let operator = services.operator();
-    let core = Core { myself, sites, services, link: link.view.clone(), publisher, output, snapshot, control_events };
+    let recorder = Recorder::start(StateFile::new(&common.state_dir, "timeline.json"), snapshot);
+    let timelines = recorder.timelines();
+    let core = Core { myself, sites, services, link: link.view.clone(), publisher, output, recorder, control_events };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn({
@@ -86,7 +89,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     });
     parts.spawn({
         let (receiver, tunnel, stop) = (snapshot_receiver.clone(), link.report.clone(), stop.clone());
-        async move { socket.serve(receiver, tunnel, operator, stop).await.context("the agent's socket") }
+        async move { socket.serve(receiver, timelines, tunnel, operator, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(core.run(stop.clone()));

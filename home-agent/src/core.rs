@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use agent::services::Live;
-use agent::{LinkView, Myself, Services, publish};
+use agent::{LinkView, Myself, Recorder, Services};
 use control::{ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
 use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus, ServiceName, Serving};
@@ -27,7 +27,7 @@ pub(crate) struct Core {
     pub(crate) stored: Option<DesiredConfig>,
     pub(crate) link: watch::Receiver<LinkView>,
     pub(crate) output: watch::Sender<HomeOutput>,
-    pub(crate) snapshot: watch::Sender<Snapshot>,
+    pub(crate) recorder: Recorder,
     pub(crate) control_events: mpsc::Receiver<HomeEvent>,
 }
 
@@ -94,6 +94,8 @@ impl Core {
                 edge.connected = false;
                 edge.reason = Some(reason);
             }
+            HomeEvent::Happened(news) => self.recorder.heard(news),
+            HomeEvent::Measured(clocks) => self.recorder.measured(clocks),
             HomeEvent::Report { status } => edge.status = Some((*status, Instant::now())),
             HomeEvent::Desired(Ok(config)) => {
                 let generation = config.generation;
@@ -120,7 +122,7 @@ impl Core {
     }
 
     /// Publishes the status, to readers and to the edge.
-    fn tell(&self, edge: &Edge) {
+    fn tell(&mut self, edge: &Edge) {
         let address = self.link.borrow().address;
         let edge_status = edge.status.as_ref().filter(|_| edge.connected).map(|(status, _)| status);
         let mut status = self.myself.status();
@@ -131,16 +133,19 @@ impl Core {
             peer: edge.host.clone(),
             reason: edge.reason.clone(),
             last_heard_seconds: edge.heard.map(|at| at.elapsed().as_secs()),
+            ..ControlStatus::default()
         };
         status.containers = self.services.containers();
         let host = &self.myself.host;
         status.services = self.services.statuses(host, address, |name| proven(edge_status, host, name));
 
-        let significant = publish(&self.snapshot, Snapshot { local: status.clone(), peer: edge.status.clone() });
+        self.recorder.complete(&mut status.control);
+        let significant = self.recorder.publish(Snapshot { local: status.clone(), peer: edge.status.clone() });
         let services = self.services.announcements(address);
+        let timeline = self.recorder.own();
         self.output.send_if_modified(|output| {
             let changed = significant || output.result != edge.result || output.services != services;
-            *output = HomeOutput { result: edge.result.clone(), status: Some(status), services };
+            *output = HomeOutput { result: edge.result.clone(), status: Some(status), services, timeline };
             changed
         });
     }

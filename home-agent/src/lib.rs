@@ -14,7 +14,7 @@ mod core;
 
 use std::net::SocketAddrV4;
 
-use agent::{Link, Myself, Services};
+use agent::{Link, Myself, Recorder, Services};
 use anyhow::Context;
 use control::{ControlTls, HomeLink, HomeOutput, InspectionSocket, Snapshot};
 use daemon::Ready;
@@ -67,6 +67,8 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let services = Services::start(common, "home-agent", config.services, Vec::new(), stop.clone())?;
     let operator = services.operator();
     let supervision = services.supervise();
+    let recorder = Recorder::start(StateFile::new(&common.state_dir, "timeline.json"), snapshot);
+    let timelines = recorder.timelines();
     let core = Core {
         myself,
         subnet: common.tunnel.subnet,
@@ -75,14 +77,14 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         stored,
         link: link.view.clone(),
         output,
-        snapshot,
+        recorder,
         control_events,
     };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn({
         let (receiver, tunnel, stop) = (snapshot_receiver.clone(), link.report.clone(), stop.clone());
-        async move { socket.serve(receiver, tunnel, operator, stop).await.context("the agent's socket") }
+        async move { socket.serve(receiver, timelines, tunnel, operator, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(async move {

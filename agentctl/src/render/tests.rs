@@ -32,6 +32,8 @@ pub(crate) fn fake_report() -> Report {
             peer: Some(other.0.parse().unwrap()),
             reason: None,
             last_heard_seconds: Some(1),
+            round_trip_micros: Some(21_340),
+            clock_ahead_millis: Some(-8_000),
         },
         containers: vec![],
         services: vec![],
@@ -88,12 +90,12 @@ Services
 
 Edge vps (this host): up 3 h 12 min, version 0.1.0, configuration 4
   connected  tunnel           10.86.0.1 to 10.86.0.2, peer at 203.0.113.9:41234 over UDP, AES-256-GCM, virtio-uso, UDP segmented, 12.3 MiB in, 512 B out
-  connected  control channel  with attic, heard 1 s ago
+  connected  control channel  with attic, heard 1 s ago, round trip 21.3 ms, its clock is 8 s behind
   running    container caddy  caddy:2, 0123456789ab, for 1 min 30 s
 
 Home attic: up 3 h 12 min, version 0.1.0, configuration 4
   connected  tunnel               10.86.0.2 to 10.86.0.1, peer at 203.0.113.9:41234 over UDP, AES-256-GCM, virtio-uso, UDP segmented, 12.3 MiB in, 512 B out
-  connected  control channel      with vps, heard 1 s ago
+  connected  control channel      with vps, heard 1 s ago, round trip 21.3 ms, its clock is 8 s behind
   running    container nextcloud  nextcloud:apache, 0123456789ab, for 1 min 30 s
 "
     );

@@ -11,8 +11,10 @@ mod metrics;
 mod report;
 pub mod services;
 mod status;
+mod timeline;
 
 pub use link::{Link, LinkView};
 pub use metrics::registry;
 pub use services::Services;
-pub use status::{Myself, publish};
+pub use status::Myself;
+pub use timeline::Recorder;

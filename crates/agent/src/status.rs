@@ -1,10 +1,9 @@
-//! Who this agent is, and how its status gets out.
+//! Who this agent is.
 
 use std::time::Instant;
 
-use control::{Introduction, Snapshot};
+use control::Introduction;
 use model::{ControlStatus, HostId, HostStatus, Role};
-use tokio::sync::watch;
 
 /// Who this agent is since it started.
 #[derive(Debug, Clone)]
@@ -52,26 +51,4 @@ impl Myself {
             services: vec![],
         }
     }
-}
-
-/// Stores a new value and wakes the watchers only if something changed besides clocks and byte counts, which
-/// watchers see when they look for another reason.
-pub fn publish(sender: &watch::Sender<Snapshot>, new: Snapshot) -> bool {
-    sender.send_if_modified(|old| {
-        let changed = steady(&old.local) != steady(&new.local)
-            || old.peer.as_ref().map(|(peer, _)| steady(peer)) != new.peer.as_ref().map(|(peer, _)| steady(peer));
-        *old = new;
-        changed
-    })
-}
-
-/// A status without what changes all the time.
-fn steady(status: &HostStatus) -> HostStatus {
-    let mut steady = status.clone();
-    steady.uptime_seconds = 0;
-    steady.control.last_heard_seconds = None;
-    steady.tunnel.received_bytes = 0;
-    steady.tunnel.sent_bytes = 0;
-    steady.tunnel.packets_dropped = 0;
-    steady
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
-use model::{HostStatus, TunnelReport};
-use proto::{InvalidMessage, MAX_MESSAGE_BYTES, v1};
+use model::{Event, HostStatus, Timeline, TunnelReport};
+use proto::{InvalidMessage, MAX_EVENTS, MAX_MESSAGE_BYTES, v1};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
@@ -21,6 +22,8 @@ use crate::operate::{Operations, OperationsClient, Operator};
 
 /// How long `agentctl` waits for the agent next to it.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Messages with events that wait for a client to read.
+const BATCHES: usize = 4;
 
 /// What an agent knows: itself and the last report of its peer.
 #[derive(Debug, Clone)]
@@ -29,6 +32,43 @@ pub struct Snapshot {
     pub local: HostStatus,
     /// The opposite host, and when it reported.
     pub peer: Option<(HostStatus, Instant)>,
+}
+
+/// What happened on both hosts.
+#[derive(Debug, Clone, Default)]
+pub struct Timelines {
+    /// On this one.
+    pub own: Arc<Timeline>,
+    /// On the opposite one, as far as it has told, with times by its own clock.
+    pub peer: Arc<Timeline>,
+    /// How far the peer's clock is ahead of ours, milliseconds; 0 while that is not known.
+    pub ahead_millis: i64,
+}
+
+impl Timelines {
+    /// What is in either timeline beyond what was `told`, oldest first, all with times by our clock.
+    fn news(&self, told: &mut Told) -> Vec<Event> {
+        if told.timeline != self.peer.id {
+            *told = Told { timeline: self.peer.id.clone(), peer: 0, ..*told };
+        }
+        let mut news: Vec<Event> = self.own.after(told.own).cloned().collect();
+        news.extend(self.peer.after(told.peer).cloned().map(|mut event| {
+            event.at = event.at.saturating_add_signed(self.ahead_millis.saturating_neg());
+            event
+        }));
+        (told.own, told.peer) = (self.own.last(), self.peer.last());
+        news.sort_by_key(|event| event.at);
+        news
+    }
+}
+
+/// The last events that a client was told of.
+#[derive(Debug, Default)]
+struct Told {
+    own: u64,
+    /// The peer's timeline, which may be another one meanwhile.
+    timeline: String,
+    peer: u64,
 }
 
 /// Why the inspection service could not start, or an agent could not be asked.
@@ -92,18 +132,20 @@ impl InspectionSocket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Serves the state of both hosts and that of the tunnel, and operations, until stopped, and removes the socket.
+    /// Serves the state of both hosts, what happened on them, the state of the tunnel, and operations, until stopped, and
+    /// removes the socket.
     ///
     /// # Errors
     /// When the server fails as a whole.
     pub async fn serve(
         self,
         state: watch::Receiver<Snapshot>,
+        timelines: watch::Receiver<Timelines>,
         tunnel: watch::Receiver<TunnelReport>,
         operator: Arc<dyn Operator>,
         stop: CancellationToken,
     ) -> Result<(), InspectorError> {
-        let service = v1::inspection_server::InspectionServer::new(Service { state, tunnel })
+        let service = v1::inspection_server::InspectionServer::new(Service { state, timelines, tunnel })
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let operations = v1::operation_server::OperationServer::new(Operations(operator))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -136,11 +178,45 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 struct Service {
     state: watch::Receiver<Snapshot>,
+    timelines: watch::Receiver<Timelines>,
     tunnel: watch::Receiver<TunnelReport>,
+}
+
+/// Tells a client of events until it leaves, or all that are known have been told.
+async fn tell(
+    mut timelines: watch::Receiver<Timelines>,
+    follow: bool,
+    client: mpsc::Sender<Result<v1::Events, Status>>,
+) {
+    let mut told = Told::default();
+    loop {
+        let news: Vec<v1::Event> = timelines.borrow_and_update().news(&mut told).into_iter().map(Into::into).collect();
+        for events in news.chunks(MAX_EVENTS) {
+            if client.send(Ok(v1::Events { timeline: String::new(), events: events.to_vec() })).await.is_err() {
+                return;
+            }
+        }
+        let gone = tokio::select! {
+            changed = timelines.changed(), if follow => changed.is_err(),
+            () = client.closed(), if follow => true,
+            else => true,
+        };
+        if gone {
+            return;
+        }
+    }
 }
 
 #[tonic::async_trait]
 impl v1::inspection_server::Inspection for Service {
+    type EventsStream = ReceiverStream<Result<v1::Events, Status>>;
+
+    async fn events(&self, request: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let (client, events) = mpsc::channel(BATCHES);
+        tokio::spawn(tell(self.timelines.clone(), request.into_inner().follow, client));
+        Ok(Response::new(ReceiverStream::new(events)))
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let snapshot = self.state.borrow().clone();
         let (peer, age) = match snapshot.peer {
@@ -207,6 +283,22 @@ impl Inspector {
         Ok(answer.map_err(InspectorError::of_call)?.into_inner().try_into()?)
     }
 
+    /// Asks what happened on both hosts, oldest first, with times by the agent's clock; with `follow` also what happens from now on,
+    /// without end.
+    ///
+    /// # Errors
+    /// As [`Self::status`]; also later, when the agent goes away.
+    pub async fn events(
+        &mut self,
+        follow: bool,
+    ) -> Result<impl Stream<Item = Result<Vec<Event>, InspectorError>> + use<>, InspectorError> {
+        let stream = self.client.events(v1::EventsRequest { follow }).await.map_err(InspectorError::of_call)?;
+        Ok(stream.into_inner().map(|events| {
+            let (_, events) = proto::events(events.map_err(InspectorError::of_call)?)?;
+            Ok(events)
+        }))
+    }
+
     /// Operations on the services of the agent's host, over the same connection.
     #[must_use]
     pub fn operations(&self) -> OperationsClient {
@@ -217,6 +309,34 @@ impl Inspector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_hosts_are_told_in_the_order_in_which_things_happened() {
+        let event = |host: &str, number, at| Event {
+            number,
+            at,
+            host: host.parse().unwrap(),
+            subject: model::Subject::Tunnel,
+            service: None,
+            kind: model::EventKind::Change,
+            text: String::new(),
+        };
+        let timeline = |id: &str, events: Vec<Event>| Arc::new(Timeline { id: id.to_owned(), events: events.into() });
+        // The peer's clock is a minute ahead.
+        let mut all = Timelines {
+            own: timeline("a", vec![event("vps", 1, 100_000), event("vps", 2, 100_020)]),
+            peer: timeline("b", vec![event("attic", 7, 160_010)]),
+            ahead_millis: 60_000,
+        };
+        let mut told = Told::default();
+        let times = |news: Vec<Event>| news.into_iter().map(|e| (e.host.to_string(), e.at)).collect::<Vec<_>>();
+        let expected = [("vps", 100_000), ("attic", 100_010), ("vps", 100_020)].map(|(h, at)| (h.to_owned(), at));
+        assert_eq!(times(all.news(&mut told)), expected);
+        assert!(all.news(&mut told).is_empty());
+        // The peer was set up anew.
+        all.peer = timeline("c", vec![event("attic", 1, 160_030)]);
+        assert_eq!(times(all.news(&mut told)), [("attic".to_owned(), 100_030)]);
+    }
 
     #[test]
     fn an_older_agent_is_told_from_one_that_fails() {

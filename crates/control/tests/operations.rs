@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control::{InspectionSocket, Inspector, OperateError, OperationsClient, Operator, Outputs, Snapshot, Steps};
+use control::{
+    InspectionSocket, Inspector, OperateError, OperationsClient, Operator, Outputs, Snapshot, Steps, Timelines,
+};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use model::{
@@ -117,7 +119,8 @@ async fn serve() -> Served {
     let (_, state) = watch::channel(Snapshot { local, peer: None });
     let (_, tunnel) = watch::channel(TunnelReport::default());
     let socket = InspectionSocket::bind(&path).unwrap();
-    tokio::spawn(socket.serve(state, tunnel, operator.clone(), stop.clone()));
+    let (_, timelines) = watch::channel(Timelines::default());
+    tokio::spawn(socket.serve(state, timelines, tunnel, operator.clone(), stop.clone()));
     let client = Inspector::connect(&path).await.unwrap().operations();
     Served { operator, client, _dir: dir, _stop: stop.drop_guard() }
 }

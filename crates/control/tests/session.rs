@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::fmt::Debug;
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 use std::time::Duration;
 
 use control::{
@@ -10,9 +12,10 @@ use control::{
     bind_on_device, serve_edge,
 };
 use model::{
-    ControlStatus, DesiredConfig, Generation, Health, HostStatus, Role, RoleUri, ServiceAnnouncement, TunnelStatus,
+    ControlStatus, DesiredConfig, Event, EventKind, Generation, Health, HostStatus, Role, RoleUri, ServiceAnnouncement,
+    Subject, Timeline, TunnelStatus,
 };
-use pki::{Ca, Subject, Validity};
+use pki::{Ca, Validity};
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -26,7 +29,7 @@ fn ca() -> Ca {
 
 fn tls(ca: &Ca, role: Role, name: &str) -> ControlTls {
     let validity = Validity::from_now(Validity::LEAF);
-    let identity = ca.issue(&Subject { role, name: name.parse().unwrap(), validity }).unwrap();
+    let identity = ca.issue(&pki::Subject { role, name: name.parse().unwrap(), validity }).unwrap();
     ControlTls::new(ca.cert_pem(), &identity.cert_pem, identity.key_pem.expose_secret()).unwrap()
 }
 
@@ -93,7 +96,17 @@ fn home(edge: &Edge, tls: ControlTls) -> Home {
     Home { state, events, _up: up }
 }
 
-async fn next<T>(events: &mut mpsc::Receiver<T>) -> T {
+/// The next event but measurements, which come at any time.
+async fn next<T: Debug>(events: &mut mpsc::Receiver<T>) -> T {
+    loop {
+        let event = any(events).await;
+        if !format!("{event:?}").starts_with("Measured") {
+            return event;
+        }
+    }
+}
+
+async fn any<T>(events: &mut mpsc::Receiver<T>) -> T {
     timeout(DEADLINE, events.recv()).await.expect("an event in time").expect("an open channel")
 }
 
@@ -140,13 +153,64 @@ async fn configuration_results_and_reports_cross() {
     edge.stop.cancel();
 }
 
+/// Events with these numbers.
+fn timeline(host: &str, numbers: std::ops::RangeInclusive<u64>) -> Arc<Timeline> {
+    let event = |number| Event {
+        number,
+        at: 1000 * number,
+        host: host.parse().unwrap(),
+        subject: Subject::Service,
+        service: Some("nextcloud".parse().unwrap()),
+        kind: EventKind::Fault,
+        text: format!("event {number}"),
+    };
+    Arc::new(Timeline { id: format!("timeline of {host}"), events: numbers.map(event).collect() })
+}
+
+#[tokio::test]
+async fn what_happened_before_and_during_a_session_is_told_and_the_clocks_are_measured() {
+    let ca = ca();
+    let mut edge = edge(&ca);
+    edge.state.send_modify(|state| state.timeline = timeline("vps", 1..=150));
+    let mut home = home(&edge, tls(&ca, Role::Home, "attic"));
+    let mut measured = false;
+    let mut heard: Vec<u64> = Vec::new();
+    while heard.len() < 152 || !measured {
+        match any(&mut home.events).await {
+            HomeEvent::Happened(news) => {
+                assert_eq!(news.timeline, "timeline of vps");
+                assert!(news.events.len() <= proto::MAX_EVENTS);
+                heard.extend(news.events.iter().map(|event| event.number));
+                if heard.len() == 150 {
+                    edge.state.send_modify(|state| state.timeline = timeline("vps", 20..=152));
+                }
+            }
+            HomeEvent::Measured(clocks) => {
+                assert!(clocks.round_trip < Duration::from_secs(1), "{clocks:?}");
+                assert!(clocks.ahead_millis.abs() < 1000, "{clocks:?}");
+                measured = true;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(heard, (1..=152).collect::<Vec<_>>());
+    home.state.send_modify(|state| state.timeline = timeline("attic", 7..=7));
+    let told = loop {
+        if let EdgeEvent::Happened { news, .. } = next(&mut edge.events).await {
+            break news.events;
+        }
+    };
+    assert_eq!(told, Vec::from(timeline("attic", 7..=7).events.clone()));
+    edge.stop.cancel();
+}
+
 #[tokio::test]
 async fn a_device_another_ca_and_an_expired_home_are_refused() {
     let ours = ca();
     let mut edge = edge(&ours);
     let past = std::time::SystemTime::now() - Duration::from_secs(3600);
     let validity = Validity { not_before: past - Duration::from_secs(3600), not_after: past };
-    let expired = ours.issue(&Subject { role: Role::Home, name: "attic".parse().unwrap(), validity }).unwrap();
+    let expired = ours.issue(&pki::Subject { role: Role::Home, name: "attic".parse().unwrap(), validity }).unwrap();
     let expired = ControlTls::new(ours.cert_pem(), &expired.cert_pem, expired.key_pem.expose_secret()).unwrap();
     for (what, tls) in [
         ("device", tls(&ours, Role::Device, "phone")),

@@ -1,6 +1,7 @@
 //! The proof that the product does its main job, as a visitor and as an operator see it. Nothing here depends on
 //! which image serves: it runs unchanged against the real applications.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ pub fn check(cloud: &mut Cloud, say: &mut dyn FnMut(&str)) -> Result<()> {
     say(&transfer(cloud).context("a large file up and down")?);
     say(&inbound(cloud).context("inbound connections to home")?);
     say(&outage(cloud).context("home-agent killed and started again")?);
+    say(&story(cloud).context("the story of that on both hosts")?);
     Ok(())
 }
 
@@ -162,4 +164,33 @@ fn outage(cloud: &mut Cloud) -> Result<String> {
         held.as_secs_f64(),
         back.as_secs_f64()
     ))
+}
+
+/// Either host tells it, from what both saw.
+fn story(cloud: &Cloud) -> Result<String> {
+    let mut first = String::new();
+    for agent in [&cloud.edge, &cloud.home] {
+        let name = agent.host.name();
+        wait_until(&format!("{name} to tell the story"), SWITCH_LIMIT, || {
+            // Its exit code is 0 once the service is proven to serve again.
+            let story: Value = serde_json::from_str(&agent.agentctl(&["why", "nextcloud", "--json"])?)?;
+            ensure!(story["serves"] == true && story["reason"].is_null(), "it says {story}");
+            let events = story["events"].as_array().context("no list of events")?;
+            let hosts: BTreeSet<&str> = events.iter().filter_map(|event| event["host"].as_str()).collect();
+            ensure!(hosts.len() == 2, "it is told by {hosts:?}");
+            ensure!(events.windows(2).all(|two| two[0]["at"].as_u64() <= two[1]["at"].as_u64()), "it is not in order");
+            let restart =
+                |event: &Value| event["text"].as_str().is_some_and(|text| text.contains("it had not been stopped"));
+            ensure!(events.iter().any(restart), "home-agent's new start is missing in {story}");
+            first = story["first"]["text"].as_str().context("nothing failed first")?.to_owned();
+            ensure!(story["first"]["kind"] == "fault", "the first sign is {}", story["first"]);
+            Ok(true)
+        })?;
+        let text = agent.agentctl(&["events", "--service", "nextcloud"])?;
+        ensure!(text.contains(&format!("{HOSTNAME} does not serve")), "agentctl events on {name} says:\n{text}");
+    }
+    let control = cloud.home.status()?["local"]["control"].clone();
+    ensure!(control["round_trip_micros"].as_u64().is_some_and(|micros| micros < 1_000_000), "home says {control}");
+    ensure!(control["clock_ahead_millis"].as_i64().is_some_and(|ahead| ahead.abs() < 1000), "home says {control}");
+    Ok(format!("agentctl why tells it on either host; it began with \"{first}\""))
 }
