@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use model::{DesiredConfig, HostStatus, ServiceAnnouncement};
+use model::{DesiredConfig, Event, HostStatus, ServiceAnnouncement};
 use ovpn::auth_token::{TokenKey, Tokens};
 use ovpn::data::{Cipher, DataChannel, OVERHEAD};
 use ovpn::key_method2::KeyMethod2;
@@ -211,7 +211,17 @@ fn control_message(bytes: &[u8]) {
                 assert!(again.is_ok_and(|again| again == status), "a status that changes");
             }
         }
-        Some(home_message::Message::Hello(_) | home_message::Message::ConfigResult(_)) | None => {}
+        Some(home_message::Message::Events(events)) => {
+            for event in proto::events(events).map(|(_, events)| events).unwrap_or_default() {
+                let again = Event::try_from(v1::Event::from(event.clone()));
+                assert!(again.is_ok_and(|again| again == event), "an event that changes");
+            }
+        }
+        // The session reads these as they are.
+        Some(
+            home_message::Message::Hello(_) | home_message::Message::ConfigResult(_) | home_message::Message::Clock(_),
+        )
+        | None => {}
     }
     if let Ok(v1::EdgeMessage { message: Some(edge_message::Message::Desired(desired)) }) =
         v1::EdgeMessage::decode(bytes)
