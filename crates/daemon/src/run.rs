@@ -1,5 +1,6 @@
 //! From the command line to the exit code.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
@@ -147,12 +148,19 @@ where
 /// Whether systemd is taking the host down, and not only this daemon: its manager's state is then `stopping`
 /// (systemctl(1), is-system-running). Where systemd does not run, or does not answer, no.
 pub async fn host_is_stopping() -> bool {
-    let mut ask = tokio::process::Command::new("systemctl");
-    ask.arg("is-system-running").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    match tokio::time::timeout(SYSTEMD_DEADLINE, ask.output()).await {
-        Ok(Ok(output)) => output.stdout.trim_ascii() == b"stopping",
-        Ok(Err(_)) | Err(_) => false,
-    }
+    let answer = async {
+        loop {
+            let mut ask = tokio::process::Command::new("systemctl");
+            ask.arg("is-system-running").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+            match ask.output().await {
+                // A signal for all of the unit ended it before it could say.
+                Ok(output) if output.status.signal().is_some() => {}
+                Ok(output) => return output.stdout.trim_ascii() == b"stopping",
+                Err(_) => return false,
+            }
+        }
+    };
+    tokio::time::timeout(SYSTEMD_DEADLINE, answer).await.unwrap_or(false)
 }
 
 /// Waits until the first of a daemon's parts ends, asks the others to, and waits for them. The first error wins.
