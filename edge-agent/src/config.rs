@@ -46,6 +46,7 @@ struct IngressSection {
     acme_api_root: Option<PathBuf>,
     acme_issuer_root: Option<PathBuf>,
     import: Option<PathBuf>,
+    access_log: Option<bool>,
     #[serde(default)]
     dns: Vec<String>,
 }
@@ -80,6 +81,8 @@ pub struct Ingress {
     pub dns: Vec<String>,
     /// A directory with the data of another Caddy, whose certificates are taken over.
     pub import: Option<PathBuf>,
+    /// Whether visits are written to files.
+    pub access_log: bool,
 }
 
 /// The ACME directory of Let's Encrypt.
@@ -134,6 +137,7 @@ impl TryFrom<IngressSection> for Ingress {
             acme_issuer_root: certificate("ingress.acme_issuer_root", written.acme_issuer_root)?,
             dns: written.dns,
             import: written.import.map(import).transpose()?,
+            access_log: written.access_log.unwrap_or(true),
         })
     }
 }

@@ -21,6 +21,7 @@ use agent::{Link, Myself, Recorder, Services};
 use anyhow::Context;
 use control::{ControlTls, EdgeOutput, EdgeService, InspectionSocket, Snapshot};
 use daemon::Ready;
+use ingress::LimitsSocket;
 use model::{Role, RoleUri};
 use secrecy::ExposeSecret;
 use state::StateFile;
@@ -83,6 +84,12 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let core = Core { myself, sites, services, link: link.view.clone(), publisher, output, recorder, control_events };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    if config.ingress.is_some() {
+        let path = publisher::limits_socket(common);
+        let limits = LimitsSocket::bind(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        let stop = stop.clone();
+        parts.spawn(async move { limits.serve(stop).await.context("the limits of attempts to log in") });
+    }
     parts.spawn({
         let stop = stop.clone();
         async move { control::serve_edge(listener, tls, home, service, stop).await.context("the control channel") }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use agent::config::{Common, chain};
 use anyhow::Context;
-use ingress::{Acme, AdminClient, IngressState, Listen, Prober, Site, render};
+use ingress::{Acme, AdminClient, Guard, IngressState, Listen, Prober, Site, render};
 use model::{Health, HostId, Hostname, SecretFile, ServiceName, ServiceSpec, ServiceStatus, Serving};
-use supervisor::apps::{ADMIN_SOCKET, CaddyOptions, caddy};
+use secrecy::ExposeSecret;
+use supervisor::apps::{ACCESS_LOG, ADMIN_SOCKET, CaddyOptions, caddy};
+use supervisor::{SecretKind, Secrets};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,8 @@ use crate::config::Ingress;
 
 /// Where Caddy finds the root of a private ACME server.
 const ACME_ROOT: &str = "/etc/caddy/acme-root.pem";
+/// Where Caddy asks whether an attempt to log in may pass.
+const LIMITS_SOCKET: &str = "/run/caddy-admin/limits.sock";
 /// Names are proven this often while they serve.
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 /// And this often while one of them does not.
@@ -67,11 +71,14 @@ struct Loaded {
 pub(crate) fn definition(common: &Common, config: &Ingress) -> anyhow::Result<ServiceSpec> {
     let admin_dir = admin_dir(common);
     state::private_dir(&admin_dir).with_context(|| format!("{} cannot be made", admin_dir.display()))?;
+    let log_dir = common.state_dir.join("caddy-logs");
+    state::private_dir(&log_dir).with_context(|| format!("{} cannot be made", log_dir.display()))?;
     let root = |content: &String| SecretFile { path: PathBuf::from(ACME_ROOT), content: content.clone(), uid: 0 };
     Ok(caddy(&CaddyOptions {
         image: config.image.clone(),
         service: name()?,
         admin_dir,
+        log_dir,
         bootstrap: render(&state(config)).to_string(),
         dns: config.dns.clone(),
         files: config.acme_api_root.iter().map(root).collect(),
@@ -87,6 +94,11 @@ fn admin_dir(common: &Common) -> PathBuf {
     common.state_dir.join("caddy-admin")
 }
 
+/// Where the edge answers Caddy's questions, as this process sees it.
+pub(crate) fn limits_socket(common: &Common) -> PathBuf {
+    admin_dir(common).join("limits.sock")
+}
+
 /// What Caddy is to do while nothing is published.
 fn state(config: &Ingress) -> IngressState {
     IngressState {
@@ -98,6 +110,8 @@ fn state(config: &Ingress) -> IngressState {
             trusted_roots: config.acme_api_root.iter().map(|_| ACME_ROOT.to_owned()).collect(),
         },
         sites: vec![],
+        guard: Guard { limits_socket: Some(LIMITS_SOCKET.to_owned()), probe_token: None },
+        access_log: config.access_log.then(|| ACCESS_LOG.to_owned()),
     }
 }
 
@@ -105,21 +119,25 @@ impl Publisher {
     /// Starts the loader and the prober. `health` is told by the supervisor that runs Caddy.
     ///
     /// # Errors
-    /// When the roots cannot be used.
+    /// When the roots cannot be used, or the secret of the proof cannot be kept.
     pub(crate) fn start(
         common: &Common,
         config: &Ingress,
         health: watch::Receiver<Healths>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let prober = Prober::new(config.acme_issuer_root.as_deref())?;
+        let secrets = Secrets::open(common.state_dir.join("secrets"))?;
+        let token = secrets.get_or_create("ingress-probe", SecretKind::Hex256)?;
+        let prober = Prober::new(config.acme_issuer_root.as_deref())?.with_token(token.expose_secret().to_owned());
+        let mut state = state(config);
+        state.guard.probe_token = Some(token.expose_secret().to_owned());
         let name = name()?;
         let (publication, wanted) = watch::channel(None);
         let (loaded_sender, loaded) = watch::channel(Loaded::default());
         let (serving_sender, serving) = watch::channel(BTreeMap::new());
         let loader = Loader {
             admin: AdminClient::new(&admin_dir(common).join("admin.sock")),
-            state: state(config),
+            state,
             wanted,
             name: name.clone(),
             health: health.clone(),

@@ -189,6 +189,7 @@ mod tests {
             health_path: "/status.php".into(),
             health_status: Some(200),
             well_known_dav: true,
+            ingress: model::IngressOptions::default(),
             health,
         }
     }

@@ -1,6 +1,7 @@
 //! Conversion between the wire's types and `model`'s: infallible on the way out, checked on the way in.
 
 mod event;
+mod ingress;
 mod operation;
 mod tunnel;
 
@@ -157,6 +158,7 @@ impl From<ServiceAnnouncement> for v1::ServiceAnnouncement {
             also: service.also,
             health_status: service.health_status.map(u32::from),
             well_known_dav: service.well_known_dav,
+            ingress: Some(service.ingress.into()),
         }
     }
 }
@@ -184,6 +186,7 @@ impl TryFrom<v1::ServiceAnnouncement> for ServiceAnnouncement {
             health_path: wire.health_path,
             health_status: wire.health_status.map(status).transpose()?,
             well_known_dav: wire.well_known_dav,
+            ingress: wire.ingress.map(TryInto::try_into).transpose()?.unwrap_or_default(),
             health: wire.health.ok_or_else(|| missing("ServiceAnnouncement.health"))?.into(),
         })
     }

@@ -139,6 +139,7 @@ async fn configuration_results_and_reports_cross() {
         also: vec![],
         health_status: Some(200),
         well_known_dav: true,
+        ingress: model::IngressOptions::default(),
         health: Health::Healthy,
     };
     home.state.send_modify(|state| {

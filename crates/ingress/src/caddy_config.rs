@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use model::Hostname;
 use serde_json::{Map, Value, json};
 
-use crate::holding;
+use crate::guard::Guard;
 use crate::site::{self, Site};
+use crate::{access_log, holding};
 
 /// Everything the ingress is to do. Paths are as Caddy sees them inside its container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,10 @@ pub struct IngressState {
     /// What it publishes. With none, every plain HTTP request gets the holding page and nothing is served by TLS:
     /// the configuration to start with.
     pub sites: Vec<Site>,
+    /// Who watches over its doors.
+    pub guard: Guard,
+    /// Absolute path of the file that visits are written to; none: they are not.
+    pub access_log: Option<String>,
 }
 
 /// Where Caddy listens.
@@ -76,12 +81,12 @@ pub fn render(state: &IngressState) -> Value {
                 "protocols": ["h1", "h2", "h3"],
                 "automatic_https": { "disable_redirects": true },
                 "tls_connection_policies": [{}],
-                "routes": https_routes(&state.sites),
+                "routes": https_routes(&state.sites, &state.guard),
                 "errors": { "routes": error_routes(&state.sites) },
             }),
         );
     }
-    json!({
+    let mut config = json!({
         "admin": { "listen": format!("unix/{}|0600", state.admin_socket) },
         "apps": {
             "http": {
@@ -91,7 +96,11 @@ pub fn render(state: &IngressState) -> Value {
             },
             "tls": { "automation": { "policies": [{ "issuers": [issuer(&state.acme)] }] } },
         },
-    })
+    });
+    if let Some(file) = state.access_log.as_ref().filter(|_| !state.sites.is_empty()) {
+        access_log::add(&mut config, "https", file);
+    }
+    config
 }
 
 fn issuer(acme: &Acme) -> Value {
@@ -125,14 +134,14 @@ fn http_routes(sites: &[Site]) -> Value {
     ])
 }
 
-fn https_routes(sites: &[Site]) -> Value {
+fn https_routes(sites: &[Site], guard: &Guard) -> Value {
     let mut routes: Vec<Value> = sites
         .iter()
         .map(|site| {
             json!({
                 "match": [{ "host": [site.hostname] }],
                 "terminal": true,
-                "handle": [{ "handler": "subroute", "routes": site::routes(site) }],
+                "handle": [{ "handler": "subroute", "routes": site::routes(site, guard) }],
             })
         })
         .collect();
@@ -186,6 +195,7 @@ pub(crate) mod tests {
             health_path: "/status.php".to_owned(),
             health_status: Some(200),
             well_known_dav: true,
+            options: model::IngressOptions::default(),
         }
     }
 
@@ -199,6 +209,8 @@ pub(crate) mod tests {
                 trusted_roots: vec!["/etc/acme/root.pem".to_owned()],
             },
             sites,
+            guard: Guard::default(),
+            access_log: None,
         }
     }
 

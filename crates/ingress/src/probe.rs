@@ -1,5 +1,6 @@
 //! Whether a public name serves, asked through the front door as a visitor would.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use crate::guard::PROBE_HEADER;
 use crate::holding::HOLDING_HEADER;
 use crate::http::{self, ExchangeError};
 
@@ -108,9 +110,17 @@ pub enum ProbeError {
 }
 
 /// Probes names. Trusts what browsers trust, and extra roots if told so.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Prober {
     config: Arc<ClientConfig>,
+    /// By which the ingress recognizes it.
+    token: Option<String>,
+}
+
+impl fmt::Debug for Prober {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prober").finish_non_exhaustive()
+    }
 }
 
 impl Prober {
@@ -131,7 +141,13 @@ impl Prober {
             .with_no_client_auth();
         // A resumed session would not show the certificate that is served now.
         config.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self { config: Arc::new(config), token: None })
+    }
+
+    /// Shows this secret, by which it passes where only some people may: see [`Guard::probe_token`](crate::Guard).
+    #[must_use]
+    pub fn with_token(self, token: String) -> Self {
+        Self { token: Some(token), ..self }
     }
 
     /// Asks `address` for `https://HOSTNAME/PATH`, expecting a valid certificate and this status, or, with none, any below
@@ -161,11 +177,13 @@ impl Prober {
             .map_err(tls_error)?;
         let not_after = not_after(stream.get_ref().1.peer_certificates())?;
 
-        let request = Request::get(path)
+        let mut request = Request::get(path)
             .header(hyper::header::HOST, hostname.as_str())
-            .header(hyper::header::USER_AGENT, "cloudathome-probe")
-            .body(Full::new(Bytes::new()))
-            .map_err(|error| ProbeError::Http(Box::new(error)))?;
+            .header(hyper::header::USER_AGENT, "cloudathome-probe");
+        if let Some(token) = &self.token {
+            request = request.header(PROBE_HEADER, token);
+        }
+        let request = request.body(Full::new(Bytes::new())).map_err(|error| ProbeError::Http(Box::new(error)))?;
         let answer = tokio::time::timeout_at(deadline, http::exchange(stream, request, MAX_BODY))
             .await
             .map_err(|_| ProbeError::Timeout { stage: "the answer" })?

@@ -1,7 +1,7 @@
 //! From what hosts announce to the sites the edge publishes. Pure.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use model::{Health, HostId, Hostname, ServiceAnnouncement, ServiceName};
 
@@ -91,7 +91,8 @@ fn site(domain: &Hostname, source: &Source, announcement: &ServiceAnnouncement) 
     }
     let also = announcement.also.iter().map(|name| full_name(domain, name)).collect::<Result<Vec<_>, _>>()?;
     let upstream = announcement.upstream;
-    if !source.addresses.contains(&upstream.ip()) || upstream.port() == 0 {
+    let is_own = |address: SocketAddr| source.addresses.contains(&address.ip()) && address.port() != 0;
+    if !is_own(upstream) {
         return Err(format!("its upstream {upstream} is not an address of this host inside the tunnel"));
     }
     let path = &announcement.health_path;
@@ -99,6 +100,11 @@ fn site(domain: &Hostname, source: &Source, announcement: &ServiceAnnouncement) 
     let plain = |b: u8| b.is_ascii_graphic() && b != b'{' && b != b'}';
     if !path.starts_with('/') || path.len() > MAX_PATH || !path.bytes().all(plain) {
         return Err("its health path must begin with '/' and be plain ASCII without spaces or braces".to_owned());
+    }
+    let options = &announcement.ingress;
+    options.check().map_err(|error| format!("what it asks of the ingress cannot be: {error}"))?;
+    if let Some(auth) = options.forward_auth.as_ref().filter(|auth| !is_own(auth.upstream)) {
+        return Err(format!("it has {} asked who may come, which is not an address of this host", auth.upstream));
     }
     let away = match &announcement.health {
         _ if !source.reachable => Some(AwayReason::Unreachable),
@@ -116,6 +122,7 @@ fn site(domain: &Hostname, source: &Source, announcement: &ServiceAnnouncement) 
         health_path: path.clone(),
         health_status: announcement.health_status,
         well_known_dav: announcement.well_known_dav,
+        options: options.clone(),
     })
 }
 
@@ -134,7 +141,7 @@ fn full_name(domain: &Hostname, wanted: &str) -> Result<Hostname, String> {
 
 #[cfg(test)]
 mod tests {
-    use model::Health;
+    use model::{ForwardAuth, Health, IngressOptions};
 
     use super::*;
 
@@ -147,6 +154,7 @@ mod tests {
             health_path: "/status.php".to_owned(),
             health_status: Some(200),
             well_known_dav: name == "nextcloud",
+            ingress: model::IngressOptions::default(),
             health: Health::Healthy,
         }
     }
@@ -253,6 +261,23 @@ mod tests {
         assert!(reason(ghost(&["a", "b", "c", "d", "e"])).contains("4 further names"));
         let both = resolved(&[source(vec![announcement("site", "www"), ghost(&["www"])])]);
         assert!(both.rejected[0].reason.contains("www.example.com is taken"));
+    }
+
+    #[test]
+    fn what_a_service_asks_of_the_ingress_is_checked_again() {
+        let asking = |ingress| ServiceAnnouncement { ingress, ..announcement("x", "x") };
+        let wrong =
+            IngressOptions { headers: [("X".to_owned(), "{env.A}".to_owned())].into(), ..IngressOptions::default() };
+        assert!(reason(asking(wrong)).contains("what it asks of the ingress cannot be: headers has a value for X"));
+        let judge = |upstream: &str| IngressOptions {
+            forward_auth: Some(ForwardAuth { upstream: upstream.parse().unwrap(), uri: "/".into(), copy: vec![] }),
+            ..IngressOptions::default()
+        };
+        for foreign in ["127.0.0.1:2019", "169.254.169.254:80", "10.86.0.2:0"] {
+            assert!(reason(asking(judge(foreign))).contains("not an address of this host"), "{foreign}");
+        }
+        let own = resolved(&[source(vec![asking(judge("10.86.0.2:9091"))])]);
+        assert!(own.sites[0].options.forward_auth.is_some());
     }
 
     #[test]

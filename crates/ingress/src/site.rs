@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use model::{HostId, Hostname, ServiceName};
-use serde_json::{Value, json};
+use model::{HostId, Hostname, IngressOptions, ServiceName};
+use serde_json::{Map, Value, json};
 
+use crate::guard::{self, Guard};
 use crate::{holding, proxy};
 
 /// Half a year: what Nextcloud's own check asks for. Without `includeSubDomains`, for the domain's other names are
@@ -44,6 +45,8 @@ pub struct Site {
     pub health_status: Option<u16>,
     /// Whether calendar and contact clients are led from `/.well-known` to Nextcloud's address for them.
     pub well_known_dav: bool,
+    /// What else its owner asks for, checked.
+    pub options: IngressOptions,
 }
 
 /// Why and since when a service cannot be asked.
@@ -67,14 +70,16 @@ pub enum AwayReason {
 }
 
 /// The routes of its name, for HTTPS.
-pub(crate) fn routes(site: &Site) -> Value {
+pub(crate) fn routes(site: &Site, guarding: &Guard) -> Value {
     let Some(upstream) = site.upstream else { return holding::of_a_site(site) };
-    let mut routes = vec![
-        // Before all else: whatever asks somebody about this request must not be told what a visitor made up.
+    let mut routes = Vec::from_iter(guard::recognize(guarding));
+    routes.extend([
+        // Whatever asks somebody about this request must not be told what a visitor made up.
         json!({ "handle": [proxy::drop_forged()] }),
-        json!({ "handle": response_headers() }),
+        json!({ "handle": response_headers(site) }),
+        guard::guard(site, guarding),
         compression(site),
-    ];
+    ]);
     if site.well_known_dav {
         // The application would redirect to plain HTTP.
         routes.push(json!({
@@ -106,10 +111,14 @@ pub(crate) fn redirect(site: &Site) -> Value {
 }
 
 /// Handlers that complete the answer. What comes first has the last word.
-fn response_headers() -> Value {
+fn response_headers(site: &Site) -> Value {
+    let (removed, set): (Vec<_>, Vec<_>) = site.options.headers.iter().partition(|(_, value)| value.is_empty());
+    let mut set: Map<String, Value> = set.into_iter().map(|(name, value)| (name.clone(), json!([value]))).collect();
+    set.insert("Strict-Transport-Security".to_owned(), json!([HSTS]));
+    let removed: Vec<&String> = removed.into_iter().map(|(name, _)| name).collect();
     let mut handlers = vec![json!({
         "handler": "headers",
-        "response": { "deferred": true, "set": { "Strict-Transport-Security": [HSTS] } },
+        "response": { "deferred": true, "set": set, "delete": removed },
     })];
     handlers.extend(DEFAULT_HEADERS.iter().map(|(name, value)| {
         json!({

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, Health, Hostname, ServiceName};
+use crate::{Generation, Health, Hostname, IngressOptions, ServiceName};
 
 /// The closed list of what an edge may tell home. It holds nothing that chooses an image, a mount, an
 /// environment variable or a command at home.
@@ -42,6 +42,9 @@ pub struct ServiceAnnouncement {
     /// Whether calendar and contact clients are led from `/.well-known` to Nextcloud's address for them.
     #[serde(default)]
     pub well_known_dav: bool,
+    /// What else its owner asks of the ingress.
+    #[serde(default)]
+    pub ingress: IngressOptions,
     /// How it is now.
     pub health: Health,
 }

@@ -6,6 +6,7 @@ mod container;
 mod desired;
 mod event;
 mod id;
+mod ingress;
 mod operation;
 mod service;
 mod status;
@@ -15,6 +16,7 @@ pub use container::{ContainerSpec, Limits, Mount, MountSource, Network, PortBind
 pub use desired::{DesiredConfig, ServiceAnnouncement};
 pub use event::{Event, EventKind, Subject, Timeline};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
+pub use ingress::{BasicUser, ForwardAuth, IngressOptions, InvalidOption};
 pub use operation::{Credential, ExecInput, ExecQuery, LogsQuery, Output, Refusal, RunCommand, TerminalSize};
 pub use service::{
     AdminCommand, Check, DatabaseSpec, Expect, Expectation, Hook, HttpProbe, Probe, Run, ServiceSpec, Target, Unit,

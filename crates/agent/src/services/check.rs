@@ -14,6 +14,7 @@ use supervisor::apps::{
 };
 use supervisor::upgrade::{Policy, Rule};
 
+use super::ingress::{self, Published};
 use super::written::{DatabaseSection, MailSection, ObjectStoreSection, ServiceSection, UpgradesSection, WrittenKind};
 use crate::config::absolute;
 
@@ -30,6 +31,8 @@ pub struct Service {
     pub port: u16,
     /// When and how far it is upgraded by itself.
     pub upgrades: Rule,
+    /// What else is asked of the ingress.
+    pub ingress: Published,
     /// What it is.
     pub kind: Kind,
 }
@@ -78,6 +81,7 @@ pub fn check(
         }
         services.push(service);
     }
+    ingress::check_judges(&services)?;
     Ok(services)
 }
 
@@ -137,13 +141,14 @@ impl Section<'_> {
             })?,
         };
         let upgrades = self.upgrades(section.upgrades.take().unwrap_or_default())?;
+        let ingress = section.ingress.take().unwrap_or_default().check(self.name, section.kind)?;
         let kind = match section.kind {
             WrittenKind::Nextcloud => Kind::Nextcloud(Box::new(self.nextcloud(section)?)),
             WrittenKind::Ghost => Kind::Ghost(Box::new(self.ghost(section)?)),
             WrittenKind::Container => Kind::Container(Box::new(self.container(section)?)),
             WrittenKind::External => Kind::External(self.external(section)?),
         };
-        Ok(Service { name, hostname, also, port, upgrades, kind })
+        Ok(Service { name, hostname, also, port, upgrades, ingress, kind })
     }
 
     fn hostname(&self, key: &str, text: &str) -> Result<(), Invalid> {

@@ -183,3 +183,12 @@ fn an_image_may_be_pinned_by_its_digest() {
         assert_eq!(settings.image, image);
     }
 }
+
+#[test]
+fn who_is_asked_about_visitors_must_be_there() {
+    let asking = "[x]\nkind = \"container\"\nimage = \"x:1\"\nport = 8081\ncontainer_port = 80\n\
+                  [x.ingress]\nforward_auth = { service = \"auth\", uri = \"/verify\" }\n";
+    assert_eq!(wrong(asking), "services.x.ingress.forward_auth.service: there is no services.auth on this host");
+    let auth = "[auth]\nkind = \"external\"\naddress = \"192.168.1.5:9091\"\nport = 9091\n";
+    assert_eq!(checked(&format!("{asking}{auth}"), Role::Home).unwrap().len(), 2);
+}

@@ -2,6 +2,7 @@
 //! what others are told of them.
 
 mod check;
+mod ingress;
 mod operator;
 mod relay;
 mod written;
@@ -32,6 +33,7 @@ use self::relay::Relay;
 use crate::config::{Common, chain};
 
 pub use check::{Kind, Service, check};
+pub use ingress::Published;
 pub use written::ServiceSection;
 
 /// How long all services together may take to stop when the host goes down. What is not stopped then the engine stops.
@@ -274,6 +276,10 @@ impl Services {
             health_path: path,
             health_status: status,
             well_known_dav: matches!(service.kind, Kind::Nextcloud(_)),
+            ingress: service.ingress.announced(|judge| {
+                let judge = self.managed.iter().find(|managed| managed.service.name == *judge)?;
+                Some(judge.service.upstream(address))
+            }),
             health: match self.held(&service.name) {
                 // One that starts may count as what it was before; one that people are kept out of must not.
                 Some(reason) => Health::Unhealthy { reason },

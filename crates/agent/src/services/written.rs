@@ -7,6 +7,8 @@ use daemon::config::Invalid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::ingress::IngressSection;
+
 /// `[services.NAME]` of any kind. One table of all keys, so that a mistyped one is found with its line; which of them
 /// belong to which kind is checked afterwards.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -16,6 +18,7 @@ pub struct ServiceSection {
     pub(super) hostname: Option<String>,
     pub(super) also: Option<Vec<String>>,
     pub(super) port: Option<u16>,
+    pub(super) ingress: Option<IngressSection>,
     pub(super) image: Option<String>,
     pub(super) redis_image: Option<String>,
     pub(super) database: Option<DatabaseSection>,
@@ -101,7 +104,7 @@ pub(super) struct MailSection {
 }
 
 /// Keys of every kind.
-const COMMON: &[&str] = &["kind", "hostname", "also", "port"];
+const COMMON: &[&str] = &["kind", "hostname", "also", "port", "ingress"];
 
 impl WrittenKind {
     pub(super) fn as_str(self) -> &'static str {

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// What it answers, by path: `/missing` 404; `/large` a long text; `/own` headers of its own; `/ws` a WebSocket that returns
+/// What it answers, by path: `/missing` 404; `/large` a long text; `/own` headers of its own; `/verify` whether
+/// a cookie is good; `/ws` a WebSocket that returns
 /// what it gets; anything else the request's head and the length of its body.
 pub(crate) struct App {
     pub(crate) address: SocketAddr,
@@ -100,6 +101,10 @@ impl Shared {
                 std::io::copy(&mut reader, &mut stream)?;
                 return Ok(false);
             }
+            "/verify" if !head.contains("Cookie: session=good") => {
+                (status, more) = ("302 Found", "Location: https://auth.example.test/\r\n");
+            }
+            "/verify" => more = "Remote-User: me\r\n",
             "/own" => {
                 more =
                     "X-Frame-Options: DENY\r\nStrict-Transport-Security: max-age=1\r\nReferrer-Policy: no-referrer\r\n";

@@ -1,6 +1,6 @@
 //! What reaches the application of a request's headers, and what is added to its answers.
 
-use crate::support::{Published, curl};
+use crate::support::{Published, curl, eventually};
 
 /// All that could make an application take a visitor for somebody else.
 const FORGED: [&str; 21] = [
@@ -92,4 +92,27 @@ async fn answers_get_what_the_application_has_not_said_itself() {
     has(&head("/remote.php/dav/large", &["-X", "PROPFIND", "-H", "Accept-Encoding: gzip"]), "content-encoding: gzip");
     let upgraded = curl(&["-L", "-k", &format!("http://127.0.0.1:{}/", published.lab.http)]);
     assert!(upgraded.contains("404"), "a name that is not ours leads nowhere: {upgraded}");
+}
+
+#[tokio::test]
+async fn visits_are_written_down_without_secrets() {
+    let Some(mut published) = Published::start().await else { return };
+    let file = published.lab.path("logs/access.log");
+    published.load(|state| state.access_log = Some(file.to_str().unwrap().to_owned())).await;
+    let secrets =
+        ["-u", "me:geheim", "-H", "Cookie: a=geheim", "-H", "X-Api-Key: geheim", "-H", "Referer: https://x/?geheim"];
+    published.lab.visit("/a/path?token=geheim", &[&secrets[..], &["-A", "Agent/1"]].concat());
+    let line = eventually("the visit", async || {
+        let log = std::fs::read_to_string(&file).ok()?;
+        log.lines().find(|line| line.contains("/a/path")).map(str::to_owned)
+    })
+    .await;
+    // The second is `me:geheim` as it travels.
+    assert!(!line.contains("geheim") && !line.contains("bWU6Z2VoZWlt"), "{line}");
+    for part in ["\"uri\":\"/a/path?\"", "\"remote_ip\":\"127.0.0.1\"", "\"status\":200", "\"user_agent\":\"Agent/1\""]
+    {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
 }

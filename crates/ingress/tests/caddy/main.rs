@@ -4,6 +4,7 @@
 
 mod app;
 mod changes;
+mod guard;
 mod headers;
 mod outages;
 mod support;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ingress::{Acme, AdminClient, IngressState, Listen, ProbeError, ProbeReport, Prober, Site, render};
+use ingress::{Acme, AdminClient, Guard, IngressState, Listen, ProbeError, ProbeReport, Prober, Site, render};
 use lab::capability::skip;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -49,6 +49,8 @@ impl Lab {
                 trusted_roots: vec![self.path("api.crt").to_str().unwrap().to_owned()],
             },
             sites,
+            guard: Guard::default(),
+            access_log: None,
         }
     }
 
@@ -137,6 +139,7 @@ pub(crate) fn site(upstream: Option<SocketAddr>) -> Site {
         health_path: "/status.php".to_owned(),
         health_status: Some(200),
         well_known_dav: true,
+        options: model::IngressOptions::default(),
     }
 }
 

@@ -14,7 +14,12 @@ use super::script;
 /// `unix//run/caddy-admin/admin.sock|0600`. On the host it is `admin.sock` in [`CaddyOptions::admin_dir`].
 pub const ADMIN_SOCKET: &str = "/run/caddy-admin/admin.sock";
 
+/// The file inside the container that the configuration may have visits written to. On the host it is `access.log` in
+/// [`CaddyOptions::log_dir`].
+pub const ACCESS_LOG: &str = "/var/log/caddy/access.log";
+
 const ADMIN_DIR: &str = "/run/caddy-admin";
+const LOG_DIR: &str = "/var/log/caddy";
 const BOOTSTRAP_PATH: &str = "/etc/caddy/bootstrap.json";
 /// Where the store to be imported is mounted.
 const IMPORT_DIR: &str = "/import";
@@ -30,6 +35,8 @@ pub struct CaddyOptions {
     pub service: ServiceName,
     /// A directory of the agent's own on this host, mode 0700, that holds the admin socket.
     pub admin_dir: PathBuf,
+    /// A directory on this host for its logs of visits.
+    pub log_dir: PathBuf,
     /// Caddy's configuration as JSON for the very first start. Later starts resume from the last one loaded.
     pub bootstrap: String,
     /// Name servers; empty takes the engine's.
@@ -53,6 +60,7 @@ pub fn caddy(options: &CaddyOptions) -> ServiceSpec {
         .map(|(volume, target)| mount(MountSource::Volume(volume.name.clone()), target, false))
         .collect();
     mounts.push(mount(MountSource::Host(options.admin_dir.clone()), ADMIN_DIR, false));
+    mounts.push(mount(MountSource::Host(options.log_dir.clone()), LOG_DIR, false));
     // With `--resume`, the bootstrap counts only while no configuration was ever loaded. So Caddy serves what it
     // served last without waiting for the agent.
     let mut entrypoint = Vec::new();
@@ -157,6 +165,7 @@ mod tests {
             image: "caddy:2".into(),
             service: "caddy".parse().unwrap(),
             admin_dir: "/var/lib/cloudathome/caddy-admin".into(),
+            log_dir: "/var/lib/cloudathome/caddy-logs".into(),
             bootstrap: "{}".into(),
             dns: vec!["198.51.100.1".into()],
             files: vec![SecretFile { path: "/etc/acme/root.pem".into(), content: "PEM".into(), uid: 0 }],

@@ -19,7 +19,7 @@ use model::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-pub use caddy::{ADMIN_SOCKET, CaddyOptions, caddy};
+pub use caddy::{ACCESS_LOG, ADMIN_SOCKET, CaddyOptions, caddy};
 pub use container::{ContainerSettings, Health, container};
 pub use external::{ExternalSettings, external};
 pub use ghost::{GHOST_HEALTH, GhostDatabase, GhostSecrets, GhostSettings, ghost};
