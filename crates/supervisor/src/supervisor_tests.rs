@@ -8,7 +8,7 @@ use model::{Check, ContainerState, Generation, Network, PortBinding, Probe, Secr
 use super::*;
 use crate::NAME_PREFIX;
 use crate::engine::ExecOutput;
-use crate::observed::{LABEL_DEFINITION, LABEL_POSITION, ObservedContainer, Owned};
+use crate::observed::{EngineState, LABEL_DEFINITION, LABEL_POSITION, ObservedContainer, Owned};
 
 /// What it does takes a moment, so that what comes in between can be seen.
 const TAKES: Duration = Duration::from_millis(20);
@@ -195,7 +195,7 @@ impl Engine for FakeEngine {
 
     fn hints(&self) -> BoxStream<'static, Hint> {
         // Crashes are found by looking: the tests are about the level, not the edge.
-        futures_util::stream::pending().boxed()
+        Box::pin(futures_util::stream::pending())
     }
 }
 

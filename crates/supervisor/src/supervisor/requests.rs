@@ -1,7 +1,20 @@
-//! What can be asked of a running supervisor.
+//! What can be asked of a running supervisor, and how it is answered.
 
-use model::ServiceName;
+use std::sync::Arc;
+
+use model::{ServiceName, ServiceSpec};
 use tokio::sync::{mpsc, oneshot};
+use tracing::info;
+
+use super::Worker;
+use crate::engine::Engine;
+use crate::observed::EngineState;
+use crate::plan::stop_all_of;
+use crate::work::take_all;
+
+/// After so many looks in a row that failed, some 17 s when it refuses at once, an engine counts as gone for whoever waits
+/// for everything to be stopped.
+const CLOSING_LOOKS: u32 = 6;
 
 /// Asks something of a supervisor.
 #[derive(Debug, Clone)]
@@ -52,5 +65,56 @@ impl Requests {
         let (answer, answered) = oneshot::channel();
         self.0.send(request(answer)).await.map_err(|_| RequestError::Stopping)?;
         answered.await.map_err(|_| RequestError::Stopping)?
+    }
+}
+
+impl<E: Engine> Worker<E> {
+    /// Stops the services whose restart was asked for; the next plan starts them.
+    pub(super) fn restart_asked(&mut self, desired: &[ServiceSpec]) {
+        for (name, answer) in std::mem::take(&mut self.asked) {
+            let stops = match (&self.observed, desired.iter().find(|service| service.name == name)) {
+                (Some(observed), Some(service)) if !service.units.is_empty() => stop_all_of(service, observed),
+                _ => {
+                    self.answers.push((answer, Err(RequestError::Unknown(name))));
+                    continue;
+                }
+            };
+            if stops.is_empty() {
+                self.answers.push((answer, Ok(())));
+            } else if let Some(others) = self.restarting.get_mut(&name) {
+                others.push(answer);
+            } else if self.busy.contains(&name) {
+                self.asked.push((name, answer));
+            } else {
+                info!(service = %name, "restarting, as was asked for");
+                self.restarting.insert(name.clone(), vec![answer]);
+                self.busy.insert(name.clone());
+                self.work.spawn(take_all(Arc::clone(&self.engine), name, stops));
+            }
+        }
+    }
+
+    /// Without an engine nobody can see what became of what was asked. Whoever waits for everything to be stopped waits on:
+    /// a busy engine answers again.
+    pub(super) fn answer_unseen(&mut self) {
+        let mut unseen: Vec<Answer> = self.answers.drain(..).map(|(answer, _)| answer).collect();
+        unseen.extend(self.asked.drain(..).map(|(_, answer)| answer));
+        if self.engine_failures >= CLOSING_LOOKS {
+            unseen.append(&mut self.closers);
+        }
+        for answer in unseen {
+            drop(answer.send(Err(RequestError::Failed(self.engine_reason.clone().unwrap_or_default()))));
+        }
+    }
+
+    /// What is not known to be wanted is not touched: the engine stops it at its own end.
+    pub(super) fn answer_closers(&mut self, known: bool) {
+        let mut ours = self.observed.iter().flat_map(|observed| &observed.containers).filter(|c| c.owned.is_some());
+        let stopped = ours.all(|container| !matches!(container.state, EngineState::Running | EngineState::Paused));
+        if !known || stopped && self.busy.is_empty() {
+            for answer in std::mem::take(&mut self.closers) {
+                drop(answer.send(Ok(())));
+            }
+        }
     }
 }
