@@ -10,6 +10,13 @@ pub mod v1 {
     tonic::include_proto!("cloudathome.control.v1");
 }
 
+/// The protocol of the oldest release that this one gets along with, for tests of exactly that.
+#[cfg(feature = "baseline")]
+#[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated code")]
+pub mod baseline {
+    include!(concat!(env!("OUT_DIR"), "/baseline/cloudathome.control.v1.rs"));
+}
+
 mod convert;
 
 pub use convert::{InvalidMessage, events};
