@@ -246,9 +246,6 @@ impl Section<'_> {
             }
             return Ok(Database::Own { image: self.image("database.image", section.image, "postgres:17")? });
         };
-        if section.image.is_some() {
-            return Err(self.invalid("database.image", "belongs to a database of its own, without an address"));
-        }
         let needed = |key: &str, value: Option<String>| {
             value.filter(|value| !value.is_empty()).ok_or_else(|| {
                 self.invalid(
@@ -257,7 +254,12 @@ impl Section<'_> {
                 )
             })
         };
+        let client = match kind {
+            ExternalKind::Postgresql => "postgres:17",
+            ExternalKind::Mariadb => "mariadb:11.4",
+        };
         Ok(Database::External(ExternalDatabase {
+            image: self.image("database.image", section.image, client)?,
             kind,
             address,
             name: needed("name", section.name)?,

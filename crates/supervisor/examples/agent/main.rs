@@ -1,7 +1,7 @@
 //! An agent with one service, as the tests of installing and upgrading run it: a process that can be killed.
 //!
-//! `agent SOCKET STATE SERVICE [DEATH]`: `SERVICE` is `toy-NAME`, `ghost` or `nextcloud`, or `install-NAME`, which is
-//! installed and no more. Kills itself at the point with the number `DEATH`, counted from 1: of an upgrade, or of the
+//! `agent SOCKET STATE SERVICE [DEATH]`: `SERVICE` is `toy-NAME`, `ghost`, `nextcloud` or `nextcloud-NAME`, or
+//! `install-NAME`, which is installed and no more. Kills itself at the point with the number `DEATH`, counted from 1: of an upgrade, or of the
 //! installation. Commands come on standard input: `upgrade TAG`, `rollback`, `health`, `last`, `outlook`, and `clock TIME`,
 //! which is what its upgrades by themselves go by. What happens is told on standard output, a line each. `TOY_IMAGE` names
 //! the image of a `toy-NAME`, `POLICY` and `WINDOW` when it is upgraded by itself.
@@ -91,7 +91,7 @@ async fn main() -> Result<(), Error> {
     let spec = match service.as_str() {
         name if name.starts_with("install-") => return install::run(socket, Path::new(state), name, death).await,
         "ghost" => ghost::spec()?,
-        "nextcloud" => nextcloud::spec()?,
+        name if name.starts_with("nextcloud") => nextcloud::spec(name)?,
         other => toy::spec(other)?,
     };
     run(socket, Path::new(state), spec, death).await

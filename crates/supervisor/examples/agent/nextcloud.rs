@@ -1,113 +1,59 @@
-//! Nextcloud with PostgreSQL.
+//! Nextcloud as the agents define it. `IMAGE` names its first image, `PORT` where it answers, and `DATABASE` a database
+//! elsewhere, as in `mariadb 192.0.2.1:3306`, whose name and user are `nc`.
 
-use std::time::Duration;
-
-use model::{
-    Check, DatabaseSpec, Expect, Expectation, HttpProbe, PortBinding, Probe, SecretFile, ServiceSpec, Target,
-    UpgradePath, UpgradeSpec, VolumeKind, VolumeSpec,
+use model::ServiceSpec;
+use supervisor::apps::{
+    Database, ExternalDatabase, ExternalKind, NextcloudSecrets, NextcloudSettings, Place, nextcloud,
 };
 
-use super::{Error, container, mount, service, unit, words};
+use super::Error;
 
-const DUMP: &str = "set -e
-pg_dumpall --username=nextcloud --roles-only > {dump}.roles
-pg_dump --username=nextcloud --format=custom --file={dump}.content nextcloud
-pg_restore --list {dump}.content > /dev/null";
-const VERIFY: &str = "set -e
-test -s {dump}.roles
-pg_restore --list {dump}.content > /dev/null";
-/// A role that is there already is no fault.
-const RESTORE: &str = "set -e
-psql --username=nextcloud --dbname=template1 --quiet --file={dump}.roles
-dropdb --username=nextcloud --maintenance-db=template1 --if-exists --force nextcloud
-createdb --username=nextcloud --maintenance-db=template1 nextcloud
-pg_restore --username=nextcloud --dbname=nextcloud --exit-on-error {dump}.content";
+/// The password of the user of a database elsewhere: of signs that have a meaning in one file or another.
+const PASSWORD: &str = "pa:ss\"wo#rd";
 
-pub(crate) fn spec() -> Result<ServiceSpec, Error> {
-    let mut spec = service("nextcloud".parse()?);
-    let secret = |name: &str, content: &str, uid| SecretFile {
-        path: format!("/run/secrets/{name}").into(),
-        content: content.into(),
-        uid,
+pub(crate) fn spec(name: &str) -> Result<ServiceSpec, Error> {
+    let variable = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
+    let database = match std::env::var("DATABASE") {
+        Err(_) => Database::Own { image: "postgres:15".into() },
+        Ok(text) => {
+            let (kind, address) = text.split_once(' ').ok_or("DATABASE=KIND ADDRESS")?;
+            let (kind, image) = match kind {
+                "mariadb" => (ExternalKind::Mariadb, "mariadb:10.11"),
+                _ => (ExternalKind::Postgresql, "postgres:15"),
+            };
+            Database::External(ExternalDatabase {
+                kind,
+                address: address.into(),
+                name: "nc".into(),
+                user: "nc".into(),
+                password: PASSWORD.to_owned().into(),
+                image: image.into(),
+            })
+        }
     };
-    let env = |pairs: &[(&str, &str)]| pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let mut db = container(&spec.name, "nextcloud-db".into(), "postgres:15");
-    db.env = env(&[
-        ("POSTGRES_USER", "nextcloud"),
-        ("POSTGRES_DB", "nextcloud"),
-        ("POSTGRES_PASSWORD_FILE", "/run/secrets/database"),
-    ]);
-    db.secrets = vec![secret("database", "database-secret", 999)];
-    db.mounts = vec![
-        mount("cloudathome-nextcloud-db", "/var/lib/postgresql/data"),
-        mount("cloudathome-nextcloud-dumps", "/dumps"),
-    ];
-    db.aliases = vec!["db".into()];
-
-    let mut app = container(&spec.name, "nextcloud".into(), "nextcloud:32.0.1-apache");
-    app.env = env(&[
-        ("POSTGRES_HOST", "db"),
-        ("POSTGRES_DB", "nextcloud"),
-        ("POSTGRES_USER", "nextcloud"),
-        ("POSTGRES_PASSWORD_FILE", "/run/secrets/database"),
-        ("NEXTCLOUD_ADMIN_USER", "admin"),
-        ("NEXTCLOUD_ADMIN_PASSWORD_FILE", "/run/secrets/admin"),
-    ]);
-    app.secrets = vec![secret("database", "database-secret", 33), secret("admin", "admin-secret", 33)];
-    app.mounts = vec![
-        mount("cloudathome-nextcloud", "/var/www/html"),
-        mount("cloudathome-nextcloud-data", "/var/www/html/data"),
-    ];
-    app.ports = vec![PortBinding { host: "127.0.0.1:8080".parse()?, container: 80 }];
-    app.stop_signal = Some("SIGWINCH".into());
-    let pg_ready = "pg_isready --username=nextcloud --host=127.0.0.1 --quiet";
-    spec.units = vec![
-        unit(db, &[], pg_ready),
-        model::Unit { container: app, needs: words(&["nextcloud-db"]), ready: None, restart_after: None },
-    ];
-    let is = |pointer: &str, equals: &str| Expect {
-        that: Expectation::Json { pointer: pointer.into(), equals: equals.into() },
-        otherwise: format!("{pointer} is not {equals}"),
+    let settings = NextcloudSettings {
+        image: variable("IMAGE", "nextcloud:32.0.1-apache"),
+        redis_image: "redis:7".into(),
+        admin_user: "admin".into(),
+        database,
+        object_store: None,
+        phone_region: None,
+        mail: None,
+        apps: Vec::new(),
+        previews: true,
     };
-    let page = |path: &str, expect| -> Result<Check, Error> {
-        Ok(Check {
-            container: Some("nextcloud".into()),
-            probe: Probe::Http(HttpProbe {
-                target: Target::Tcp("127.0.0.1:8080".parse()?),
-                path: path.into(),
-                host: "localhost".into(),
-                forwarded_https: true,
-                status: 200,
-                expect,
-            }),
-            interval: Duration::from_secs(1),
-            timeout: Duration::from_secs(5),
-            grace: Duration::from_secs(120),
-        })
+    let secret = |text: &str| text.to_owned().into();
+    let secrets = NextcloudSecrets {
+        admin: secret("admin-secret"),
+        redis: secret("redis-secret"),
+        database: secret("database-secret"),
+        database_admin: secret("database-admin-secret"),
     };
-    let state = vec![is("/installed", "true"), is("/maintenance", "false"), is("/needsDbUpgrade", "false")];
-    spec.checks = vec![page("/status.php", state)?, page("/login", Vec::new())?];
-    let of = |what: &str, kind| VolumeSpec { name: format!("cloudathome-nextcloud{what}"), kind };
-    spec.volumes = vec![
-        of("", VolumeKind::State),
-        of("-data", VolumeKind::Data),
-        of("-db", VolumeKind::Database),
-        of("-dumps", VolumeKind::Scratch),
-    ];
-    spec.upgrade = Some(UpgradeSpec {
-        path: UpgradePath::OneMajor,
-        units: words(&["nextcloud"]),
-        databases: vec![DatabaseSpec {
-            container: "nextcloud-db".into(),
-            // The volume of the dumps is the engine's, and so root's.
-            user: "0".into(),
-            directory: "/dumps".into(),
-            dump: words(&["sh", "-c", DUMP]),
-            verify: words(&["sh", "-c", VERIFY]),
-            restore: words(&["sh", "-c", RESTORE]),
-        }],
-        after: Vec::new(),
-        up_to_date: Vec::new(),
-    });
-    Ok(spec)
+    let place = Place {
+        service: name.parse()?,
+        hostname: "cloud.example.com".parse()?,
+        bind: format!("127.0.0.1:{}", variable("PORT", "8080")).parse()?,
+        trusted_proxies: Vec::new(),
+    };
+    Ok(nextcloud(&settings, &secrets, &place))
 }

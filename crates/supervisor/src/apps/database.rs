@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{Place, script, secret_file, words};
 
 /// Where dumps lie in a database's container.
-const DUMPS: &str = "/dumps";
+pub(super) const DUMPS: &str = "/dumps";
 /// Files of root's: every command below runs as root, who reads files of any mode.
 const ROOT: &str = "0";
 /// The user that the official images of Redis, MySQL and MariaDB run their servers as.
@@ -62,11 +62,11 @@ pub(super) fn postgres(place: &Place, image: &str, name: &str, password: &Secret
          pg_restore --list {dump} >/dev/null\n";
     let dump = "pg_dumpall --username postgres --roles-only --file {dump}.roles
          pg_dump --username postgres --format custom --file {dump} \"$1\"\n";
-    // Roles that are there already are reported as errors and stay; ownership below fails where one is missing.
+    // Roles that are there already are reported as errors and get their passwords and rights back; ownership below fails where
+    // one is missing. The database is made with its owner and what others may do in it.
     let restore = "psql --username postgres --dbname postgres --no-psqlrc --quiet --file {dump}.roles
          dropdb --username postgres --if-exists --force \"$1\"
-         createdb --username postgres --owner \"$1\" --template template0 --encoding UTF8 \"$1\"
-         pg_restore --username postgres --dbname \"$1\" --exit-on-error {dump}";
+         pg_restore --username postgres --dbname postgres --create --exit-on-error {dump}";
     Part {
         dump: Some(saved(&container.name, name, dump, verify, restore)),
         unit: unit(container, ready),
@@ -153,7 +153,7 @@ pub(super) fn redis(place: &Place, image: &str, password: &SecretString) -> Part
     Part { unit, volumes: vec![files], dump: None }
 }
 
-fn unit(container: model::ContainerSpec, ready: Vec<String>) -> Unit {
+pub(super) fn unit(container: model::ContainerSpec, ready: Vec<String>) -> Unit {
     let check = Check {
         container: Some(container.name.clone()),
         probe: Probe::Exec { user: ROOT.to_owned(), command: ready },
@@ -165,7 +165,7 @@ fn unit(container: model::ContainerSpec, ready: Vec<String>) -> Unit {
 }
 
 /// A dump counts once it is verified and on the disk, and replaces nothing before it is verified again.
-fn saved(container: &str, name: &str, dump: &str, verify: &str, restore: &str) -> DatabaseSpec {
+pub(super) fn saved(container: &str, name: &str, dump: &str, verify: &str, restore: &str) -> DatabaseSpec {
     DatabaseSpec {
         container: container.to_owned(),
         user: ROOT.to_owned(),

@@ -3,6 +3,7 @@
 mod caddy;
 mod container;
 mod database;
+mod elsewhere;
 mod external;
 mod ghost;
 mod mail;

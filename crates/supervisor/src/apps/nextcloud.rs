@@ -10,6 +10,7 @@ use model::{
 use secrecy::SecretString;
 
 use super::database::{Part, postgres, redis};
+use super::elsewhere::elsewhere;
 use super::{Credential, Mail, MailSecurity, Place, script, secret_file, words};
 use crate::{SecretKind, Secrets, SecretsError};
 
@@ -22,6 +23,11 @@ const OCC_UID: u32 = 33;
 /// The database and its role.
 const DATABASE: &str = "nextcloud";
 const ADMIN_PASSWORD_PATH: &str = "/run/secrets/nextcloud_admin_password";
+/// Starts jobs, and when it is asked to stop lets those that run come to their end. As the first process of the container crond
+/// itself would not hear that it is asked, and be killed together with its jobs after the whole grace.
+const CRON: &str = "/cron.sh & cron=$!
+trap 'kill $cron; while grep -qs \"cron[.]php\" /proc/[0-9]*/cmdline; do sleep 1; done; exit 0' TERM
+wait $cron";
 /// A first start installs, which takes minutes on old hardware.
 const GRACE: Duration = Duration::from_secs(300);
 /// An upgrade within the entrypoint closes the port, and may take so long with a large database.
@@ -77,6 +83,23 @@ pub struct ExternalDatabase {
     pub user: String,
     /// The role's password.
     pub password: SecretString,
+    /// The image with the client that dumps it, of a server at least as new.
+    pub image: String,
+}
+
+impl ExternalDatabase {
+    /// Its name or address, and its port.
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        let usual = match self.kind {
+            ExternalKind::Postgresql => 5432,
+            ExternalKind::Mariadb => 3306,
+        };
+        let split = self.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        // A colon within an address is none before a port.
+        let (host, port) =
+            split.filter(|(host, _)| !host.contains(':') || host.ends_with(']')).unwrap_or((&self.address, usual));
+        (host.trim_start_matches('[').trim_end_matches(']'), port)
+    }
 }
 
 /// What an external database is.
@@ -155,6 +178,10 @@ pub fn nextcloud(settings: &NextcloudSettings, secrets: &NextcloudSecrets, place
     }
     parts.push(redis(place, &settings.redis_image, &secrets.redis));
     let needs = parts.iter().map(|part| part.unit.container.name.clone()).collect();
+    if let Database::External(external) = &settings.database {
+        // It serves upgrades only: nothing waits for it.
+        parts.push(elsewhere(place, external));
+    }
 
     let (mut volumes, mounts) = volumes(place);
     let app = app(settings, secrets, place, mounts.clone());
@@ -176,8 +203,7 @@ pub fn nextcloud(settings: &NextcloudSettings, secrets: &NextcloudSecrets, place
         checks: vec![ready(place), login_page(place)],
         setup: setup(settings, place),
         volumes,
-        // What nobody can bring back is not upgraded: a database elsewhere is not ours to drop.
-        upgrade: (!databases.is_empty()).then(|| UpgradeSpec {
+        upgrade: Some(UpgradeSpec {
             path: UpgradePath::OneMajor,
             units: vec![app_name.clone(), cron_name],
             databases,
@@ -212,7 +238,9 @@ fn app(settings: &NextcloudSettings, secrets: &NextcloudSecrets, place: &Place, 
 
 fn cron(settings: &NextcloudSettings, secrets: &NextcloudSecrets, place: &Place, mounts: Vec<Mount>) -> ContainerSpec {
     let mut cron = place.container("cron", &settings.image);
-    cron.entrypoint = words(&["/cron.sh"]);
+    let mut entrypoint = script(CRON, &[]);
+    cron.command = entrypoint.split_off(1);
+    cron.entrypoint = entrypoint;
     let env = Environment::running(settings, secrets, place);
     (cron.env, cron.secrets) = (env.plain, env.files);
     cron.mounts = mounts;

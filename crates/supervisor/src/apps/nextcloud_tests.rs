@@ -46,7 +46,7 @@ fn the_order_is_database_cache_application_cron() {
     assert_eq!(names, ["nextcloud-db", "nextcloud-redis", "nextcloud", "nextcloud-cron"]);
     assert_eq!(unit(&spec, "nextcloud").needs, ["nextcloud-db", "nextcloud-redis"]);
     assert_eq!(unit(&spec, "nextcloud-cron").needs, ["nextcloud"]);
-    assert_eq!(unit(&spec, "nextcloud-cron").container.entrypoint, ["/cron.sh"]);
+    assert!(unit(&spec, "nextcloud-cron").container.command[1].starts_with("/cron.sh &"));
     assert_eq!(unit(&spec, "nextcloud-cron").container.mounts, unit(&spec, "nextcloud").container.mounts);
 }
 
@@ -135,7 +135,7 @@ fn apps_and_settings_are_set_up() {
 }
 
 #[test]
-fn an_own_database_is_saved_and_an_external_one_is_left_alone() {
+fn a_database_is_saved_where_it_is() {
     let own = spec(&settings()).upgrade.unwrap();
     assert_eq!(own.units, ["nextcloud", "nextcloud-cron"]);
     assert_eq!(own.databases[0].container, "nextcloud-db");
@@ -146,12 +146,15 @@ fn an_own_database_is_saved_and_an_external_one_is_left_alone() {
             name: "nc".into(),
             user: "nc".into(),
             password: secret("geheim-h"),
+            image: "mariadb:11.4".into(),
         }),
         ..settings()
     };
     let spec = spec(&external);
-    assert!(spec.upgrade.is_none());
-    assert_eq!(spec.units.len(), 3);
+    let names: Vec<&str> = spec.units.iter().map(|unit| unit.container.name.as_str()).collect();
+    assert_eq!(names, ["nextcloud-redis", "nextcloud-dbclient", "nextcloud", "nextcloud-cron"]);
+    assert_eq!(unit(&spec, "nextcloud").needs, ["nextcloud-redis"]);
+    assert_eq!(spec.upgrade.as_ref().unwrap().databases[0].container, "nextcloud-dbclient");
     let env = &unit(&spec, "nextcloud").container.env;
     assert_eq!((env["MYSQL_HOST"].as_str(), env["MYSQL_DATABASE"].as_str()), ("db.lan:3307", "nc"));
     assert!(!env.contains_key("POSTGRES_HOST"));

@@ -26,6 +26,15 @@ fn program() -> PathBuf {
 }
 
 impl Agent {
+    /// Ends it and, at once, all containers: an engine that ends would wait for each of them.
+    pub(crate) fn ends_with_all(self, engine: &Engine) {
+        drop(self);
+        let running = engine.docker(&["ps", "--quiet"]).unwrap();
+        let kill: Vec<&str> = ["kill"].into_iter().chain(running.split_whitespace()).collect();
+        // One may have ended meanwhile.
+        drop(engine.docker(&kill));
+    }
+
     /// Starts it; `death` is the point at which it is to kill itself, counted from 1, if any.
     pub(crate) fn start(engine: &Engine, service: &str, death: Option<usize>) -> Self {
         Self::start_with(engine, service, death, &[])
