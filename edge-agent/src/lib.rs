@@ -13,6 +13,7 @@ pub mod config;
 mod core;
 mod publisher;
 mod sites;
+mod standstill;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
@@ -78,6 +79,9 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         Some(ingress) => Some(Publisher::start(common, ingress, services.health(), stop.clone())?),
         None => None,
     };
+    if let Some(publisher) = &publisher {
+        tokio::spawn(stop.clone().run_until_cancelled_owned(standstill::run(publisher.published())));
+    }
     let operator = services.operator();
     let recorder = Recorder::start(StateFile::new(&common.state_dir, "timeline.json"), snapshot);
     let timelines = recorder.timelines();

@@ -148,6 +148,11 @@ impl Publisher {
         Ok(Self { name, publication, health, loaded, serving })
     }
 
+    /// What is to be published, to be watched.
+    pub(crate) fn published(&self) -> watch::Receiver<Option<Publication>> {
+        self.publication.subscribe()
+    }
+
     /// Publishes this and nothing else.
     pub(crate) fn publish(&self, wanted: Publication) {
         self.publication.send_if_modified(|current| {

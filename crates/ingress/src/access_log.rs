@@ -34,7 +34,7 @@ pub(crate) fn add(config: &mut Value, server: &str, file: &str) {
             },
             "encoder": {
                 "format": "filter",
-                "wrap": { "format": "json", "time_format": "rfc3339_milli" },
+                "wrap": { "format": "json", "time_format": "rfc3339_nano" },
                 "fields": {
                     "request>headers": { "filter": "delete" },
                     "request>uri": { "filter": "regexp", "regexp": "\\?.*", "value": "?" },

@@ -39,7 +39,8 @@ pub(crate) fn recognize(guard: &Guard) -> Option<Value> {
     let token = guard.probe_token.as_ref()?;
     Some(json!({
         "match": [{ "header": { PROBE_HEADER: [token] } }],
-        "handle": [{ "handler": "vars", PROBE: "yes" }],
+        // Its visits are no visits.
+        "handle": [{ "handler": "vars", PROBE: "yes", "log_skip": true }],
     }))
 }
 

@@ -26,8 +26,10 @@ pub(crate) fn of_a_site(site: &Site) -> Value {
 fn routes(what: &str, away: Option<&Away>, more: &[(&str, &str)]) -> Value {
     let told = match away {
         None => format!("{what} cannot be reached at the moment."),
-        Some(Away { reason, since: None }) => format!("{what} cannot be reached at the moment: {}.", words(*reason)),
-        Some(Away { reason, since: Some(since) }) => {
+        Some(Away { reason, since: None, .. }) => {
+            format!("{what} cannot be reached at the moment: {}.", words(*reason))
+        }
+        Some(Away { reason, since: Some(since), .. }) => {
             let at = OffsetDateTime::from(*since);
             let (hour, minute) = (at.hour(), at.minute());
             format!(
@@ -91,7 +93,8 @@ mod tests {
     #[test]
     fn pages_say_what_is_known_and_have_no_placeholders() {
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_449_120);
-        let away = Away { reason: AwayReason::Unreachable, since: Some(since) };
+        let away =
+            Away { reason: AwayReason::Unreachable, since: Some(since), upstream: "10.86.0.2:80".parse().unwrap() };
         let routes = routes("nextcloud", Some(&away), &[]);
         for (route, kind) in [(0, "text/html; charset=utf-8"), (1, "text/plain; charset=utf-8")] {
             let page = &routes[route]["handle"][0];

@@ -116,7 +116,7 @@ fn site(domain: &Hostname, source: &Source, announcement: &ServiceAnnouncement) 
         host: source.host.clone(),
         service: announcement.name.clone(),
         upstream: away.is_none().then_some(upstream),
-        away: away.map(|reason| Away { reason, since: None }),
+        away: away.map(|reason| Away { reason, since: None, upstream }),
         also: also.into_iter().filter(|name| *name != hostname).collect(),
         hostname,
         health_path: path.clone(),

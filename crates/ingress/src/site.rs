@@ -56,6 +56,8 @@ pub struct Away {
     pub reason: AwayReason,
     /// Since when, where that is known.
     pub since: Option<SystemTime>,
+    /// Where it would answer.
+    pub upstream: SocketAddr,
 }
 
 /// Why a service cannot be asked, as far as strangers may know.

@@ -4,6 +4,7 @@
 
 mod check;
 mod cloud;
+pub mod outage;
 pub mod stock;
 
 pub use check::check;

@@ -98,7 +98,14 @@ async fn answers_get_what_the_application_has_not_said_itself() {
 async fn visits_are_written_down_without_secrets() {
     let Some(mut published) = Published::start().await else { return };
     let file = published.lab.path("logs/access.log");
-    published.load(|state| state.access_log = Some(file.to_str().unwrap().to_owned())).await;
+    published
+        .load(|state| {
+            state.access_log = Some(file.to_str().unwrap().to_owned());
+            state.guard.probe_token = Some("0123".to_owned());
+        })
+        .await;
+    let own = published.prober.clone().with_token("0123".to_owned());
+    own.probe(published.address(), &crate::NAME.parse().unwrap(), "/a/path-of-ours", None).await.unwrap();
     let secrets =
         ["-u", "me:geheim", "-H", "Cookie: a=geheim", "-H", "X-Api-Key: geheim", "-H", "Referer: https://x/?geheim"];
     published.lab.visit("/a/path?token=geheim", &[&secrets[..], &["-A", "Agent/1"]].concat());
@@ -107,8 +114,10 @@ async fn visits_are_written_down_without_secrets() {
         log.lines().find(|line| line.contains("/a/path")).map(str::to_owned)
     })
     .await;
+    assert!(!std::fs::read_to_string(&file).unwrap().contains("of-ours"), "the edge's own proof is no visit");
     // The second is `me:geheim` as it travels.
     assert!(!line.contains("geheim") && !line.contains("bWU6Z2VoZWlt"), "{line}");
+    assert!(line.contains("\"ts\":\"20"), "{line}");
     for part in ["\"uri\":\"/a/path?\"", "\"remote_ip\":\"127.0.0.1\"", "\"status\":200", "\"user_agent\":\"Agent/1\""]
     {
         assert!(line.contains(part), "{part} in {line}");

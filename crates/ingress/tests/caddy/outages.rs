@@ -28,17 +28,17 @@ async fn browsers_get_a_page_and_others_a_line() {
             assert!(answer.contains("strict-transport-security: "), "{answer}");
         }
     };
+    let upstream = published.app.address;
     let since = std::time::UNIX_EPOCH + Duration::from_secs(1_795_449_120);
     published
         .load(|state| {
             state.sites[0].upstream = None;
-            state.sites[0].away = Some(Away { reason: AwayReason::Unreachable, since: Some(since) });
+            state.sites[0].away = Some(Away { reason: AwayReason::Unreachable, since: Some(since), upstream });
         })
         .await;
     check(&published, "since 15:52 utc on 23 november 2026: the computer that it runs on is not connected");
 
     // Gone without anybody saying so.
-    let upstream = published.app.address;
     published
         .load(|state| {
             state.sites[0].upstream = Some(upstream);
