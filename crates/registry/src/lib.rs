@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{AUTHORIZATION, LINK, WWW_AUTHENTICATE};
+use hyper::header::{AUTHORIZATION, LINK, LOCATION, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, StatusCode, Uri};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
@@ -28,6 +28,8 @@ pub use self::repository::Repository;
 const DEADLINE: Duration = Duration::from_secs(120);
 /// Tags that are asked for at a time.
 const PAGE: usize = 1000;
+/// Some registries are a front of others. A token goes along: it is everybody's.
+const REDIRECTS: usize = 3;
 /// More is not an image that people choose a tag of.
 const MAX_PAGES: usize = 60;
 
@@ -188,9 +190,7 @@ impl Asked<'_> {
     /// A token for everybody, from where the registry says that there are some.
     async fn token(&self, challenge: &Challenge) -> Result<String, TagsError> {
         let realm: Uri = challenge.realm.parse().map_err(|error| self.senseless(error))?;
-        let server = Server::of(&realm)
-            .filter(|server| !server.plain || self.repository.plain)
-            .ok_or_else(|| self.senseless(format_args!("tokens from {}", challenge.realm)))?;
+        let server = self.elsewhere(&realm)?;
         let answer = self.ask(&server, &challenge.path(&realm, &self.repository.name), None).await?;
         if answer.status != StatusCode::OK {
             return Err(TagsError::Status { host: server.host, status: answer.status.as_u16() });
@@ -200,9 +200,28 @@ impl Asked<'_> {
     }
 
     async fn ask(&self, server: &Server, path: &str, token: Option<&str>) -> Result<Answer, TagsError> {
-        let header = token.map(|token| (AUTHORIZATION, format!("Bearer {token}")));
-        let answer = server.get(&self.client.tls, path, header).await;
-        answer.map_err(|source| TagsError::Exchange { host: server.host.clone(), source })
+        let (mut server, mut path) = (server.clone(), path.to_owned());
+        for _ in 0..=REDIRECTS {
+            let header = token.map(|token| (AUTHORIZATION, format!("Bearer {token}")));
+            let answer = server.get(&self.client.tls, &path, header).await;
+            let answer = answer.map_err(|source| TagsError::Exchange { host: server.host.clone(), source })?;
+            if !answer.status.is_redirection() {
+                return Ok(answer);
+            }
+            let location = answer.headers.get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let target: Uri = location.parse().map_err(|error| self.senseless(error))?;
+            if target.authority().is_some() {
+                server = self.elsewhere(&target)?;
+            }
+            path = target.path_and_query().map(ToString::to_string).unwrap_or_default();
+        }
+        Err(self.senseless("it leads from one place to the next"))
+    }
+
+    /// A server that the registry names: in plain text only where it is asked so itself.
+    fn elsewhere(&self, target: &Uri) -> Result<Server, TagsError> {
+        let server = Server::of(target).filter(|server| !server.plain || self.repository.plain);
+        server.ok_or_else(|| self.senseless(format_args!("it names {target}")))
     }
 
     fn senseless(&self, what: impl std::fmt::Display) -> TagsError {

@@ -99,8 +99,12 @@ async fn what_is_no_list_of_tags_is_told_and_ends() {
     let endless = "link: </v2/endless/tags/list?n=1000>; rel=\"next\"\r\n";
     let elsewhere = "www-authenticate: Bearer realm=\"http://192.0.2.1/token\"\r\n";
     let large = format!("[\"{}\"]", "a".repeat(5 << 20));
-    let (port, fake) = start(|_| {
+    let (port, fake) = start(|port| {
+        let there = format!("location: http://127.0.0.1:{port}/v2/none/tags/list?n=1000\r\n");
         vec![
+            ("/front/", answer("307 Temporary Redirect", &there, "")),
+            ("/circle/", answer("302 Found", "location: /v2/circle/\r\n", "")),
+            ("/away/", answer("302 Found", "location: http://192.0.2.1/v2/none/tags/list\r\n", "")),
             ("/endless/", answer("200 OK", endless, r#"{"tags": ["1"]}"#)),
             ("/none/", answer("200 OK", "", r#"{"tags": null}"#)),
             ("/html/", answer("200 OK", "", "<html>")),
@@ -116,6 +120,9 @@ async fn what_is_no_list_of_tags_is_told_and_ends() {
     assert!(matches!(ask("endless").await, Err(TagsError::TooMany { .. })));
     assert_eq!(fake.asked().len(), MAX_PAGES);
     assert_eq!(ask("none").await.unwrap(), Vec::<String>::new());
+    assert_eq!(ask("front").await.unwrap(), Vec::<String>::new());
+    assert!(matches!(ask("circle").await, Err(TagsError::Answer { .. })));
+    assert!(matches!(ask("away").await, Err(TagsError::Answer { .. })));
     assert!(matches!(ask("html").await, Err(TagsError::Answer { .. })));
     assert!(matches!(ask("busy").await, Err(TagsError::Status { status: 429, .. })));
     assert!(matches!(ask("private").await, Err(TagsError::Refused { status: 401, .. })));

@@ -192,7 +192,7 @@ impl<H: Effects, C: Clock> Automatic<H, C> {
         let Upgradable { record, image, .. } = self.upgrader.upgradable(service)?;
         let rule = self.rules.get(service).cloned().unwrap_or_default();
         let mut lines = vec![format!("{service} runs {}", image.reference)];
-        lines.extend(record.last.iter().map(|last| format!("last it was {}", last.words())));
+        lines.extend(record.last.iter().map(|last| format!("last: {}", last.words())));
         if rule.policy == Policy::Off {
             lines.push(format!(
                 "it is not upgraded by itself; `policy` under [services.{service}.upgrades] changes that"
