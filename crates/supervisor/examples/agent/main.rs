@@ -111,7 +111,7 @@ async fn run(socket: &str, state: &Path, spec: ServiceSpec, death: Death) -> Res
     let token = CancellationToken::new();
     let quick = SupervisorOptions { backoff_max: Duration::from_secs(2), ..SupervisorOptions::default() };
     let supervisor = Supervisor::spawn(Arc::clone(&engine), specs.clone(), quick, token.clone());
-    let settle = if service.as_str().starts_with("toy") { 15 } else { 120 };
+    let settle = if service.as_str().starts_with("toy") { 60 } else { 120 };
     let options = HostOptions { settle: Duration::from_secs(settle) };
     let host = Arc::new(Host::new(engine, specs.clone(), &supervisor, options));
     let retry = Retry { first: Duration::from_millis(200), max: Duration::from_secs(2) };
