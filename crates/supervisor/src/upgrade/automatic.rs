@@ -109,7 +109,7 @@ impl<H: Effects, C: Clock> Automatic<H, C> {
                 let now = self.clock.now();
                 let Some((begin, end)) = rule.window.around(now) else { continue };
                 let turn = turns.get(service).copied().filter(|turn| turn.begin == begin);
-                let mut turn = turn.unwrap_or_else(|| Turn { begin, at: Some(self.chosen(now, end)) });
+                let mut turn = turn.unwrap_or_else(|| Turn { begin, at: Some(by_chance(now, end, self.jitter)) });
                 if turn.at.is_some_and(|at| at <= now) {
                     let again = self.look(service, rule.policy).await;
                     turn.at = if again { now.checked_add(AGAIN).ok() } else { None };
@@ -118,14 +118,6 @@ impl<H: Effects, C: Clock> Automatic<H, C> {
             }
             self.clock.moves().await;
         }
-    }
-
-    /// A time from `now` on at which to look, long before the window ends.
-    fn chosen(&self, now: DateTime, end: DateTime) -> DateTime {
-        let half = Duration::try_from(end.duration_since(now)).unwrap_or_default() / 2;
-        let latest = self.jitter.min(half).as_secs();
-        let later = SignedDuration::from_secs(i64::try_from(rand::random_range(0..=latest)).unwrap_or(0));
-        now.checked_add(later).unwrap_or(now)
     }
 
     /// Asks and begins what is to begin. Returns whether to do so again in the same window.
@@ -217,6 +209,14 @@ impl<H: Effects, C: Clock> Automatic<H, C> {
     }
 }
 
+/// A time from `now` on, at most `jitter` later, and long before the window ends.
+fn by_chance(now: DateTime, end: DateTime, jitter: Duration) -> DateTime {
+    let half = Duration::try_from(end.duration_since(now)).unwrap_or_default() / 2;
+    let latest = jitter.min(half).as_secs();
+    let later = SignedDuration::from_secs(i64::try_from(rand::random_range(0..=latest)).unwrap_or(0));
+    now.checked_add(later).unwrap_or(now)
+}
+
 /// Whether the image was left last: by an upgrade to it that failed, or by a person. One that failed before anything was
 /// stopped does not count: a disk that was full, or a registry that went away, says nothing about the image.
 fn was_left(record: &Record, units: &[String], to: &str) -> bool {
@@ -224,4 +224,59 @@ fn was_left(record: &Record, units: &[String], to: &str) -> bool {
         let same = units.iter().any(|unit| last.new.images.get(unit).is_some_and(|image| image.reference == to));
         same && !last.new_in_force && last.failure.as_ref().is_none_or(|failure| failure.step != Step::Prepare)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::record::PinnedImage;
+    use crate::upgrade::{Failure, StepEnd};
+
+    #[test]
+    fn the_look_comes_by_chance_and_in_the_first_half_of_what_is_left() {
+        let at = |text: &str| -> DateTime { text.parse().unwrap() };
+        let (now, end) = (at("2026-01-01T03:00"), at("2026-01-01T05:00"));
+        let times = |now, jitter: u64| -> BTreeSet<_> {
+            (0..200).map(|_| by_chance(now, end, Duration::from_secs(jitter))).collect()
+        };
+        let spread = times(now, 1800);
+        assert!(
+            spread.len() > 100 && *spread.first().unwrap() >= now && *spread.last().unwrap() <= at("2026-01-01T03:30")
+        );
+        assert!(*times(at("2026-01-01T04:58"), 1800).last().unwrap() <= at("2026-01-01T04:59"));
+        assert_eq!(times(now, 0), [now].into());
+    }
+
+    #[test]
+    fn what_failed_counts_unless_it_failed_before_anything_was_stopped() {
+        let image = |reference: &str| PinnedImage { reference: reference.into(), id: None };
+        let units = ["app".to_owned()];
+        let fresh = Record::new([("app".to_owned(), image("app:1.0.0"))].into());
+        let begun = fresh.begin_upgrade(&units, "app:1.0.1", Vec::new(), Vec::new(), 0);
+        let failed_in = |step: Step| {
+            let mut record = begun.clone();
+            while let Some(journal) = &record.journal {
+                let fails = journal.step == step;
+                let end = if fails { StepEnd::Failed(Failure::new(step, "a fault")) } else { StepEnd::Done(None) };
+                record = record.advance(&end, 0);
+            }
+            record
+        };
+        assert!(!was_left(&fresh, &units, "app:1.0.1"));
+        assert!(!was_left(&failed_in(Step::Prepare), &units, "app:1.0.1"));
+        for step in [Step::Dump, Step::Settle] {
+            let record = failed_in(step);
+            assert!(was_left(&record, &units, "app:1.0.1") && !was_left(&record, &units, "app:1.0.2"), "{step:?}");
+        }
+        // One that is in force was not left before a person went back from it.
+        let upgraded = failed_in(Step::Clear);
+        assert!(!was_left(&upgraded, &units, "app:1.0.1"));
+        let mut back = upgraded.begin_rollback(0).unwrap();
+        while back.journal.is_some() {
+            back = back.advance(&StepEnd::Done(None), 0);
+        }
+        assert!(was_left(&back, &units, "app:1.0.1"));
+    }
 }
