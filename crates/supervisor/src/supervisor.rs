@@ -125,6 +125,7 @@ impl Supervisor {
             requests,
             observed: None,
             engine_failures: 0,
+            seen_since: None,
             engine_reason: None,
             tracks: BTreeMap::new(),
             plan: Plan::default(),
@@ -165,6 +166,8 @@ struct Worker<E> {
     /// What the engine reported last, with what checks have shown.
     observed: Option<Observed>,
     engine_failures: u32,
+    /// Since when the engine has answered whenever it was looked at.
+    seen_since: Option<Instant>,
     engine_reason: Option<String>,
     /// By container name.
     tracks: BTreeMap<String, Track>,
@@ -217,11 +220,13 @@ impl<E: Engine> Worker<E> {
         if !self.look(desired.as_deref()).await {
             self.publish(desired.as_deref());
             self.engine_failures = self.engine_failures.saturating_add(1);
+            self.seen_since = None;
             self.tracks.values_mut().for_each(Track::lost_sight);
             self.answer_unseen();
             return Instant::now() + self.backoff.delay(self.engine_failures).min(ENGINE_RETRY_MAX);
         }
         self.engine_failures = 0;
+        self.seen_since.get_or_insert_with(Instant::now);
         self.subscribe();
         if let Some(desired) = &desired {
             self.checks.follow(desired);

@@ -499,6 +499,25 @@ async fn what_hangs_is_started_anew_with_growing_patience() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_is_no_reason_to_start_anything_anew() {
+    let mut bench = bench(Some(vec![pair()]));
+    bench.until_health("healthy", "").await;
+    bench.engine.calls();
+    // Checks that go through it fail as well, for longer than there is patience with any container.
+    bench.engine.with(|world| {
+        world.failing.insert("ready in app".into());
+        world.gone = true;
+    });
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    bench.engine.with(|world| world.gone = false);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    bench.engine.with(|world| world.failing.clear());
+    bench.until_health("healthy", "").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(bench.engine.calls().is_empty(), "nothing is started anew");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_engine_that_is_gone_for_a_moment_does_not_end_a_shutdown() {
     let mut bench = bench(Some(vec![pair()]));
     bench.until_health("healthy", "").await;

@@ -182,6 +182,22 @@ impl Engine {
         self.end("KILL")
     }
 
+    /// Lets `dockerd` take connections and answer nobody (SIGSTOP), until [`Engine::thaw`]. Its containers go on.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.process.tell("STOP")
+    }
+
+    /// Lets `dockerd` go on after [`Engine::freeze`].
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.process.tell("CONT")
+    }
+
     fn end(&mut self, signal: &str) -> Result<()> {
         self.process.tell(signal)?;
         wait_until(&format!("the end of the engine on {}", self.host.name()), STOP_LIMIT, || Ok(self.ended.exists()))

@@ -1,10 +1,12 @@
 //! What the supervisor sees: what the engine reports, what checks have shown of it, and what ended by itself.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Health, ServiceSpec};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{Worker, units};
@@ -17,11 +19,26 @@ use crate::words::ending;
 
 /// A stream of hints that breaks at once is not opened again sooner.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
+/// An engine that takes longer than this to say what there is does not hold up the news of checks.
+const LATE: Duration = Duration::from_millis(500);
 
 impl<E: Engine> Worker<E> {
     /// Reads the engine's state. Returns whether it answered.
     pub(super) async fn look(&mut self, desired: Option<&[ServiceSpec]>) -> bool {
-        match observe(&*self.engine, desired.unwrap_or_default()).await {
+        let engine = Arc::clone(&self.engine);
+        let mut observing = pin!(observe(&*engine, desired.unwrap_or_default()));
+        let mut late = pin!(sleep(LATE));
+        let result = loop {
+            tokio::select! {
+                result = &mut observing => break result,
+                () = &mut late, if !late.is_elapsed() => {}
+                () = self.checks.heard() => {}
+            }
+            if late.is_elapsed() {
+                self.publish(desired);
+            }
+        };
+        match result {
             Ok(observed) => {
                 if self.engine_reason.take().is_some() {
                     info!("the container engine answers again");
@@ -67,7 +84,7 @@ impl<E: Engine> Worker<E> {
                         observed.ready.insert(id.clone());
                     }
                     let patience = unit.restart_after.map(|after| track.patience(after));
-                    if let Some(why) = hangs(&verdict, patience, now).filter(|_| current) {
+                    if let Some(why) = hangs(&verdict, patience, self.seen_since, now).filter(|_| current) {
                         self.hanging.insert(spec.name.clone(), why);
                         observed.hung.insert(id.clone());
                     }
@@ -120,9 +137,10 @@ async fn observe<E: Engine>(engine: &E, desired: &[ServiceSpec]) -> Result<Obser
     Ok(observed)
 }
 
-/// Why the container is to be started anew, if it has not answered for longer than one has patience.
-fn hangs(verdict: &Verdict, patience: Option<Duration>, now: Instant) -> Option<String> {
-    let failing = now.duration_since(verdict.failing_since?);
+/// Why the container is to be started anew, if it has not answered for longer than one has patience. Only the time in which
+/// the engine answered counts: what hung before may have been the engine that the check goes through.
+fn hangs(verdict: &Verdict, patience: Option<Duration>, seen: Option<Instant>, now: Instant) -> Option<String> {
+    let failing = now.duration_since(verdict.failing_since?.max(seen?));
     let reason = verdict.health.reason()?;
     (failing >= patience?)
         .then(|| format!("did not answer for {} s, so it was started anew: {reason}", failing.as_secs()))

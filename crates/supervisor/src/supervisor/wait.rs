@@ -23,6 +23,7 @@ impl<E: Engine> Worker<E> {
         let hangs = desired.iter().flat_map(|service| &service.units).filter_map(|unit| {
             let name = &unit.container.name;
             let since = self.checks.verdict(&Key::Unit(name.clone())).failing_since?;
+            let since = since.max(self.seen_since?);
             Some(since + self.tracks.get(name)?.patience(unit.restart_after?)).filter(|at| *at > now)
         });
         retries.chain(hooks).chain(hangs).fold(now + self.resync, Instant::min)

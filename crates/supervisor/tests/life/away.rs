@@ -7,7 +7,7 @@ use lab::{EngineOptions, EngineVersion};
 use model::{ContainerState, Probe, ServiceSpec};
 
 use crate::host::Host;
-use crate::services::{quiet, with_database};
+use crate::services::{check, quiet, with_database};
 use crate::watched::{Watched, is, says};
 
 const GONE: &str = "no container engine answers";
@@ -94,4 +94,33 @@ async fn without_live_restore_containers_are_started_again_in_order() {
         }
         agent.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_hangs_is_told_and_nothing_is_started_anew_for_it() {
+    let mut services = services();
+    for unit in &mut services[0].units {
+        unit.ready = Some(check(&unit.container.name, "true"));
+        unit.restart_after = Some(Duration::from_secs(3));
+    }
+    for service in &mut services {
+        let ready = service.units.iter_mut().filter_map(|unit| unit.ready.as_mut());
+        ready.chain(&mut service.checks).for_each(|check| check.timeout = Duration::from_secs(1));
+    }
+    let Some((mut host, mut agent)) = healthy(&EngineOptions::default(), &services).await else { return };
+    let before = NAMES.map(|name| host.run(name));
+    host.engine.freeze().unwrap();
+    // What checks show is told long before the engine is given up.
+    agent
+        .until_health("other", "told of the check", is("unhealthy", "the container engine did not finish within 1 s"))
+        .await;
+    for service in ["blog", "other"] {
+        let hangs = "the container engine did not finish within 15 s; containers that run keep running";
+        agent.until_health(service, "told of the engine", is("unhealthy", hangs)).await;
+    }
+    host.engine.thaw().unwrap();
+    agent.until_healthy(&["blog", "other"]).await;
+    assert_eq!(NAMES.map(|name| host.run(name)), before);
+    assert_eq!(NAMES.map(|name| agent.restarts(name)), [0; 3]);
+    agent.stop().await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lab::{EngineOptions, EngineVersion};
-use model::{ContainerSpec, ContainerState, Network, Output, PortBinding, SecretFile};
+use model::{ContainerSpec, ContainerState, ExecInput, Network, Output, PortBinding, SecretFile, TerminalSize};
 use supervisor::{Console, ConsoleCommand, Engine};
 use tokio::sync::mpsc;
 
@@ -54,17 +54,32 @@ async fn containers_follow_their_definitions(version: EngineVersion) {
     let absent = first.engine.exec(&made.id, "0", &["absent"], Duration::from_secs(10)).await;
     assert!(absent.as_ref().is_err() || absent.as_ref().is_ok_and(|ran| ran.code != 0), "{absent:?}");
     assert_eq!(first.engine.log_tail(&made.id, 5).await.unwrap(), ["hello"]);
-    let mut written = first.engine.written(&made.id, 5, false).await.unwrap();
-    let Some(Ok(Output::Stdout { bytes, .. })) = written.next().await else { panic!("nothing was written") };
-    assert_eq!(bytes, b"hello\n");
-    let (_input, receiver) = mpsc::channel(1);
-    let command = ConsoleCommand { user: None, command: sh("echo said; exit 4"), terminal: None };
+    // A conversation: what a person types, a terminal of the right size, the end.
+    let (input, receiver) = mpsc::channel(1);
+    input.send(ExecInput::Stdin(b"typed\n".to_vec())).await.unwrap();
+    let terminal = Some(TerminalSize { rows: 33, columns: 111 });
+    let command = sh("read line; echo got $line; busybox stty size; exit 4");
+    let command = ConsoleCommand { user: None, command, terminal };
     let mut conversation = first.engine.converse(&made.id, command, receiver).await.unwrap();
-    let mut last = None;
+    let (mut said, mut last) = (Vec::new(), None);
     while let Some(part) = conversation.next().await {
-        last = Some(part.unwrap());
+        match part.unwrap() {
+            Output::Stdout { bytes, .. } => said.extend(bytes),
+            other => last = Some(other),
+        }
     }
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("got typed") && said.contains("33 111"), "{said}");
     assert_eq!(last, Some(Output::Ended(4)));
+    // What it wrote, and what it writes from then on.
+    let mut written = first.engine.written(&made.id, 1, true).await.unwrap();
+    let mut line = async || match written.next().await {
+        Some(Ok(Output::Stdout { bytes, .. })) => String::from_utf8(bytes).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(line().await, "hello\n");
+    host.sh("web", "echo news > /proc/1/fd/1");
+    assert_eq!(line().await, "news\n");
 
     // The agent goes, the container stays; the next agent adopts it.
     first.stop().await;

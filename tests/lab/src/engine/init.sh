@@ -1,4 +1,4 @@
-# Starts and ends `dockerd`, whose options are the arguments, by the words that come in: start, TERM, KILL. With the end of
+# Starts and ends `dockerd`, whose options are the arguments, by the words that come in: start, and signals. With the end of
 # the input this ends, and everything else in here with it: this is the first process of the engine's namespaces.
 
 # With no AppArmor to be seen the engine does not load its profile into the kernel, which is the machine's.
