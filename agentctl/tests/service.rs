@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use control::{InspectionSocket, Snapshot, Timelines};
 use fake::FakeOperator;
-use model::{ControlStatus, Generation, HostStatus, Role, TunnelReport, TunnelStatus};
+use model::{HostStatus, Role, TunnelReport};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -17,18 +17,7 @@ use tokio_util::sync::CancellationToken;
 fn agentctl(line: &str, input: &str) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("home.sock");
-    let local = HostStatus {
-        host: "attic".parse().unwrap(),
-        role: Role::Home,
-        version: String::new(),
-        boot_id: String::new(),
-        uptime_seconds: 0,
-        generation: Generation::default(),
-        tunnel: TunnelStatus::default(),
-        control: ControlStatus::default(),
-        containers: Vec::new(),
-        services: Vec::new(),
-    };
+    let local = HostStatus::new("attic".parse().unwrap(), Role::Home);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let stop = CancellationToken::new();
     let (_, state) = watch::channel(Snapshot { local, peer: None });

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use control::Introduction;
-use model::{ControlStatus, HostId, HostStatus, Role};
+use model::{HostId, HostStatus, Role};
 
 /// Who this agent is since it started.
 #[derive(Debug, Clone)]
@@ -39,16 +39,10 @@ impl Myself {
     #[must_use]
     pub fn status(&self) -> HostStatus {
         HostStatus {
-            host: self.host.clone(),
-            role: self.role,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: self.boot_id.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            generation: model::Generation::default(),
-            tunnel: model::TunnelStatus::default(),
-            control: ControlStatus::default(),
-            containers: vec![],
-            services: vec![],
+            ..HostStatus::new(self.host.clone(), self.role)
         }
     }
 }

@@ -104,18 +104,7 @@ async fn serve() -> Served {
     let path = dir.path().join("agent.sock");
     let operator = Arc::new(Recorder::default());
     let stop = CancellationToken::new();
-    let local = HostStatus {
-        host: "attic".parse().unwrap(),
-        role: Role::Home,
-        version: String::new(),
-        boot_id: String::new(),
-        uptime_seconds: 0,
-        generation: model::Generation::default(),
-        tunnel: model::TunnelStatus::default(),
-        control: model::ControlStatus::default(),
-        containers: Vec::new(),
-        services: Vec::new(),
-    };
+    let local = HostStatus::new("attic".parse().unwrap(), Role::Home);
     let (_, state) = watch::channel(Snapshot { local, peer: None });
     let (_, tunnel) = watch::channel(TunnelReport::default());
     let socket = InspectionSocket::bind(&path).unwrap();

@@ -12,8 +12,8 @@ use control::{
     bind_on_device, serve_edge,
 };
 use model::{
-    ControlStatus, DesiredConfig, Event, EventKind, Generation, Health, HostStatus, Role, RoleUri, ServiceAnnouncement,
-    Subject, Timeline, TunnelStatus,
+    DesiredConfig, Event, EventKind, Generation, Health, HostStatus, Role, RoleUri, ServiceAnnouncement, Subject,
+    Timeline,
 };
 use pki::{Ca, Validity};
 use secrecy::ExposeSecret;
@@ -38,18 +38,7 @@ fn introduction(role: Role, name: &str) -> Introduction {
 }
 
 fn status(role: Role, name: &str) -> HostStatus {
-    HostStatus {
-        host: name.parse().unwrap(),
-        role,
-        version: "0.0.0".into(),
-        boot_id: "boot".into(),
-        uptime_seconds: 1,
-        generation: Generation(0),
-        tunnel: TunnelStatus::default(),
-        control: ControlStatus::default(),
-        containers: vec![],
-        services: vec![],
-    }
+    HostStatus::new(name.parse().unwrap(), role)
 }
 
 struct Edge {

@@ -53,6 +53,33 @@ pub struct ContainerSpec {
     pub stop_grace: Duration,
 }
 
+impl ContainerSpec {
+    /// A container of the service with nothing chosen but its image and where it is attached; it has 30 s to end.
+    #[must_use]
+    pub fn new(service: &ServiceName, name: impl Into<String>, image: impl Into<String>, network: Network) -> Self {
+        Self {
+            name: name.into(),
+            service: service.clone(),
+            image: image.into(),
+            image_id: None,
+            entrypoint: Vec::new(),
+            command: Vec::new(),
+            user: None,
+            env: BTreeMap::new(),
+            secrets: Vec::new(),
+            mounts: Vec::new(),
+            network,
+            aliases: Vec::new(),
+            limits: Limits::default(),
+            ports: Vec::new(),
+            extra_hosts: BTreeMap::new(),
+            dns: Vec::new(),
+            stop_signal: None,
+            stop_grace: Duration::from_secs(30),
+        }
+    }
+}
+
 /// What a container may use at most; none of one is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {

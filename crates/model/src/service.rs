@@ -34,6 +34,24 @@ pub struct ServiceSpec {
     pub admin: Option<AdminCommand>,
 }
 
+impl ServiceSpec {
+    /// The first generation of a service of these units, with nothing else.
+    #[must_use]
+    pub fn new(name: ServiceName, units: Vec<Unit>) -> Self {
+        Self {
+            name,
+            generation: Generation(1),
+            run: Run::All,
+            units,
+            checks: Vec::new(),
+            setup: Vec::new(),
+            volumes: Vec::new(),
+            upgrade: None,
+            admin: None,
+        }
+    }
+}
+
 /// A program in one of the service's containers that administers it, to be followed by a person's arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminCommand {

@@ -89,6 +89,25 @@ pub struct HostStatus {
     pub services: Vec<ServiceStatus>,
 }
 
+impl HostStatus {
+    /// The host, of which nothing else is known.
+    #[must_use]
+    pub fn new(host: HostId, role: Role) -> Self {
+        Self {
+            host,
+            role,
+            version: String::new(),
+            boot_id: String::new(),
+            uptime_seconds: 0,
+            generation: Generation::default(),
+            tunnel: TunnelStatus::default(),
+            control: ControlStatus::default(),
+            containers: Vec::new(),
+            services: Vec::new(),
+        }
+    }
+}
+
 /// The tunnel's state as one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

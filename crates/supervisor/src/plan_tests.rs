@@ -1,4 +1,4 @@
-use model::{Check, Generation, Limits, Mount, PortBinding, Probe, SecretFile};
+use model::{Check, Generation, Mount, PortBinding, Probe, SecretFile};
 use proptest::prelude::*;
 
 use super::*;
@@ -6,28 +6,14 @@ use crate::observed::Owned;
 
 fn spec(name: &str) -> ContainerSpec {
     ContainerSpec {
-        name: name.into(),
-        service: "svc".parse().unwrap(),
-        image: "image:1".into(),
-        image_id: None,
-        entrypoint: Vec::new(),
-        command: Vec::new(),
-        user: None,
-        env: BTreeMap::new(),
         secrets: vec![SecretFile { path: "/run/secrets/p".into(), content: "geheim".into(), uid: 0 }],
         mounts: vec![Mount {
             source: MountSource::Volume(format!("cloudathome-{name}")),
             target: "/data".into(),
             read_only: false,
         }],
-        network: Network::Private("cloudathome-net".into()),
-        aliases: Vec::new(),
-        limits: Limits::default(),
-        ports: Vec::new(),
-        extra_hosts: BTreeMap::new(),
-        dns: Vec::new(),
-        stop_signal: None,
         stop_grace: Duration::from_secs(5),
+        ..ContainerSpec::new(&"svc".parse().unwrap(), name, "image:1", Network::Private("cloudathome-net".into()))
     }
 }
 
@@ -52,17 +38,7 @@ fn check(name: &str) -> Check {
 
 /// A service of units that each belong to it.
 fn service(name: &str, units: Vec<Unit>) -> ServiceSpec {
-    let mut service = ServiceSpec {
-        name: name.parse().unwrap(),
-        generation: Generation(1),
-        run: Run::All,
-        units,
-        checks: Vec::new(),
-        setup: Vec::new(),
-        volumes: Vec::new(),
-        upgrade: None,
-        admin: None,
-    };
+    let mut service = ServiceSpec::new(name.parse().unwrap(), units);
     for unit in &mut service.units {
         unit.container.service = service.name.clone();
     }

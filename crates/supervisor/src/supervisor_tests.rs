@@ -201,41 +201,17 @@ impl Engine for FakeEngine {
 
 fn spec(name: &str) -> ContainerSpec {
     ContainerSpec {
-        name: name.into(),
-        service: "svc".parse().unwrap(),
-        image: "image:1".into(),
-        image_id: None,
-        entrypoint: Vec::new(),
-        command: Vec::new(),
-        user: None,
-        env: BTreeMap::new(),
         secrets: vec![SecretFile { path: "/run/secrets/p".into(), content: "geheim".into(), uid: 0 }],
-        mounts: Vec::new(),
-        network: Network::Private("cloudathome-net".into()),
-        aliases: Vec::new(),
-        limits: model::Limits::default(),
         ports: vec![PortBinding { host: "10.86.0.2:80".parse().unwrap(), container: 80 }],
-        extra_hosts: BTreeMap::new(),
-        dns: Vec::new(),
-        stop_signal: None,
         stop_grace: Duration::from_secs(5),
+        ..ContainerSpec::new(&"svc".parse().unwrap(), name, "image:1", Network::Private("cloudathome-net".into()))
     }
 }
 
 /// The container as a service of its own.
 fn alone(container: ContainerSpec) -> ServiceSpec {
-    let units = vec![Unit { container, needs: Vec::new(), ready: None, restart_after: None }];
-    ServiceSpec {
-        name: units[0].container.service.clone(),
-        generation: Generation(1),
-        run: Run::All,
-        units,
-        checks: Vec::new(),
-        setup: Vec::new(),
-        volumes: Vec::new(),
-        upgrade: None,
-        admin: None,
-    }
+    let name = container.service.clone();
+    ServiceSpec::new(name, vec![Unit { container, needs: Vec::new(), ready: None, restart_after: None }])
 }
 
 /// A service of a database and an application that needs it, each ready when the command `ready` in it succeeds.

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::civil::DateTime;
-use model::{Check, ContainerSpec, Generation, Limits, Network, Probe, Run, ServiceName, ServiceSpec, Unit};
+use model::{Check, ContainerSpec, Network, Probe, ServiceName, ServiceSpec, Unit};
 use registry::Client;
 use supervisor::upgrade::{Automatic, Clock, Host, HostOptions, Injector, Point, Policy, Retry, Rule, Upgrader};
 use supervisor::{DockerEngine, PinnedImage, Records, Supervisor, SupervisorOptions};
@@ -191,40 +191,14 @@ fn told_of<T, E: std::fmt::Display>(result: Result<T, E>) {
 
 /// A service of this name without anything in it.
 fn service(name: ServiceName) -> ServiceSpec {
-    ServiceSpec {
-        name,
-        generation: Generation(1),
-        run: Run::All,
-        units: Vec::new(),
-        checks: Vec::new(),
-        setup: Vec::new(),
-        volumes: Vec::new(),
-        upgrade: None,
-        admin: None,
-    }
+    ServiceSpec::new(name, Vec::new())
 }
 
 /// A container of a service without anything in it.
 fn container(service: &ServiceName, name: String, image: &str) -> ContainerSpec {
     ContainerSpec {
-        name,
-        service: service.clone(),
-        image: image.into(),
-        image_id: None,
-        entrypoint: Vec::new(),
-        command: Vec::new(),
-        user: None,
-        env: BTreeMap::new(),
-        secrets: Vec::new(),
-        mounts: Vec::new(),
-        network: Network::Private(format!("cloudathome-{service}")),
-        aliases: Vec::new(),
-        limits: Limits::default(),
-        ports: Vec::new(),
-        extra_hosts: BTreeMap::new(),
-        dns: Vec::new(),
-        stop_signal: None,
         stop_grace: Duration::from_secs(20),
+        ..ContainerSpec::new(service, name, image, Network::Private(format!("cloudathome-{service}")))
     }
 }
 

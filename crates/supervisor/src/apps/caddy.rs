@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::{
-    Check, ContainerSpec, Generation, HttpProbe, Limits, Mount, MountSource, Network, Probe, Run, SecretFile,
-    ServiceName, ServiceSpec, Target, Unit, UpgradePath, UpgradeSpec, VolumeKind, VolumeSpec,
+    Check, ContainerSpec, HttpProbe, Mount, MountSource, Network, Probe, SecretFile, ServiceName, ServiceSpec, Target,
+    Unit, UpgradePath, UpgradeSpec, VolumeKind, VolumeSpec,
 };
 
 use super::script;
@@ -73,34 +73,19 @@ pub fn caddy(options: &CaddyOptions) -> ServiceSpec {
     let mut files = options.files.clone();
     files.push(SecretFile { path: PathBuf::from(BOOTSTRAP_PATH), content: options.bootstrap.clone(), uid: 0 });
     let container = ContainerSpec {
-        name: name.clone(),
-        service: options.service.clone(),
-        image: options.image.clone(),
-        image_id: None,
         entrypoint,
         command,
-        user: None,
-        env: std::collections::BTreeMap::new(),
         secrets: files,
         mounts,
-        // Visitors' real addresses, and no relay in between.
-        network: Network::Host,
-        aliases: Vec::new(),
-        limits: Limits::default(),
-        ports: Vec::new(),
-        extra_hosts: std::collections::BTreeMap::new(),
         dns: options.dns.clone(),
-        stop_signal: None,
         stop_grace: Duration::from_secs(15),
+        // Visitors' real addresses, and no relay in between.
+        ..ContainerSpec::new(&options.service, name.clone(), options.image.clone(), Network::Host)
     };
     let check = admin_check(&name, &options.admin_dir);
+    let unit = Unit { container, needs: Vec::new(), ready: Some(check.clone()), restart_after: Some(HANGS) };
     ServiceSpec {
-        name: options.service.clone(),
-        generation: Generation(1),
-        run: Run::All,
-        units: vec![Unit { container, needs: Vec::new(), ready: Some(check.clone()), restart_after: Some(HANGS) }],
         checks: vec![check.clone()],
-        setup: Vec::new(),
         volumes,
         upgrade: Some(UpgradeSpec {
             path: UpgradePath::NeverDown,
@@ -109,7 +94,7 @@ pub fn caddy(options: &CaddyOptions) -> ServiceSpec {
             after: Vec::new(),
             up_to_date: vec![check],
         }),
-        admin: None,
+        ..ServiceSpec::new(options.service.clone(), vec![unit])
     }
 }
 

@@ -95,7 +95,7 @@ pub fn container(settings: &ContainerSettings, place: &Place) -> ServiceSpec {
             after: Vec::new(),
             up_to_date: Vec::new(),
         }),
-        ..place.spec(vec![unit])
+        ..ServiceSpec::new(place.service.clone(), vec![unit])
     }
 }
 

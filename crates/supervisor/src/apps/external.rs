@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use model::{Check, Generation, HttpProbe, Probe, Run, ServiceName, ServiceSpec, Target};
+use model::{Check, HttpProbe, Probe, ServiceName, ServiceSpec, Target};
 
 /// What is to be decided about an external service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,17 +37,7 @@ pub fn external(settings: &ExternalSettings, service: &ServiceName, host: &str) 
         timeout: Duration::from_secs(3),
         grace: Duration::ZERO,
     };
-    ServiceSpec {
-        name: service.clone(),
-        generation: Generation(1),
-        run: Run::All,
-        units: Vec::new(),
-        checks: vec![check],
-        setup: Vec::new(),
-        volumes: Vec::new(),
-        upgrade: None,
-        admin: None,
-    }
+    ServiceSpec { checks: vec![check], ..ServiceSpec::new(service.clone(), Vec::new()) }
 }
 
 #[cfg(test)]

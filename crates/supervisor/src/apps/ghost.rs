@@ -144,7 +144,7 @@ pub fn ghost(settings: &GhostSettings, secrets: &GhostSecrets, place: &Place) ->
             after: Vec::new(),
             up_to_date: vec![answers],
         }),
-        ..place.spec(units)
+        ..ServiceSpec::new(place.service.clone(), units)
     }
 }
 

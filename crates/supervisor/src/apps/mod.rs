@@ -9,14 +9,13 @@ mod ghost;
 mod mail;
 mod nextcloud;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use model::{
-    Check, ContainerSpec, Generation, Hostname, HttpProbe, Limits, Mount, MountSource, Network, PortBinding, Probe,
-    Run, SecretFile, ServiceName, ServiceSpec, Target, Unit, VolumeKind, VolumeSpec,
+    Check, ContainerSpec, Hostname, HttpProbe, Mount, MountSource, Network, PortBinding, Probe, SecretFile,
+    ServiceName, Target, VolumeKind, VolumeSpec,
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -72,26 +71,7 @@ impl Place {
 
     /// A container of its own, in its private network, with nothing chosen yet but its image.
     fn container(&self, what: &str, image: &str) -> ContainerSpec {
-        ContainerSpec {
-            name: self.container_name(what),
-            service: self.service.clone(),
-            image: image.to_owned(),
-            image_id: None,
-            entrypoint: Vec::new(),
-            command: Vec::new(),
-            user: None,
-            env: BTreeMap::new(),
-            secrets: Vec::new(),
-            mounts: Vec::new(),
-            network: Network::Private(self.volume_name("")),
-            aliases: Vec::new(),
-            limits: Limits::default(),
-            ports: Vec::new(),
-            extra_hosts: BTreeMap::new(),
-            dns: Vec::new(),
-            stop_signal: None,
-            stop_grace: Duration::from_secs(30),
-        }
+        ContainerSpec::new(&self.service, self.container_name(what), image, Network::Private(self.volume_name("")))
     }
 
     /// The volume and its place in a container.
@@ -123,21 +103,6 @@ impl Place {
             grace,
         }
     }
-
-    /// A service of these units, with nothing else chosen yet.
-    fn spec(&self, units: Vec<Unit>) -> ServiceSpec {
-        ServiceSpec {
-            name: self.service.clone(),
-            generation: Generation(1),
-            run: Run::All,
-            units,
-            checks: Vec::new(),
-            setup: Vec::new(),
-            volumes: Vec::new(),
-            upgrade: None,
-            admin: None,
-        }
-    }
 }
 
 /// A file for a container with a secret in it.
@@ -158,6 +123,8 @@ fn script(text: &str, arguments: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use model::ServiceSpec;
+
     use super::*;
 
     /// A place for the tests of the definitions.

@@ -214,7 +214,7 @@ pub fn nextcloud(settings: &NextcloudSettings, secrets: &NextcloudSecrets, place
             up_to_date: vec![ready(place)],
         }),
         admin: Some(AdminCommand { container: app_name, user: OCC_USER.to_owned(), command: words(&OCC) }),
-        ..place.spec(units)
+        ..ServiceSpec::new(place.service.clone(), units)
     }
 }
 

@@ -1,12 +1,8 @@
 //! Small services.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model::{
-    Check, ContainerSpec, Generation, Limits, Mount, MountSource, Network, Probe, Run, ServiceSpec, Unit, VolumeKind,
-    VolumeSpec,
-};
+use model::{Check, ContainerSpec, Mount, MountSource, Network, Probe, ServiceSpec, Unit, VolumeKind, VolumeSpec};
 
 use crate::host::IMAGE;
 
@@ -20,24 +16,9 @@ pub(crate) fn sh(script: &str) -> Vec<String> {
 /// A container of a service of the same name that only runs.
 pub(crate) fn bare(name: &str) -> ContainerSpec {
     ContainerSpec {
-        name: name.into(),
-        service: name.parse().unwrap(),
-        image: IMAGE.into(),
-        image_id: None,
-        entrypoint: Vec::new(),
         command: sh(RUN),
-        user: None,
-        env: BTreeMap::new(),
-        secrets: Vec::new(),
-        mounts: Vec::new(),
-        network: Network::Host,
-        aliases: Vec::new(),
-        limits: Limits::default(),
-        ports: Vec::new(),
-        extra_hosts: BTreeMap::new(),
-        dns: Vec::new(),
-        stop_signal: None,
         stop_grace: Duration::from_secs(5),
+        ..ContainerSpec::new(&name.parse().unwrap(), name, IMAGE, Network::Host)
     }
 }
 
@@ -59,17 +40,8 @@ pub(crate) fn check(container: &str, script: &str) -> Check {
 
 /// The container as a service of its own.
 pub(crate) fn alone(container: ContainerSpec) -> ServiceSpec {
-    ServiceSpec {
-        name: container.service.clone(),
-        generation: Generation(1),
-        run: Run::All,
-        units: vec![Unit { container, needs: Vec::new(), ready: None, restart_after: None }],
-        checks: Vec::new(),
-        setup: Vec::new(),
-        volumes: Vec::new(),
-        upgrade: None,
-        admin: None,
-    }
+    let name = container.service.clone();
+    ServiceSpec::new(name, vec![Unit { container, needs: Vec::new(), ready: None, restart_after: None }])
 }
 
 /// An application and its database, `NAME-db`, which is ready while there is the file `/data/well`: on a volume that both
