@@ -454,6 +454,21 @@ async fn a_service_comes_up_in_order_and_is_restarted_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_acted_on_is_not_told_while_something_else_is_under_way() {
+    let stopped = ServiceSpec { run: Run::Nothing, ..pair() };
+    let mut bench = bench(Some(vec![stopped.clone()]));
+    let nothing = |all: &BTreeMap<ServiceName, Applied>| all.values().any(|applied| applied.run == Run::Nothing);
+    bench.supervisor.applied.wait_for(nothing).await.unwrap();
+    bench.desired.send(Some(vec![pair()])).unwrap();
+    tokio::time::sleep(TAKES / 2).await;
+    bench.desired.send(Some(vec![stopped])).unwrap();
+    bench.supervisor.applied.wait_for(nothing).await.unwrap();
+    assert_eq!(bench.engine.calls(), ["create db", "start db", "stop db"], "the start is over");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(bench.engine.calls().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_hangs_is_started_anew_with_growing_patience() {
     let mut bench = bench(Some(vec![pair()]));
     bench.until_health("healthy", "").await;

@@ -48,14 +48,19 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Says what is acted on, but for services at work: their steps may have been planned for something else.
+    /// Says what is acted on. Of services at work that is open as long as something else is wanted than before: the steps
+    /// may be for either.
     pub(super) fn acknowledge(&self, desired: &[ServiceSpec]) {
         self.applied.send_if_modified(|applied| {
             let before = applied.clone();
             applied.retain(|name, _| desired.iter().any(|service| &service.name == name));
-            for service in desired.iter().filter(|service| !self.busy.contains(&service.name)) {
+            for service in desired {
                 let acts_on = Applied { generation: service.generation, run: service.run.clone() };
-                applied.insert(service.name.clone(), acts_on);
+                if !self.busy.contains(&service.name) {
+                    applied.insert(service.name.clone(), acts_on);
+                } else if applied.get(&service.name).is_some_and(|before| *before != acts_on) {
+                    applied.remove(&service.name);
+                }
             }
             *applied != before
         });
