@@ -11,6 +11,8 @@ use crate::site::Site;
 pub(crate) const PROBE_HEADER: &str = "Cloudathome-Probe";
 /// By which Caddy says whom it asks about.
 pub(crate) const CLIENT_HEADER: &str = "Cloudathome-Client";
+/// By which Caddy says for which site it asks: the visitor may write the name in many ways.
+pub(crate) const SITE_HEADER: &str = "Cloudathome-Site";
 /// By which Caddy says what it asks.
 pub(crate) const ATTEMPT_HEADER: &str = "Cloudathome-Attempt";
 
@@ -73,10 +75,10 @@ pub(crate) fn guard(site: &Site, guard: &Guard) -> Value {
     if let Some(socket) = &guard.limits_socket {
         if !options.login_paths.is_empty() {
             let login = json!({ "method": ["POST", "PUT"], "path": options.login_paths });
-            routes.push(ask(socket, "login", &login, &["Authorization", "Cookie"]));
+            routes.push(ask(socket, site, "login", &login, &["Authorization", "Cookie"]));
         }
         let credentials = json!({ "header_regexp": { "Authorization": { "pattern": "(?i)^basic " } } });
-        routes.push(ask(socket, "credentials", &credentials, &["Cookie"]));
+        routes.push(ask(socket, site, "credentials", &credentials, &["Cookie"]));
     }
     if !options.users.is_empty() {
         let accounts: Vec<Value> =
@@ -113,7 +115,7 @@ pub(crate) fn guard(site: &Site, guard: &Guard) -> Value {
 
 /// Asks edge-agent whether an attempt may pass. While it is dead or slow everything passes: a login that is not counted is better
 /// than none, and the application counts too.
-fn ask(socket: &str, what: &str, matcher: &Value, private: &[&str]) -> Value {
+fn ask(socket: &str, site: &Site, what: &str, matcher: &Value, private: &[&str]) -> Value {
     let asked = json!({ "handler": "vars", ASKED: "yes" });
     json!({
         "match": [matcher],
@@ -127,6 +129,7 @@ fn ask(socket: &str, what: &str, matcher: &Value, private: &[&str]) -> Value {
                 "headers": { "request": {
                     "set": {
                         CLIENT_HEADER: ["{http.request.remote.host}"],
+                        SITE_HEADER: [site.hostname],
                         ATTEMPT_HEADER: [what],
                     },
                     "delete": private,

@@ -121,6 +121,8 @@ async fn attempts_to_log_in_are_limited_and_work_is_not() {
     assert_eq!(logins.iter().filter(|status| **status == 200).count(), 10, "{logins:?}");
     let refused = tokio::task::block_in_place(|| published.lab.visit("/login", &["-d", "x"])).to_lowercase();
     assert!(refused.contains(" 429") && refused.contains("retry-after: "), "{refused}");
+    let otherwise = &["-H", "Host: CLOUD.example.test:1", "-d", "x"];
+    assert_eq!(statuses(1, "/login", otherwise).await, [429], "the same name, written otherwise");
     assert_eq!(statuses(3, "/login", &[]).await, [200; 3], "the form itself");
     assert_eq!(statuses(3, "/other", &["-d", "x"]).await, [200; 3]);
 

@@ -63,7 +63,9 @@ impl Lab {
         let resolve = format!("{name}:{}:127.0.0.1", self.https);
         let url = format!("https://{name}:{}{path}", self.https);
         let host = format!("Host: {name}");
-        curl(&[&["-k", "--resolve", &resolve, "-H", &host], arguments, &[&url]].concat())
+        let usual =
+            if arguments.iter().any(|argument| argument.starts_with("Host: ")) { &[][..] } else { &["-H", &host] };
+        curl(&[&["-k", "--resolve", &resolve], usual, arguments, &[&url]].concat())
     }
 }
 
@@ -74,7 +76,7 @@ pub(crate) struct Published {
     pub(crate) state: IngressState,
     pub(crate) prober: Prober,
     pub(crate) roots: String,
-    _caddy: Caddy,
+    pub(crate) caddy: Caddy,
     _pebble: Pebble,
     // Last: what runs is in its directory.
     pub(crate) lab: Lab,
@@ -96,7 +98,7 @@ impl Published {
         eventually("the admin endpoint", async || admin.current().await.ok()).await;
         let roots = eventually("pebble's root", async || pebble.root()).await;
         let prober = Prober::new(Some(&roots)).unwrap();
-        let mut this = Self { app, admin, state, prober, roots, _caddy: caddy, _pebble: pebble, lab };
+        let mut this = Self { app, admin, state, prober, roots, caddy, _pebble: pebble, lab };
         this.load(|state| state.sites = vec![]).await;
         let upstream = this.app.address;
         this.load(|state| state.sites = vec![site(Some(upstream))]).await;
@@ -172,6 +174,13 @@ impl Caddy {
             .stderr(std::fs::File::options().create(true).append(true).open(home.join("caddy.log")).unwrap())
             .spawn()
             .unwrap()
+    }
+
+    /// Its memory, in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     pub(crate) fn stop(&mut self) {
