@@ -90,6 +90,13 @@ impl Agent {
         self.asks("health", "now: ", |now| now == "healthy");
     }
 
+    /// Waits until a service that was not there before is healthy, and tells for how long.
+    pub(crate) fn installs(&mut self) {
+        let begin = Instant::now();
+        self.is_healthy();
+        eprintln!("installed and healthy after {:.1} s", begin.elapsed().as_secs_f32());
+    }
+
     /// Waits until nothing is at work, and says what was last.
     pub(crate) fn last(&mut self) -> String {
         self.asks("last", "last: ", |last| last != "not known yet")

@@ -35,7 +35,7 @@ fn a_post_is_there_after_an_upgrade_and_after_the_way_back() {
     let wanted = [Wanted::Ghost, Wanted::NewerGhost];
     let (_lab, engine) = Lab::with_engine(&EngineOptions::default(), &wanted).unwrap();
     let mut agent = Agent::start(&engine, "ghost", None);
-    agent.is_healthy();
+    agent.installs();
     send(&engine, "/ghost/api/admin/authentication/setup/", OWNER);
     writes(&engine, "before");
 

@@ -68,7 +68,7 @@ fn a_failed_upgrade_is_undone_whole_and_wrong_ways_are_refused() {
     let wanted = [Wanted::NextcloudStandIn, Wanted::Postgres, Wanted::Redis];
     let (_lab, engine) = Lab::with_engine(&EngineOptions::default(), &wanted).unwrap();
     let mut agent = Agent::start(&engine, "nextcloud", None);
-    agent.is_healthy();
+    agent.installs();
     let cloud = Cloud { engine: &engine, name: "nextcloud", port: "8080" };
     assert_eq!(cloud.version(), "32.0.1");
     cloud.dav(&["--upload-file", "/etc/hostname"], "first");
