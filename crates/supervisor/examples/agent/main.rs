@@ -4,7 +4,7 @@
 //! `install-NAME`, which is installed and no more. Kills itself at the point with the number `DEATH`, counted from 1: of an upgrade, or of the
 //! installation. Commands come on standard input: `upgrade TAG`, `rollback`, `health`, `last`, `outlook`, and `clock TIME`,
 //! which is what its upgrades by themselves go by. What happens is told on standard output, a line each. `TOY_IMAGE` names
-//! the image of a `toy-NAME`, `POLICY` and `WINDOW` when it is upgraded by itself.
+//! the image of a `toy-NAME`, `POLICY` and `WINDOW` when it is upgraded by itself, `SETTLE` for how many seconds a new release is waited for.
 
 mod ghost;
 mod install;
@@ -111,7 +111,8 @@ async fn run(socket: &str, state: &Path, spec: ServiceSpec, death: Death) -> Res
     let token = CancellationToken::new();
     let quick = SupervisorOptions { backoff_max: Duration::from_secs(2), ..SupervisorOptions::default() };
     let supervisor = Supervisor::spawn(Arc::clone(&engine), specs.clone(), quick, token.clone());
-    let settle = if service.as_str().starts_with("toy") { 60 } else { 120 };
+    let patience = std::env::var("SETTLE").ok().and_then(|seconds| seconds.parse().ok());
+    let settle = patience.unwrap_or(if service.as_str().starts_with("toy") { 15 } else { 120 });
     let options = HostOptions { settle: Duration::from_secs(settle) };
     let host = Arc::new(Host::new(engine, specs.clone(), &supervisor, options));
     let retry = Retry { first: Duration::from_millis(200), max: Duration::from_secs(2) };

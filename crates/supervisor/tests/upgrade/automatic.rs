@@ -32,7 +32,7 @@ fn the_newest_tag_that_the_policy_permits_comes_in_its_window_and_one_that_faile
     for tag in ["1.0.1", "1.1.0", "1.0.9-other"] {
         registry.push(&engine, "toy:1.1.0", &format!("toy:{tag}")).unwrap();
     }
-    let env = [("TOY_IMAGE", image.as_str()), ("POLICY", "patch"), ("WINDOW", "03:00-05:00")];
+    let env = [("TOY_IMAGE", image.as_str()), ("POLICY", "patch"), ("WINDOW", "03:00-05:00"), ("SETTLE", "60")];
     let mut agent = Agent::start_with(&engine, "toy-a", None, &env);
     agent.is_healthy();
     assert_eq!(asked(&registry), 0, "nobody asks outside of the window");
@@ -105,7 +105,7 @@ fn an_image_may_be_named_by_its_digest() {
     let image = format!("{old}@{}", digest(&engine, &old));
     let (by_both, by_digest) = (format!("{new}@{}", digest(&engine, &new)), digest(&engine, &old));
     registry.push(&engine, "toy:1.2.0", "toy:1.0.0").unwrap();
-    let env = [("TOY_IMAGE", image.as_str()), ("POLICY", "minor")];
+    let env = [("TOY_IMAGE", image.as_str()), ("POLICY", "minor"), ("SETTLE", "60")];
     let mut agent = Agent::start_with(&engine, "toy-b", None, &env);
     agent.is_healthy();
     let runs = |engine: &Engine| {
