@@ -96,6 +96,14 @@ pub(crate) enum Command {
         ("sudo agentctl events --json | jq 'select(.kind == \"fault\")'", "a line of JSON for each"),
     ]))]
     Events(EventsArgs),
+    /// Looks at what services and tunnel of this host stand on: engine, disk, tunnel, path, clock, certificate, names
+    ///
+    /// Names are looked up at home, which knows where the edge is. Run it on the other host too.
+    #[command(after_help = examples(&[
+        ("sudo agentctl doctor", "what is well, what is not, and what to do about it"),
+        ("sudo agentctl doctor --json | jq '.[] | select(.grade != \"good\")'", "JSON for programs: a list of {check, grade, text, next}"),
+    ]))]
+    Doctor(AskArgs),
     /// Shows this host's end of the tunnel: its peers, what was dropped, and which of the kernel's offloads are in use
     ///
     /// Where a step carries not much more than one packet a call, offloads do not help there: "plain" and "single" stand for

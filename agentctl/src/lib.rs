@@ -6,6 +6,7 @@
 mod ask;
 mod cli;
 mod connect;
+mod doctor;
 mod events;
 mod exit;
 mod pki_command;
@@ -35,6 +36,7 @@ use cli::{Command, PkiCommand};
 pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
     match cli.command {
         Command::Status(args) => status::run(&args, colour, out),
+        Command::Doctor(args) => doctor::run(&args, colour, out),
         Command::Why(args) => why::run(&args, colour, out),
         Command::Events(args) => events::run(&args, colour, out),
         Command::Tunnel(args) => tunnel::run(&args, colour, out),

@@ -7,9 +7,9 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use control::{InspectionSocket, Snapshot, Timelines};
-use fake::FakeOperator;
-use model::{HostStatus, Role, TunnelReport};
+use control::{Inspected, InspectionSocket, Snapshot, Timelines};
+use fake::{FakeDoctor, FakeOperator};
+use model::{Grade, HostStatus, Role, TunnelReport};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +23,9 @@ fn agentctl(line: &str, input: &str) -> Output {
     let (_, state) = watch::channel(Snapshot { local, peer: None });
     let (_, tunnel) = watch::channel(TunnelReport::default());
     let (_, timelines) = watch::channel(Timelines::default());
+    let inspected = Inspected { state, timelines, tunnel, doctor: Arc::new(FakeDoctor(Grade::Good)) };
     let bound = runtime.block_on(async { InspectionSocket::bind(&socket).unwrap() });
-    runtime.spawn(bound.serve(state, timelines, tunnel, Arc::new(FakeOperator), stop));
+    runtime.spawn(bound.serve(inspected, Arc::new(FakeOperator), stop));
     let words = line.split(' ').map(|word| if word == "SOCKET" { socket.to_str().unwrap() } else { word });
     let mut child = Command::new(env!("CARGO_BIN_EXE_agentctl"))
         .args(words)

@@ -34,6 +34,7 @@ fn a_page_for_every_command() {
         [
             "agentctl-completions.1",
             "agentctl-connect.1",
+            "agentctl-doctor.1",
             "agentctl-events.1",
             "agentctl-man.1",
             "agentctl-occ.1",

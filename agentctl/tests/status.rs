@@ -8,11 +8,11 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use control::{InspectionSocket, Snapshot, Timelines};
-use fake::FakeOperator;
+use control::{Inspected, InspectionSocket, Snapshot, Timelines};
+use fake::{FakeDoctor, FakeOperator};
 use model::{
-    ControlStatus, Event, EventKind, Generation, Health, HostStatus, Role, ServiceStatus, Serving, Subject, Timeline,
-    TunnelReport, TunnelState, TunnelStatus,
+    ControlStatus, Event, EventKind, Generation, Grade, Health, HostStatus, Role, ServiceStatus, Serving, Subject,
+    Timeline, TunnelReport, TunnelState, TunnelStatus,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -88,11 +88,11 @@ fn asked(subcommand: &str, state: Snapshot, tunnel: TunnelReport, arguments: &[&
     let (_sender, receiver) = watch::channel(state);
     let (_tunnel_sender, tunnel) = watch::channel(tunnel);
     let (_timelines_sender, timelines) = watch::channel(fake_timelines());
+    let doctor = Arc::new(FakeDoctor(Grade::Bad));
+    let inspected = Inspected { state: receiver, timelines, tunnel, doctor };
     let serving = runtime.spawn({
         let (socket, stop) = (socket.clone(), stop.clone());
-        async move {
-            InspectionSocket::bind(&socket)?.serve(receiver, timelines, tunnel, Arc::new(FakeOperator), stop).await
-        }
+        async move { InspectionSocket::bind(&socket)?.serve(inspected, Arc::new(FakeOperator), stop).await }
     });
     let deadline = Instant::now() + Duration::from_secs(10);
     while !socket.exists() {
@@ -252,4 +252,15 @@ fn why_begins_with_the_first_sign_and_its_exit_code_is_that_of_the_service() {
     let output = asked("why", no(), TunnelReport::default(), &["photos"], Stdio::piped());
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(text(&output.stderr).contains("there are: nextcloud"), "{output:?}");
+}
+
+#[test]
+fn what_the_doctor_finds_bad_is_4() {
+    let state = || fake_state(Serving::Yes, Some(1));
+    let output = asked("doctor", state(), TunnelReport::default(), &[], Stdio::piped());
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert_eq!(text(&output.stdout), "  BAD  disk  0.2 GiB are free\n      make room\n");
+    let output = asked("doctor", state(), TunnelReport::default(), &["--json"], Stdio::piped());
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json[0]["grade"], "bad");
 }

@@ -16,11 +16,12 @@ mod sites;
 mod standstill;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 
 use agent::services::Service;
-use agent::{Link, Myself, Recorder, Services};
+use agent::{Doctor, Link, Myself, Recorder, Services};
 use anyhow::Context;
-use control::{ControlTls, EdgeOutput, EdgeService, InspectionSocket, Snapshot};
+use control::{ControlTls, EdgeOutput, EdgeService, Inspected, InspectionSocket, Snapshot};
 use daemon::Ready;
 use ingress::LimitsSocket;
 use model::{Role, RoleUri};
@@ -45,7 +46,8 @@ const EVENTS: usize = 64;
 pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> anyhow::Result<()> {
     let common = &config.common;
     let identity = &common.identity;
-    let host = identity.info().context("the identity's certificate")?.role.name;
+    let info = identity.info().context("the identity's certificate")?;
+    let host = info.role.name.clone();
     let myself = Myself::new(host, Role::Edge);
     let address = common.tunnel.edge_address();
     let tls =
@@ -84,7 +86,19 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     }
     let operator = services.operator();
     let recorder = Recorder::start(StateFile::new(&common.state_dir, "timeline.json"), snapshot);
-    let timelines = recorder.timelines();
+    let doctor = Doctor {
+        engine: services.engine(),
+        state_dir: common.state_dir.clone(),
+        identity_ends: info.not_after,
+        snapshot: snapshot_receiver.clone(),
+        tunnel: link.report.clone(),
+    };
+    let inspected = Inspected {
+        state: snapshot_receiver.clone(),
+        timelines: recorder.timelines(),
+        tunnel: link.report.clone(),
+        doctor: Arc::new(doctor),
+    };
     let core = Core { myself, sites, services, link: link.view.clone(), publisher, output, recorder, control_events };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -99,8 +113,8 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         async move { control::serve_edge(listener, tls, home, service, stop).await.context("the control channel") }
     });
     parts.spawn({
-        let (receiver, tunnel, stop) = (snapshot_receiver.clone(), link.report.clone(), stop.clone());
-        async move { socket.serve(receiver, timelines, tunnel, operator, stop).await.context("the agent's socket") }
+        let stop = stop.clone();
+        async move { socket.serve(inspected, operator, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(core.run(stop.clone()));

@@ -13,10 +13,11 @@ pub mod config;
 mod core;
 
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 
-use agent::{Link, Myself, Recorder, Services};
+use agent::{Doctor, Link, Myself, Recorder, Services};
 use anyhow::Context;
-use control::{ControlTls, HomeLink, HomeOutput, InspectionSocket, Snapshot};
+use control::{ControlTls, HomeLink, HomeOutput, Inspected, InspectionSocket, Snapshot};
 use daemon::Ready;
 use model::{Role, RoleUri};
 use secrecy::ExposeSecret;
@@ -38,7 +39,8 @@ const EVENTS: usize = 64;
 pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> anyhow::Result<()> {
     let common = &config.common;
     let identity = &common.identity;
-    let host = identity.info().context("the identity's certificate")?.role.name;
+    let info = identity.info().context("the identity's certificate")?;
+    let host = info.role.name.clone();
     let myself = Myself::new(host, Role::Home);
     let tls =
         ControlTls::new(&identity.ca_pem, &identity.identity.cert_pem, identity.identity.key_pem.expose_secret())?;
@@ -68,7 +70,19 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let operator = services.operator();
     let supervision = services.supervise();
     let recorder = Recorder::start(StateFile::new(&common.state_dir, "timeline.json"), snapshot);
-    let timelines = recorder.timelines();
+    let doctor = Doctor {
+        engine: services.engine(),
+        state_dir: common.state_dir.clone(),
+        identity_ends: info.not_after,
+        snapshot: snapshot_receiver.clone(),
+        tunnel: link.report.clone(),
+    };
+    let inspected = Inspected {
+        state: snapshot_receiver.clone(),
+        timelines: recorder.timelines(),
+        tunnel: link.report.clone(),
+        doctor: Arc::new(doctor),
+    };
     let core = Core {
         myself,
         subnet: common.tunnel.subnet,
@@ -83,8 +97,8 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn({
-        let (receiver, tunnel, stop) = (snapshot_receiver.clone(), link.report.clone(), stop.clone());
-        async move { socket.serve(receiver, timelines, tunnel, operator, stop).await.context("the agent's socket") }
+        let stop = stop.clone();
+        async move { socket.serve(inspected, operator, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(async move {

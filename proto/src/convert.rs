@@ -1,6 +1,7 @@
 //! Conversion between the wire's types and `model`'s: infallible on the way out, checked on the way in.
 
 mod event;
+mod finding;
 mod ingress;
 mod operation;
 mod tunnel;

@@ -1,11 +1,26 @@
 //! A fake operator: it makes answers up, where a real agent would act on containers.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part")]
 
-use control::{Operator, Outputs, Steps};
+use control::{Doctor, Operator, Outputs, Steps};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use model::{Credential, ExecInput, ExecQuery, LogsQuery, Output, Refusal, RunCommand, ServiceName};
+use model::{Credential, ExecInput, ExecQuery, Finding, Grade, LogsQuery, Output, Refusal, RunCommand, ServiceName};
 use tokio::sync::mpsc;
+
+/// Finds this.
+pub(crate) struct FakeDoctor(pub(crate) Grade);
+
+impl Doctor for FakeDoctor {
+    fn examine(&self) -> BoxFuture<'static, Vec<Finding>> {
+        let finding = Finding {
+            check: "disk".into(),
+            grade: self.0,
+            text: "0.2 GiB are free".into(),
+            next: Some("make room".into()),
+        };
+        Box::pin(async move { vec![finding] })
+    }
+}
 
 /// Knows the service `nextcloud`.
 pub(crate) struct FakeOperator;

@@ -6,6 +6,7 @@
 compile_error!("without encryption there is nothing but a measurement");
 
 pub mod config;
+mod doctor;
 mod link;
 mod metrics;
 mod report;
@@ -13,6 +14,7 @@ pub mod services;
 mod status;
 mod timeline;
 
+pub use doctor::Doctor;
 pub use link::{Link, LinkView};
 pub use metrics::registry;
 pub use services::Services;

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
-use model::{Event, HostStatus, Timeline, TunnelReport};
+use model::{Event, Finding, HostStatus, Timeline, TunnelReport};
 use proto::{InvalidMessage, MAX_EVENTS, MAX_MESSAGE_BYTES, v1};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -60,6 +61,24 @@ impl Timelines {
         news.sort_by_key(|event| event.at);
         news
     }
+}
+
+/// Looks at a host when it is asked to.
+pub trait Doctor: Send + Sync + 'static {
+    /// What is well and what is not. Each look has a deadline: it takes some seconds at most.
+    fn examine(&self) -> BoxFuture<'static, Vec<Finding>>;
+}
+
+/// What the inspection service tells of.
+pub struct Inspected {
+    /// The state of both hosts.
+    pub state: watch::Receiver<Snapshot>,
+    /// What happened on both hosts.
+    pub timelines: watch::Receiver<Timelines>,
+    /// This host's end of the tunnel.
+    pub tunnel: watch::Receiver<TunnelReport>,
+    /// Looks at this host.
+    pub doctor: Arc<dyn Doctor>,
 }
 
 /// The last events that a client was told of.
@@ -132,21 +151,18 @@ impl InspectionSocket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Serves the state of both hosts, what happened on them, the state of the tunnel, and operations, until stopped, and
-    /// removes the socket.
+    /// Serves what is `inspected`, and operations, until stopped, and removes the socket.
     ///
     /// # Errors
     /// When the server fails as a whole.
     pub async fn serve(
         self,
-        state: watch::Receiver<Snapshot>,
-        timelines: watch::Receiver<Timelines>,
-        tunnel: watch::Receiver<TunnelReport>,
+        inspected: Inspected,
         operator: Arc<dyn Operator>,
         stop: CancellationToken,
     ) -> Result<(), InspectorError> {
-        let service = v1::inspection_server::InspectionServer::new(Service { state, timelines, tunnel })
-            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let service =
+            v1::inspection_server::InspectionServer::new(inspected).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let operations = v1::operation_server::OperationServer::new(Operations(operator))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let serving = Server::builder()
@@ -176,12 +192,6 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-struct Service {
-    state: watch::Receiver<Snapshot>,
-    timelines: watch::Receiver<Timelines>,
-    tunnel: watch::Receiver<TunnelReport>,
-}
-
 /// Tells a client of events until it leaves, or all that are known have been told.
 async fn tell(
     mut timelines: watch::Receiver<Timelines>,
@@ -208,7 +218,7 @@ async fn tell(
 }
 
 #[tonic::async_trait]
-impl v1::inspection_server::Inspection for Service {
+impl v1::inspection_server::Inspection for Inspected {
     type EventsStream = ReceiverStream<Result<v1::Events, Status>>;
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
@@ -224,6 +234,11 @@ impl v1::inspection_server::Inspection for Service {
             None => (None, None),
         };
         Ok(Response::new(v1::StatusResponse { local: Some(snapshot.local.into()), peer, peer_age_seconds: age }))
+    }
+
+    async fn doctor(&self, _: Request<v1::DoctorRequest>) -> Result<Response<v1::DoctorReport>, Status> {
+        let findings = self.doctor.examine().await.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::DoctorReport { findings }))
     }
 
     async fn tunnel(&self, _: Request<v1::TunnelRequest>) -> Result<Response<v1::TunnelReport>, Status> {
@@ -280,6 +295,15 @@ impl Inspector {
     /// As [`Self::status`].
     pub async fn tunnel(&mut self) -> Result<TunnelReport, InspectorError> {
         let answer = self.client.tunnel(v1::TunnelRequest {}).await;
+        Ok(answer.map_err(InspectorError::of_call)?.into_inner().try_into()?)
+    }
+
+    /// Has the agent look at its host.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn doctor(&mut self) -> Result<Vec<Finding>, InspectorError> {
+        let answer = self.client.doctor(v1::DoctorRequest {}).await;
         Ok(answer.map_err(InspectorError::of_call)?.into_inner().try_into()?)
     }
 

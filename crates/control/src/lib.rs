@@ -20,7 +20,7 @@ mod session;
 mod tls;
 
 pub use clock::Clocks;
-pub use inspect::{InspectionSocket, Inspector, InspectorError, Snapshot, Timelines};
+pub use inspect::{Doctor, Inspected, InspectionSocket, Inspector, InspectorError, Snapshot, Timelines};
 pub use listen::{ListenError, bind_on_device, serve_edge};
 pub use operate::{OperateError, OperationsClient, Operator, OutputAnswers, Outputs, StepAnswers, Steps};
 pub use session::{

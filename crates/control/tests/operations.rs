@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use control::{
-    InspectionSocket, Inspector, OperateError, OperationsClient, Operator, Outputs, Snapshot, Steps, Timelines,
+    Doctor, Inspected, InspectionSocket, Inspector, OperateError, OperationsClient, Operator, Outputs, Snapshot, Steps,
+    Timelines,
 };
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use model::{
-    Credential, ExecInput, ExecQuery, HostStatus, LogsQuery, Output, Refusal, Role, RunCommand, ServiceName,
+    Credential, ExecInput, ExecQuery, Finding, HostStatus, LogsQuery, Output, Refusal, Role, RunCommand, ServiceName,
     TerminalSize, TunnelReport,
 };
 use tokio::sync::{mpsc, watch};
@@ -99,6 +100,15 @@ struct Served {
     _stop: tokio_util::sync::DropGuard,
 }
 
+/// Has nothing to say.
+struct FakeDoctor;
+
+impl Doctor for FakeDoctor {
+    fn examine(&self) -> BoxFuture<'static, Vec<Finding>> {
+        Box::pin(async { Vec::new() })
+    }
+}
+
 async fn serve() -> Served {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.sock");
@@ -109,7 +119,8 @@ async fn serve() -> Served {
     let (_, tunnel) = watch::channel(TunnelReport::default());
     let socket = InspectionSocket::bind(&path).unwrap();
     let (_, timelines) = watch::channel(Timelines::default());
-    tokio::spawn(socket.serve(state, timelines, tunnel, operator.clone(), stop.clone()));
+    let inspected = Inspected { state, timelines, tunnel, doctor: Arc::new(FakeDoctor) };
+    tokio::spawn(socket.serve(inspected, operator.clone(), stop.clone()));
     let client = Inspector::connect(&path).await.unwrap().operations();
     Served { operator, client, _dir: dir, _stop: stop.drop_guard() }
 }

@@ -5,6 +5,7 @@
 mod container;
 mod desired;
 mod event;
+mod finding;
 mod id;
 mod ingress;
 mod operation;
@@ -15,6 +16,7 @@ mod tunnel;
 pub use container::{ContainerSpec, Limits, Mount, MountSource, Network, PortBinding, SecretFile};
 pub use desired::{DesiredConfig, ServiceAnnouncement};
 pub use event::{Event, EventKind, Subject, Timeline};
+pub use finding::{Finding, Grade};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
 pub use ingress::{BasicUser, ForwardAuth, IngressOptions, InvalidOption};
 pub use operation::{Credential, ExecInput, ExecQuery, LogsQuery, Output, Refusal, RunCommand, TerminalSize};

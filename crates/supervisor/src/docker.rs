@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::convert::{Layers, create_body, gateway, name_of, observed, runs, with_tag};
-use crate::engine::{Engine, EngineError, ExecOutput, Hint, PullProgress};
+use crate::engine::{Engine, EngineError, EngineInfo, ExecOutput, Hint, PullProgress};
 use crate::observed::{
     LABEL_CONTAINER, LABEL_DEFINITION, LABEL_GENERATION, LABEL_OWNER, LABEL_POSITION, LABEL_SERVICE, Observed,
     ObservedContainer, Owned,
@@ -77,6 +77,19 @@ impl DockerEngine {
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// What the engine says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn info(&self) -> Result<EngineInfo, EngineError> {
+        let info = self.call("asking what it is", QUICK, |d| async move { d.info().await }).await?;
+        Ok(EngineInfo {
+            version: info.server_version.unwrap_or_default(),
+            live_restore: info.live_restore_enabled.unwrap_or_default(),
+            data_root: info.docker_root_dir.unwrap_or_default().into(),
+        })
     }
 
     /// A client that speaks a version the engine knows.

@@ -143,3 +143,14 @@ pub enum EngineError {
     #[error("packing files for the container failed")]
     Pack(#[source] std::io::Error),
 }
+
+/// What an engine says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// Its version, as in `28.5.2`.
+    pub version: String,
+    /// Whether containers go on while it is away.
+    pub live_restore: bool,
+    /// Where it keeps images and volumes.
+    pub data_root: PathBuf,
+}

@@ -32,7 +32,7 @@ mod work;
 
 pub use console::{Console, ConsoleCommand, Outputs};
 pub use docker::DockerEngine;
-pub use engine::{Engine, EngineError, ExecOutput, Hint, PullProgress};
+pub use engine::{Engine, EngineError, EngineInfo, ExecOutput, Hint, PullProgress};
 pub use operations::{Operations, Steps, Written};
 pub use record::{Former, PinnedImage, Record, RecordError, RecordMap, Records, Release, Wanted};
 pub use secrets::{SecretKind, Secrets, SecretsError};

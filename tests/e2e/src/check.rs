@@ -27,6 +27,7 @@ pub fn check(cloud: &mut Cloud, say: &mut dyn FnMut(&str)) -> Result<()> {
     say(&certificate(cloud).context("a certificate of the ACME authority")?);
     say(&statuses(cloud).context("agentctl on both hosts")?);
     say(&metrics(cloud).context("metrics of both agents")?);
+    say(&doctor(cloud).context("agentctl doctor on both hosts")?);
     say(&real_address(cloud).context("the visitor's address upstream")?);
     say(&transfer(cloud).context("a large file up and down")?);
     say(&inbound(cloud).context("inbound connections to home")?);
@@ -73,6 +74,28 @@ fn metrics(cloud: &Cloud) -> Result<String> {
         ensure!(page.ends_with("# EOF\n"), "the metrics page of {} is not complete", agent.host.name());
     }
     Ok("/metrics answers on both and agrees".to_owned())
+}
+
+/// What it says of the machine that the lab is on is the machine's business; of the lab itself nothing may be bad.
+fn doctor(cloud: &Cloud) -> Result<String> {
+    let mut engine = String::new();
+    for agent in [&cloud.edge, &cloud.home] {
+        let name = agent.host.name();
+        let findings = agent.doctor()?;
+        let findings = findings.as_array().with_context(|| format!("{name}'s findings are no list"))?;
+        let of = |check: &'static str| findings.iter().filter(move |finding| finding["check"] == check);
+        for check in ["engine", "tunnel", "control", "clock", "identity", "DNS"] {
+            ensure!(of(check).all(|finding| finding["grade"] == "good"), "{name}: {findings:#?}");
+        }
+        let names = of("DNS").count();
+        ensure!(
+            (names == 0) == (name == "vps" || cloud.lab.topology() == Topology::HomePublic),
+            "{name}: {names} names"
+        );
+        engine = of("engine").next().and_then(|found| found["text"].as_str()).context("no engine")?.to_owned();
+        ensure!(of("disk").count() == 2 && of("tunnel").count() == 1, "{name}: {findings:#?}");
+    }
+    Ok(format!("agentctl doctor finds both hosts well; {engine}"))
 }
 
 /// The application's access log is where the official image shows who it thinks asked.

@@ -106,6 +106,17 @@ impl Agent {
         serde_json::from_slice(&output.stdout).with_context(|| format!("read what agentctl printed; it said: {stderr}"))
     }
 
+    /// What `agentctl doctor --json` says on this host, whether or not anything is bad.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn doctor(&self) -> Result<Value> {
+        let agentctl = self.agentctl.to_string_lossy();
+        let output = self.host.output(Duration::from_secs(10), &[&agentctl, "doctor", "--json"])?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout).with_context(|| format!("read what agentctl printed; it said: {stderr}"))
+    }
+
     /// What `agentctl status` shows people.
     ///
     /// # Errors

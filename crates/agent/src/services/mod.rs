@@ -241,6 +241,12 @@ impl Services {
         })
     }
 
+    /// The engine that runs them.
+    #[must_use]
+    pub fn engine(&self) -> Arc<DockerEngine> {
+        Arc::clone(&self.operations.engine)
+    }
+
     /// What the ingress is told.
     #[must_use]
     pub fn announcements(&self, address: Ipv4Addr) -> Vec<ServiceAnnouncement> {
