@@ -95,11 +95,19 @@ fn story(service: &ServiceStatus, all: &[Event]) -> Story {
     for (at, event) in proofs {
         match event.kind {
             EventKind::Fault if outage.is_none() || end.is_some() => (outage, end) = (Some(at), None),
-            EventKind::Recovery => end = Some(at),
+            // A new edge-agent proves again what still serves.
+            EventKind::Recovery if end.is_none() => end = Some(at),
+            EventKind::Recovery => {}
             EventKind::Fault | EventKind::Change => {}
         }
     }
     let serves = service.serving == Serving::Yes;
+    // The edge proves it, and may not have been heard since: then what failed here after the last proof is all that is known.
+    if !serves && (outage.is_none() || end.is_some()) {
+        let proven = end.map_or(0, |end| end + 1);
+        let fault = events[proven..].iter().position(|event| event.kind == EventKind::Fault);
+        (outage, end) = (fault.map(|at| proven + at), None);
+    }
     let since = if serves { end } else { outage };
     let begin = outage.map(|outage| {
         let before = events[outage].at.saturating_sub(CAUSE_WINDOW_MILLIS);
@@ -250,6 +258,24 @@ mod tests {
         assert_eq!(story.first.as_ref().unwrap().text, "cloud-db ended");
         assert_eq!(story.events.last().unwrap().text, "serves");
         assert!(told(&story, Colour::when(false), UNIX_EPOCH).contains("The last time it did not"));
+    }
+
+    #[test]
+    fn without_a_word_from_the_edge_it_is_what_failed_here() {
+        use EventKind::{Fault, Recovery};
+        let mut events = outage();
+        events.extend(timeline(&[
+            (1030, Subject::Serving, Some("cloud"), Recovery, "serves"),
+            (5000, Subject::Serving, Some("cloud"), Recovery, "serves, says a new edge-agent"),
+        ]));
+        assert_eq!(story(&service(Serving::Yes), &events).since, Some(1_030_000));
+        events.extend(timeline(&[
+            (9000, Subject::Tunnel, None, Fault, "down"),
+            (9001, Subject::Control, None, Fault, "vps does not report"),
+        ]));
+        let told = story(&service(no()), &events);
+        assert_eq!((told.since, told.first.unwrap().text), (Some(9_000_000), "down".to_owned()));
+        assert_eq!(told.events.len(), 2);
     }
 
     #[test]

@@ -202,6 +202,10 @@ impl Core {
         status.services.extend(homes);
         // Of the edge's own the status is there already.
         for rejected in resolution.rejected.iter().filter(|rejected| !own(&rejected.host)) {
+            // A home may announce one name twice.
+            if status.services.iter().any(|known| known.host == rejected.host && known.name == rejected.service) {
+                continue;
+            }
             status.services.push(ServiceStatus {
                 name: rejected.service.clone(),
                 host: rejected.host.clone(),

@@ -53,12 +53,10 @@ pub(crate) async fn run(mut published: watch::Receiver<Option<Publication>>) {
 fn pass(still: &mut Still, sites: &[Site], now: Instant) -> io::Result<usize> {
     let mut seen = Vec::new();
     for site in sites {
-        let (upstream, patience) = match (&site.away, site.upstream) {
-            (Some(away), _) => (away.upstream, Some(patience(away.reason))),
-            (None, Some(upstream)) => (upstream, None),
-            (None, None) => continue,
-        };
-        seen.extend(connections::established(upstream)?.into_iter().map(|connection| (connection, patience)));
+        // What is well may take its time: stillness counts from when it is away.
+        let Some(away) = &site.away else { continue };
+        let patience = patience(away.reason);
+        seen.extend(connections::established(away.upstream)?.into_iter().map(|connection| (connection, patience)));
     }
     let mut ended = 0;
     for connection in still.look(now, &seen) {
@@ -81,7 +79,7 @@ struct Still(HashMap<[u8; 48], (u64, Instant)>);
 
 impl Still {
     /// Notes what has moved. Returns the connections in which nothing has, for longer than the patience with them.
-    fn look(&mut self, now: Instant, seen: &[(Connection, Option<Duration>)]) -> Vec<Connection> {
+    fn look(&mut self, now: Instant, seen: &[(Connection, Duration)]) -> Vec<Connection> {
         let mut next = HashMap::new();
         let mut dead = Vec::new();
         for (connection, patience) in seen {
@@ -90,7 +88,7 @@ impl Still {
                 _ => now,
             };
             next.insert(connection.id(), (connection.moved, since));
-            if patience.is_some_and(|patience| now.duration_since(since) >= patience) {
+            if now.duration_since(since) >= *patience {
                 dead.push(*connection);
             }
         }
@@ -115,22 +113,20 @@ mod tests {
         let mut busy = TcpStream::connect(address).unwrap();
         let mut busy_end = listener.accept().unwrap().0;
         let (mut still, begin) = (Still::default(), Instant::now());
-        let mut look = |after: u64, patience: Option<Duration>| {
+        let mut look = |after: u64, away: Option<Duration>| {
             busy.write_all(b"x").unwrap();
             busy_end.read_exact(&mut [0]).unwrap();
-            let seen: Vec<_> = connections::established(address)
-                .unwrap()
-                .into_iter()
-                .map(|connection| (connection, patience))
-                .collect();
-            assert_eq!(seen.len(), 2);
+            let all = connections::established(address).unwrap();
+            assert_eq!(all.len(), 2);
+            let seen: Vec<_> = away.into_iter().flat_map(|patience| all.iter().map(move |c| (*c, patience))).collect();
             still.look(begin + Duration::from_secs(after), &seen).len()
         };
         assert_eq!(look(0, Some(UNREACHABLE)), 0);
         assert_eq!(look(3, Some(UNREACHABLE)), 0, "it may be a pause");
-        assert_eq!(look(4, None), 0, "what is not away may take its time");
         assert_eq!(look(4, Some(UNREACHABLE)), 1);
-        assert_eq!(look(14, Some(UNWELL)), 0);
-        assert_eq!(look(15, Some(UNWELL)), 1);
+        assert_eq!(look(600, None), 0, "what is not away may take its time");
+        assert_eq!(look(601, Some(UNREACHABLE)), 0, "it was well until now");
+        assert_eq!(look(610, Some(UNWELL)), 0);
+        assert_eq!(look(616, Some(UNWELL)), 1);
     }
 }

@@ -7,7 +7,7 @@ use agent::services::Live;
 use agent::{LinkView, Myself, Recorder, Services};
 use control::{ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
-use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus, ServiceName, Serving};
+use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus, IngressOptions, ServiceName, Serving};
 use state::StateFile;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -38,6 +38,8 @@ struct Edge {
     host: Option<HostId>,
     heard: Option<Instant>,
     status: Option<(HostStatus, Instant)>,
+    /// Its version, when that is one which does not keep to what services ask of the ingress.
+    ignores_options: Option<String>,
     /// Our answer to its last configuration.
     result: Option<ConfigResult>,
     /// Why there is no session.
@@ -82,8 +84,10 @@ impl Core {
         edge.heard = Some(Instant::now());
         match event {
             HomeEvent::Opened { peer } => {
+                let version = peer.agent_version;
                 *edge = Edge {
                     connected: true,
+                    ignores_options: (!peer.keeps_to_ingress_options).then_some(version),
                     host: Some(peer.host),
                     heard: edge.heard,
                     status: edge.status.take(),
@@ -137,11 +141,19 @@ impl Core {
         };
         status.containers = self.services.containers();
         let host = &self.myself.host;
-        status.services = self.services.statuses(host, address, |name| proven(edge_status, host, name));
+        let services = self.services.announcements(address);
+        let withheld = |name: &ServiceName| {
+            let version = edge.ignores_options.as_ref()?;
+            let service = services.iter().find(|service| service.name == *name)?;
+            (service.ingress != IngressOptions::default()).then(|| Serving::No {
+                reason: format!("the edge's release {version} would publish it without its guards: upgrade the edge"),
+            })
+        };
+        let serving = |name: &ServiceName| withheld(name).unwrap_or_else(|| proven(edge_status, host, name));
+        status.services = self.services.statuses(host, address, serving);
 
         self.recorder.complete(&mut status.control);
         let significant = self.recorder.publish(Snapshot { local: status.clone(), peer: edge.status.clone() });
-        let services = self.services.announcements(address);
         let timeline = self.recorder.own();
         self.output.send_if_modified(|output| {
             let changed = significant || output.result != edge.result || output.services != services;

@@ -65,8 +65,9 @@ where
     items.into_iter().map(M::try_from).collect()
 }
 
-/// Text from the peer that is only ever shown: printable and cut to [`MAX_TEXT`] bytes.
-fn bounded(text: &str) -> String {
+/// Text from the peer that is only ever shown: printable and cut to 1024 bytes.
+#[must_use]
+pub fn bounded(text: &str) -> String {
     let mut shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if shown.len() > MAX_TEXT {
         let end = (0..=MAX_TEXT).rev().find(|&at| shown.is_char_boundary(at)).unwrap_or(0);

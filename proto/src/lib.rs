@@ -19,7 +19,7 @@ pub mod baseline {
 
 mod convert;
 
-pub use convert::{InvalidMessage, events};
+pub use convert::{InvalidMessage, bounded, events};
 
 /// The version of the protocol that this code speaks, sent in `Hello`.
 pub const PROTOCOL: u32 = 1;

@@ -16,6 +16,9 @@ use crate::{cargo, demo};
 const INTEROP: &[(&str, &[&str])] =
     &[("all but floods", &["--test-threads=8", "--skip=flood::"]), ("floods", &["--test-threads=1", "flood::"])];
 
+/// Tests of the tunnel with stock peers that are of sessions, whichever way packets go: run by one way only.
+const SESSIONS: &[&str] = &["auth::", "certificates::", "failover::", "nat::", "probes::", "push::", "versions::"];
+
 /// A test program that mostly waits for engines: so many of its tests at a time, however few cores there are.
 const ENGINES: (&str, &str, &str) = ("crates/supervisor", "life", "--test-threads=4");
 
@@ -96,6 +99,9 @@ fn run_tests(
             for binary in &interop {
                 let mut command = binary.command();
                 command.args(*words).env("CLOUDATHOME_OFFLOAD", offload);
+                if offload == "off" {
+                    command.args(SESSIONS.iter().map(|module| format!("--skip={module}")));
+                }
                 run(format!("tests: the tunnel with stock peers, offload {offload}, {phase}"), command)?;
             }
         }

@@ -208,12 +208,20 @@ async fn names(status: &HostStatus) -> Vec<Finding> {
 }
 
 fn name(hostname: &str, addresses: Result<Vec<IpAddr>, String>, edge: IpAddr) -> Finding {
-    let next = format!("set its A record to {edge}; `*.DOMAIN` covers all but the domain itself");
+    let record = if edge.is_ipv4() { "A" } else { "AAAA" };
+    let next = format!("set its {record} record to {edge}; `*.DOMAIN` covers all but the domain itself");
     match addresses {
         Err(reason) => found("DNS", Grade::Bad, format!("{hostname} has no address: {reason}"), Some(&next)),
         Ok(addresses) if addresses.contains(&edge) => {
             found("DNS", Grade::Good, format!("{hostname} leads to the edge, {edge}"), None)
         }
+        // Where the edge is by the other family is not known here.
+        Ok(addresses) if addresses.iter().all(|address| address.is_ipv4() != edge.is_ipv4()) => found(
+            "DNS",
+            Grade::Good,
+            format!("{hostname} has an address; the tunnel goes to the edge by another family"),
+            None,
+        ),
         Ok(addresses) => {
             let listed: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             let text = format!("{hostname} leads to {}, and the tunnel to the edge at {edge}", listed.join(" and "));
@@ -280,6 +288,7 @@ mod tests {
         let grade = |addresses| name("cloud.example.com", addresses, edge).grade;
         assert_eq!(grade(Ok(vec!["2001:db8::7".parse().unwrap(), edge])), Grade::Good);
         assert_eq!(grade(Ok(vec!["198.51.100.1".parse().unwrap()])), Grade::Doubtful);
+        assert_eq!(grade(Ok(vec!["2001:db8::7".parse().unwrap()])), Grade::Good);
         assert_eq!(grade(Err("no such name".into())), Grade::Bad);
     }
 }

@@ -32,6 +32,7 @@ impl Myself {
             role: self.role,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: self.boot_id.clone(),
+            keeps_to_ingress_options: true,
         }
     }
 

@@ -17,6 +17,11 @@ use self::differences::{Noted, differences};
 /// The timeline is stored at most this often: things may change many times a second.
 const STORE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The last event of an agent that was stopped.
+const STOPS: &str = "agent stops";
+/// Longer texts are cut, in characters: some come from containers, or from the other host.
+const TEXT: usize = 512;
+
 /// Publishes this agent's status, and keeps the timelines of both hosts.
 #[derive(Debug)]
 pub struct Recorder {
@@ -46,7 +51,7 @@ impl Recorder {
         let (timelines, _) = watch::channel(timelines);
         let mut recorder = Self { file, snapshot, timelines, clocks: None, unsaved: false, stored: None };
         let version = recorder.snapshot.borrow().local.version.clone();
-        let stopped = recorder.timelines.borrow().own.events.back().is_none_or(|last| last.subject == Subject::Agent);
+        let stopped = recorder.timelines.borrow().own.events.back().is_none_or(|last| last.text == STOPS);
         let how = if stopped { "" } else { "; it had not been stopped" };
         recorder.note(Noted::new(Subject::Agent, EventKind::Change, format!("agent {version} started{how}")));
         recorder
@@ -124,7 +129,7 @@ impl Recorder {
                 subject: noted.subject,
                 service: noted.service,
                 kind: noted.kind,
-                text: noted.text,
+                text: noted.text.chars().take(TEXT).collect(),
             });
         });
         self.unsaved = true;
@@ -146,7 +151,7 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.note(Noted::new(Subject::Agent, EventKind::Change, "agent stops".to_owned()));
+        self.note(Noted::new(Subject::Agent, EventKind::Change, STOPS.to_owned()));
         self.save(true);
     }
 }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper_util::rt::TokioIo;
-use model::{DesiredConfig, Event, Generation, HostId, HostStatus, Role, RoleUri, ServiceAnnouncement, Timeline};
+use model::{
+    DesiredConfig, Event, Generation, HostId, HostStatus, IngressOptions, Role, RoleUri, ServiceAnnouncement, Timeline,
+};
 use proto::{MAX_EVENTS, MAX_MESSAGE_BYTES, PROTOCOL, v1};
 use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, watch};
@@ -23,6 +25,8 @@ use crate::{CONNECT_DEADLINE, ControlTls, HEARTBEAT};
 
 /// Messages waiting to be written to a stream; more than this waits for the peer to read.
 const OUTBOUND_MESSAGES: usize = 4;
+/// Services that a home may announce: many more than an edge publishes of one.
+const MAX_SERVICES: usize = 128;
 /// First wait before home connects again; doubled up to [`RETRY_MAX`], with jitter.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// Longest wait before home connects again.
@@ -39,7 +43,12 @@ pub struct Introduction {
     pub agent_version: String,
     /// New at every start.
     pub boot_id: String,
+    /// Whether it keeps to what a service asks of the ingress; an older release would publish it without its guards.
+    pub keeps_to_ingress_options: bool,
 }
+
+/// In `Hello.keeps_to`.
+const INGRESS_OPTIONS: &str = "ingress-options";
 
 impl From<Introduction> for v1::Hello {
     fn from(us: Introduction) -> Self {
@@ -49,6 +58,7 @@ impl From<Introduction> for v1::Hello {
             role: us.role.to_string(),
             agent_version: us.agent_version,
             boot_id: us.boot_id,
+            keeps_to: us.keeps_to_ingress_options.then(|| INGRESS_OPTIONS.to_owned()).into_iter().collect(),
         }
     }
 }
@@ -70,6 +80,7 @@ fn introduced(hello: v1::Hello, peer: &RoleUri) -> Result<Introduction, Ended> {
         role: peer.role,
         agent_version: short(hello.agent_version),
         boot_id: short(hello.boot_id),
+        keeps_to_ingress_options: hello.keeps_to.iter().any(|what| what == INGRESS_OPTIONS),
     })
 }
 
@@ -194,8 +205,10 @@ impl Shared {
     }
 }
 
-fn news(wire: v1::Events) -> Result<News, Ended> {
-    let (timeline, events) = proto::events(wire).map_err(|error| Ended::Refused(error.to_string()))?;
+/// What the peer says that happened there; on no other host.
+fn news(wire: v1::Events, peer: &HostId) -> Result<News, Ended> {
+    let (timeline, mut events) = proto::events(wire).map_err(|error| Ended::Refused(error.to_string()))?;
+    events.retain(|event| event.host == *peer);
     Ok(News { timeline, events })
 }
 
@@ -278,8 +291,14 @@ impl EdgeService {
                     let Some((status, services)) = report else {
                         return Err(Ended::Refused("a report without a status".to_owned()));
                     };
+                    if services.len() > MAX_SERVICES {
+                        return Err(Ended::Refused(format!("more than {MAX_SERVICES} services")));
+                    }
                     let services = services.into_iter().map(ServiceAnnouncement::try_from).collect::<Result<_, _>>();
                     match (status, services) {
+                        (Ok(status), _) if status.host != peer.name => {
+                            return Err(Ended::Refused(format!("{} reports as {}", peer.name, status.host)));
+                        }
                         (Ok(status), Ok(services)) => {
                             Some(EdgeEvent::Report { session, status: Box::new(status), services })
                         }
@@ -290,10 +309,10 @@ impl EdgeService {
                     session,
                     result: ConfigResult {
                         generation: Generation(result.generation),
-                        outcome: if result.accepted { Ok(()) } else { Err(result.reason) },
+                        outcome: if result.accepted { Ok(()) } else { Err(proto::bounded(&result.reason)) },
                     },
                 }),
-                Some(In::Events(events)) => Some(EdgeEvent::Happened { session, news: news(events)? }),
+                Some(In::Events(events)) => Some(EdgeEvent::Happened { session, news: news(events, &peer.name)? }),
                 Some(In::Clock(clock)) => {
                     let clocks = Shared::lock(&shared).hear(&clock);
                     clocks.map(|clocks| EdgeEvent::Measured { session, clocks })
@@ -435,11 +454,14 @@ impl HomeLink {
         };
         let peer = introduced(hello, &self.edge)?;
         info!(edge = %peer.host, version = peer.agent_version, "control session open");
+        let keeps_to_options = peer.keeps_to_ingress_options;
         self.events.send(HomeEvent::Opened { peer }).await.map_err(|_| Ended::Stopped)?;
         *wait = RETRY_MIN;
 
         let mut sent = None;
         let shared = Mutex::new(Shared::default());
+        let announced =
+            |service: &&ServiceAnnouncement| keeps_to_options || service.ingress == IngressOptions::default();
         let encode = |state: &HomeOutput| {
             let (events, clock) = Shared::lock(&shared).due(&state.timeline);
             let mut due: Vec<_> = events.into_iter().map(|events| wrap(Out::Events(events))).collect();
@@ -457,7 +479,7 @@ impl HomeLink {
             due.extend(state.status.clone().map(|status| {
                 wrap(Out::Report(v1::HomeReport {
                     status: Some(status.into()),
-                    services: state.services.iter().cloned().map(Into::into).collect(),
+                    services: state.services.iter().filter(announced).cloned().map(Into::into).collect(),
                 }))
             }));
             due
@@ -472,10 +494,13 @@ impl HomeLink {
                     ))
                 }
                 Some(In::Report(status)) => match HostStatus::try_from(status) {
+                    Ok(status) if status.host != self.edge.name => {
+                        return Err(Ended::Refused(format!("{} reports as {}", self.edge.name, status.host)));
+                    }
                     Ok(status) => Some(HomeEvent::Report { status: Box::new(status) }),
                     Err(error) => return Err(Ended::Refused(error.to_string())),
                 },
-                Some(In::Events(events)) => Some(HomeEvent::Happened(news(events)?)),
+                Some(In::Events(events)) => Some(HomeEvent::Happened(news(events, &self.edge.name)?)),
                 Some(In::Clock(clock)) => Shared::lock(&shared).hear(&clock).map(HomeEvent::Measured),
                 Some(In::Hello(_)) | None => None,
             })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use control::{ControlTls, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction};
 use hyper_util::rt::TokioIo;
-use model::{DesiredConfig, Generation, HostStatus, Role, RoleUri, Timeline};
+use model::{DesiredConfig, Generation, HostStatus, IngressOptions, Role, RoleUri, ServiceAnnouncement, Timeline};
 use pki::{Ca, Identity, Subject, Validity};
 use proto::baseline as old;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -42,7 +42,13 @@ fn pems(identity: &Identity) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'st
 }
 
 fn introduction(role: Role, name: &str) -> Introduction {
-    Introduction { host: name.parse().unwrap(), role, agent_version: "9.9.9".into(), boot_id: "boot".into() }
+    Introduction {
+        host: name.parse().unwrap(),
+        role,
+        agent_version: "9.9.9".into(),
+        boot_id: "boot".into(),
+        keeps_to_ingress_options: true,
+    }
 }
 
 fn old_hello(role: &str, host: &str) -> old::Hello {
@@ -96,6 +102,20 @@ fn desired() -> DesiredConfig {
         domain: "example.test".parse().unwrap(),
         edge_address: "10.86.0.1".parse().unwrap(),
         hostnames: [("nextcloud".parse().unwrap(), "cloud.example.test".parse().unwrap())].into(),
+    }
+}
+
+fn service(name: &str, ingress: IngressOptions) -> ServiceAnnouncement {
+    ServiceAnnouncement {
+        name: name.parse().unwrap(),
+        hostname: name.into(),
+        also: vec![],
+        upstream: "10.86.0.2:8080".parse().unwrap(),
+        health_path: "/".into(),
+        health_status: None,
+        well_known_dav: false,
+        ingress,
+        health: model::Health::Healthy,
     }
 }
 
@@ -235,11 +255,12 @@ async fn this_home_gets_along_with_an_old_edge() {
         Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(incoming)).await.unwrap();
     });
 
+    let guarded = IngressOptions { strip_prefix: Some("/inside".into()), ..IngressOptions::default() };
     let result = control::ConfigResult { generation: Generation(3), outcome: Ok(()) };
     let (_state, receiver) = watch::channel(HomeOutput {
         result: Some(result),
         status: Some(new_status(Role::Home, "attic")),
-        services: vec![],
+        services: vec![service("open", IngressOptions::default()), service("guarded", guarded)],
         timeline: timeline("attic"),
     });
     let (sender, mut events) = mpsc::channel(16);
@@ -263,11 +284,15 @@ async fn this_home_gets_along_with_an_old_edge() {
     while !accepted || report.is_none() {
         match soon(heard.recv()).await.message {
             Some(old::home_message::Message::ConfigResult(result)) => accepted = result.accepted,
-            Some(old::home_message::Message::Report(message)) => report = message.status,
+            Some(old::home_message::Message::Report(message)) => report = Some(message),
             Some(old::home_message::Message::Hello(_)) | None => {}
         }
     }
-    assert_eq!(report.unwrap().generation, 3);
+    let report = report.unwrap();
+    assert_eq!(report.status.unwrap().generation, 3);
+    // That edge would publish the other one to everybody.
+    let announced: Vec<String> = report.services.into_iter().map(|service| service.name).collect();
+    assert_eq!(announced, ["open"]);
     stop.cancel();
 }
 

@@ -34,7 +34,13 @@ fn tls(ca: &Ca, role: Role, name: &str) -> ControlTls {
 }
 
 fn introduction(role: Role, name: &str) -> Introduction {
-    Introduction { host: name.parse().unwrap(), role, agent_version: "0.0.0".into(), boot_id: "boot".into() }
+    Introduction {
+        host: name.parse().unwrap(),
+        role,
+        agent_version: "0.0.0".into(),
+        boot_id: "boot".into(),
+        keeps_to_ingress_options: true,
+    }
 }
 
 fn status(role: Role, name: &str) -> HostStatus {

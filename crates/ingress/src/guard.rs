@@ -13,6 +13,8 @@ pub(crate) const PROBE_HEADER: &str = "Cloudathome-Probe";
 pub(crate) const CLIENT_HEADER: &str = "Cloudathome-Client";
 /// By which Caddy says for which site it asks: the visitor may write the name in many ways.
 pub(crate) const SITE_HEADER: &str = "Cloudathome-Site";
+/// By which Caddy says what a visitor logs in with.
+pub(crate) const CREDENTIALS_HEADER: &str = "Cloudathome-Credentials";
 /// By which Caddy says what it asks.
 pub(crate) const ATTEMPT_HEADER: &str = "Cloudathome-Attempt";
 
@@ -65,6 +67,11 @@ pub(crate) fn guard(site: &Site, guard: &Guard) -> Value {
         let foreign = json!({ "not": [{ "remote_ip": { "ranges": options.allow } }] });
         routes.push(refuse(403, foreign, "You may not come here from your network."));
     }
+    if !options.paths.is_empty() || options.strip_prefix.is_some() {
+        // A path is matched without its dots and handed on with them.
+        let dots = json!({ "vars_regexp": { "{http.request.uri.path}": { "pattern": r"(^|/)\.\.?(/|$)" } } });
+        routes.push(refuse(404, dots, "There is nothing here."));
+    }
     // Each is a condition of its own: a path must be one of those that are served, and lie below the prefix.
     for list in [&options.paths[..], options.strip_prefix.as_slice()] {
         if !list.is_empty() {
@@ -75,10 +82,13 @@ pub(crate) fn guard(site: &Site, guard: &Guard) -> Value {
     if let Some(socket) = &guard.limits_socket {
         if !options.login_paths.is_empty() {
             let login = json!({ "method": ["POST", "PUT"], "path": options.login_paths });
-            routes.push(ask(socket, site, "login", &login, &["Authorization", "Cookie"]));
+            routes.push(ask(socket, site, "login", &login, json!({})));
         }
-        let credentials = json!({ "header_regexp": { "Authorization": { "pattern": "(?i)^basic " } } });
-        routes.push(ask(socket, site, "credentials", &credentials, &["Cookie"]));
+        // Nextcloud looks for the word anywhere.
+        let credentials = json!({ "header_regexp": { "Authorization": { "pattern": "(?i)basic\\s" } } });
+        // Not as it came: `Connection: Authorization` would take it out of the question.
+        let said = json!({ CREDENTIALS_HEADER: ["{http.request.header.Authorization}"] });
+        routes.push(ask(socket, site, "credentials", &credentials, said));
     }
     if !options.users.is_empty() {
         let accounts: Vec<Value> =
@@ -115,8 +125,13 @@ pub(crate) fn guard(site: &Site, guard: &Guard) -> Value {
 
 /// Asks edge-agent whether an attempt may pass. While it is dead or slow everything passes: a login that is not counted is better
 /// than none, and the application counts too.
-fn ask(socket: &str, site: &Site, what: &str, matcher: &Value, private: &[&str]) -> Value {
-    let asked = json!({ "handler": "vars", ASKED: "yes" });
+fn ask(socket: &str, site: &Site, what: &str, matcher: &Value, mut said: Value) -> Value {
+    // Each question for itself: what fails in the second is not what the first has answered.
+    let variable = format!("{ASKED}_{what}");
+    let asked = json!({ "handler": "vars", variable.as_str(): "yes" });
+    said[CLIENT_HEADER] = json!(["{http.request.remote.host}"]);
+    said[SITE_HEADER] = json!([site.hostname]);
+    said[ATTEMPT_HEADER] = json!([what]);
     json!({
         "match": [matcher],
         "handle": [{
@@ -126,14 +141,7 @@ fn ask(socket: &str, site: &Site, what: &str, matcher: &Value, private: &[&str])
                 "upstreams": [{ "dial": format!("unix/{socket}") }],
                 "transport": { "protocol": "http", "dial_timeout": "1s", "response_header_timeout": "1s" },
                 "rewrite": { "method": "GET", "uri": "/" },
-                "headers": { "request": {
-                    "set": {
-                        CLIENT_HEADER: ["{http.request.remote.host}"],
-                        SITE_HEADER: [site.hostname],
-                        ATTEMPT_HEADER: [what],
-                    },
-                    "delete": private,
-                } },
+                "headers": { "request": { "set": said, "delete": ["Authorization", "Cookie"] } },
                 "handle_response": [
                     { "match": { "status_code": [429] }, "routes": [{ "handle": [
                         asked,
@@ -149,7 +157,7 @@ fn ask(socket: &str, site: &Site, what: &str, matcher: &Value, private: &[&str])
             }] }],
             // What fails after the question is not the question's failure.
             "errors": { "routes": [{
-                "match": [{ "vars": { ASKED: ["yes"] } }],
+                "match": [{ "vars": { variable: ["yes"] } }],
                 "handle": [{ "handler": "error", "status_code": "{http.error.status_code}" }],
             }] },
         }],

@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{AUTHORIZATION, RETRY_AFTER};
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::guard::{ATTEMPT_HEADER, CLIENT_HEADER, SITE_HEADER};
+use crate::guard::{ATTEMPT_HEADER, CLIENT_HEADER, CREDENTIALS_HEADER, SITE_HEADER};
 use crate::limiter::{Attempt, Limiter};
 
 /// The socket of whom Caddy asks.
@@ -53,12 +53,10 @@ async fn answer(State(limiter): State<Arc<Mutex<Limiter>>>, headers: HeaderMap) 
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // What Caddy does not ask properly is not an attempt.
     let Ok(client) = text(CLIENT_HEADER).parse::<IpAddr>() else { return StatusCode::NO_CONTENT.into_response() };
-    // All of them: applications differ in which of several they take.
-    let credentials: Vec<&[u8]> = headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes).collect();
-    let credentials = credentials.join(&b'\n');
+    let credentials = headers.get(CREDENTIALS_HEADER).map(HeaderValue::as_bytes).unwrap_or_default();
     let attempt = match text(ATTEMPT_HEADER) {
         "login" => Attempt::Login,
-        "credentials" => Attempt::Credentials(&credentials),
+        "credentials" => Attempt::Credentials(credentials),
         _ => return StatusCode::NO_CONTENT.into_response(),
     };
     let verdict = {

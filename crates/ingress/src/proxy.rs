@@ -8,7 +8,7 @@ use crate::site::Site;
 
 /// What a visitor could send to be taken for somebody else or to mislead an application. PHP and others make no
 /// difference between `X_Real_Ip` and `X-Real-IP`, therefore no name with an underscore passes (`*_*`).
-const FORGEABLE_HEADERS: [&str; 18] = [
+const FORGEABLE_HEADERS: [&str; 19] = [
     "*_*",
     "CF-Connecting-IP",
     "CF-Connecting-IPv6",
@@ -27,6 +27,8 @@ const FORGEABLE_HEADERS: [&str; 18] = [
     "X-Original-URL",
     "X-Real-IP",
     "X-Rewrite-URL",
+    // Nextcloud takes it for `Authorization`.
+    "XAuthorization",
 ];
 
 /// A WebSocket outlives the configuration under which it was opened by this, so that one change of any site does not close
@@ -37,6 +39,17 @@ const STREAMS_OUTLIVE: &str = "24h";
 /// on the way to the upstream.
 pub(crate) fn drop_forged() -> Value {
     json!({ "handler": "headers", "request": { "delete": FORGEABLE_HEADERS } })
+}
+
+/// `Connection` names headers that no proxy hands on. A visitor must not take away so what the edge itself says or asks: of its
+/// words only the one for WebSockets stays.
+pub(crate) fn plain_connection() -> [Value; 2] {
+    let upgrade = json!({ "header_regexp": { "Connection": { "pattern": r"(?i)(^|,)\s*upgrade\s*(,|$)" } } });
+    let change = |matcher: Value, request: Value| json!({ "match": [matcher], "handle": [{ "handler": "headers", "request": request }] });
+    [
+        change(json!({ "not": [upgrade] }), json!({ "delete": ["Connection"] })),
+        change(upgrade, json!({ "set": { "Connection": ["Upgrade"] } })),
+    ]
 }
 
 /// Bodies are never buffered (uploads are gigabytes) and have no limit of ours, and `trusted_proxies` is never set. Caddy

@@ -10,7 +10,6 @@ use crate::site::{Away, AwayReason, Site};
 /// More services than anybody runs on one host; a host that announces more is at fault, and every name costs a
 /// certificate.
 const MAX_SERVICES: usize = 32;
-const MAX_PATH: usize = 256;
 /// Further names of one service.
 const MAX_ALSO: usize = 4;
 
@@ -96,10 +95,8 @@ fn site(domain: &Hostname, source: &Source, announcement: &ServiceAnnouncement) 
         return Err(format!("its upstream {upstream} is not an address of this host inside the tunnel"));
     }
     let path = &announcement.health_path;
-    // Braces would be placeholders to Caddy.
-    let plain = |b: u8| b.is_ascii_graphic() && b != b'{' && b != b'}';
-    if !path.starts_with('/') || path.len() > MAX_PATH || !path.bytes().all(plain) {
-        return Err("its health path must begin with '/' and be plain ASCII without spaces or braces".to_owned());
+    if !model::is_target(path) {
+        return Err("its health path must begin with '/', be plain ASCII without spaces or braces, and have '%' only before two digits".to_owned());
     }
     let options = &announcement.ingress;
     options.check().map_err(|error| format!("what it asks of the ingress cannot be: {error}"))?;

@@ -78,10 +78,9 @@ pub(crate) fn routes(site: &Site, guarding: &Guard) -> Value {
     routes.extend([
         // Whatever asks somebody about this request must not be told what a visitor made up.
         json!({ "handle": [proxy::drop_forged()] }),
-        json!({ "handle": response_headers(site) }),
-        guard::guard(site, guarding),
-        compression(site),
     ]);
+    routes.extend(proxy::plain_connection());
+    routes.extend([json!({ "handle": response_headers(site) }), guard::guard(site, guarding), compression(site)]);
     if site.well_known_dav {
         // The application would redirect to plain HTTP.
         routes.push(json!({

@@ -116,7 +116,10 @@ impl IngressOptions {
                 return invalid(key, format!("has {length} items; {most} are the most"));
             }
         }
-        for user in &self.users {
+        for (at, user) in self.users.iter().enumerate() {
+            if self.users[..at].iter().any(|other| other.name == user.name) {
+                return invalid("basic_auth", format!("has two lines for the user {:?}", cut(&user.name)));
+            }
             if user.name.is_empty() || user.name.len() > 64 || !user.name.chars().all(|c| is_plain(c) && c != ':') {
                 return invalid("basic_auth", format!("has a user {:?}, which is no plain name", cut(&user.name)));
             }
@@ -143,8 +146,11 @@ impl IngressOptions {
             return invalid("login_paths", format!("has {:?}; write it as /login or /login/*", cut(path)));
         }
         if let Some(auth) = &self.forward_auth {
-            if !auth.uri.starts_with('/') || auth.uri.len() > MAX_PATH || !auth.uri.chars().all(is_plain) {
-                return invalid("forward_auth.uri", "must begin with '/' and be plain ASCII without braces".to_owned());
+            if !is_target(&auth.uri) {
+                return invalid(
+                    "forward_auth.uri",
+                    "must begin with '/' and be plain ASCII without braces, and '%' only before two digits".to_owned(),
+                );
             }
             for name in &auth.copy {
                 is_header(name).or_else(|reason| invalid("forward_auth.copy", reason))?;
@@ -171,6 +177,17 @@ fn cut(text: &str) -> String {
 /// What can stand in Caddy's configuration and mean itself.
 fn is_plain(c: char) -> bool {
     c.is_ascii_graphic() && c != '{' && c != '}'
+}
+
+/// Whether a text can be asked for over HTTP as it is: a path and perhaps a query, in plain ASCII, without the braces of Caddy's
+/// placeholders, and well encoded. Caddy refuses a whole configuration with one that is not.
+#[must_use]
+pub fn is_target(text: &str) -> bool {
+    let hex = |digits: Option<&str>| digits.is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    text.starts_with('/')
+        && text.len() <= MAX_PATH
+        && text.chars().all(is_plain)
+        && text.match_indices('%').all(|(at, _)| hex(text.get(at + 1..at + 3)))
 }
 
 /// A path whose characters mean themselves in a pattern.

@@ -18,7 +18,7 @@ pub use desired::{DesiredConfig, ServiceAnnouncement};
 pub use event::{Event, EventKind, Subject, Timeline};
 pub use finding::{Finding, Grade};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
-pub use ingress::{BasicUser, ForwardAuth, IngressOptions, InvalidOption};
+pub use ingress::{BasicUser, ForwardAuth, IngressOptions, InvalidOption, is_target};
 pub use operation::{Credential, ExecInput, ExecQuery, LogsQuery, Output, Refusal, RunCommand, TerminalSize};
 pub use service::{
     AdminCommand, Check, DatabaseSpec, Expect, Expectation, Hook, HttpProbe, Probe, Run, ServiceSpec, Target, Unit,

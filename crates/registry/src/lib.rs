@@ -91,6 +91,18 @@ pub enum TagsError {
     },
 }
 
+impl TagsError {
+    /// Whether another answer may come soon: not from a registry that refuses, or has too much.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Name { .. } | Self::Refused { .. } | Self::Answer { .. } | Self::TooMany { .. } => false,
+            Self::Status { status, .. } => *status >= 500,
+            _ => true,
+        }
+    }
+}
+
 /// Asks registries.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -157,6 +169,9 @@ impl Asked<'_> {
             let answer = self.get(&path).await?;
             let page: Page = serde_json::from_slice(&answer.body).map_err(|error| self.senseless(error))?;
             tags.extend(page.tags.into_iter().flatten().filter(|tag| is_tag(tag)));
+            if tags.len() > PAGE * MAX_PAGES {
+                break;
+            }
             match next_page(&answer.headers) {
                 Some(next) => path = next,
                 None => return Ok(tags.into_iter().collect()),

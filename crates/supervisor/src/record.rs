@@ -59,10 +59,17 @@ pub struct Record {
     pub journal: Option<Journal>,
     /// The last one that ended.
     pub last: Option<Ended>,
+    /// Images that were left, by upgrades to them that failed or by a person, since one of them was last in force: no policy
+    /// tries them again. The newest last, and not more than [`LEFT`].
+    #[serde(default)]
+    pub left: Vec<String>,
     /// All of the service is being removed, with what it keeps: until that is done it is none that could run.
     #[serde(default)]
     pub purging: bool,
 }
+
+/// So many images that were left are remembered.
+pub(crate) const LEFT: usize = 16;
 
 /// Why a service that is being removed does nothing else.
 const PURGING: &str = "being removed with all that it keeps; if that was broken off, ask for `purge` again";
@@ -127,6 +134,7 @@ impl Record {
             former: None,
             journal: None,
             last: None,
+            left: Vec::new(),
             purging: false,
         }
     }

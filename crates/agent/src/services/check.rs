@@ -463,8 +463,7 @@ impl Section<'_> {
     }
 
     fn path(&self, path: String) -> Result<String, Invalid> {
-        let plain = |b: u8| b.is_ascii_graphic() && b != b'{' && b != b'}';
-        if path.starts_with('/') && path.bytes().all(plain) {
+        if model::is_target(&path) {
             Ok(path)
         } else {
             Err(self.invalid("health_path", format_args!("{path:?} is no plain path that begins with '/'")))

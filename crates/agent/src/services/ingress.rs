@@ -67,8 +67,20 @@ const NEXTCLOUD_LOGINS: [&str; 8] = [
 ];
 
 /// Attempts to log in at Ghost, of its staff and of its members.
-const GHOST_LOGINS: [&str; 3] =
-    ["/ghost/api/admin/session*", "/ghost/api/admin/authentication/*", "/members/api/send-magic-link*"];
+/// It also answers under the names of old versions of its interface.
+const GHOST_LOGINS: [&str; 11] = [
+    "/ghost/api/admin/session*",
+    "/ghost/api/v2/admin/session*",
+    "/ghost/api/v3/admin/session*",
+    "/ghost/api/v4/admin/session*",
+    "/ghost/api/canary/admin/session*",
+    "/ghost/api/admin/authentication/*",
+    "/ghost/api/v2/admin/authentication/*",
+    "/ghost/api/v3/admin/authentication/*",
+    "/ghost/api/v4/admin/authentication/*",
+    "/ghost/api/canary/admin/authentication/*",
+    "/members/api/send-magic-link*",
+];
 
 impl IngressSection {
     /// Checks the section of the service `name`.
@@ -125,11 +137,12 @@ impl IngressSection {
 }
 
 impl Published {
-    /// What the edge is told. `upstream` knows where services of this host answer.
+    /// What the edge is told. `upstream` knows where services of this host answer; while it does not know the one that is to be
+    /// asked, nobody answers for it and nobody is let in.
     pub(super) fn announced(&self, upstream: impl Fn(&ServiceName) -> Option<SocketAddr>) -> IngressOptions {
-        let forward_auth = self.judge.as_ref().and_then(|judge| {
-            let upstream = upstream(&judge.service)?;
-            Some(ForwardAuth { upstream, uri: judge.uri.clone(), copy: judge.copy.clone() })
+        let forward_auth = self.judge.as_ref().map(|judge| {
+            let upstream = upstream(&judge.service).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 1)));
+            ForwardAuth { upstream, uri: judge.uri.clone(), copy: judge.copy.clone() }
         });
         IngressOptions { forward_auth, ..self.options.clone() }
     }

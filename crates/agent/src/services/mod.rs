@@ -191,7 +191,7 @@ impl Services {
         for managed in &mut self.managed {
             managed.hostname = live.hostnames.get(&managed.service.name).cloned();
             managed.relay(live, &self.relay_news, &self.stop);
-            services.extend(managed.spec(live).map(|spec| managed.recorded(spec, &self.records)));
+            services.extend(managed.spec(live).and_then(|spec| managed.recorded(spec, &self.records)));
         }
         let login = |managed: &Managed| (managed.service.name.clone(), managed.credentials());
         self.logins.send_replace(self.managed.iter().map(login).collect());
@@ -393,10 +393,10 @@ impl Managed {
     }
 
     /// The service as its record says that it is to be: a person's configuration names images for the first start, later
-    /// ones come by an upgrade.
-    fn recorded(&mut self, mut spec: ServiceSpec, records: &Records) -> ServiceSpec {
+    /// ones come by an upgrade. None while there is no record and none can be made.
+    fn recorded(&mut self, spec: ServiceSpec, records: &Records) -> Option<ServiceSpec> {
         if spec.units.is_empty() {
-            return spec;
+            return Some(spec);
         }
         let images = spec.units.iter().map(|unit| {
             let image = PinnedImage { reference: unit.container.image.clone(), id: None };
@@ -405,15 +405,16 @@ impl Managed {
         match records.install(&spec.name, images.collect()) {
             Ok(record) => {
                 self.complained = false;
-                spec = record.wanted().shape(spec);
+                Some(record.wanted().shape(spec))
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.complained, true) {
                     warn!(service = %spec.name, error = chain(&error), "the record of the service cannot be stored");
                 }
+                // What is known of it still holds. A service of which nothing is known is not begun.
+                records.record(&spec.name).map(|record| record.wanted().shape(spec))
             }
         }
-        spec
     }
 
     /// Keeps the relay what is live: of an external service that is asked by a port of this host's.

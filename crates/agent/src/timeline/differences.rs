@@ -83,8 +83,10 @@ fn control(old: &HostStatus, new: &HostStatus) -> Option<Noted> {
         (true, true) if new.control.reason.is_some() && old.control.reason != new.control.reason => {
             Some(Noted::new(Subject::Config, EventKind::Fault, reason()))
         }
-        _ if old.generation != new.generation => {
-            let text = format!("configuration {} is in force", new.generation);
+        // What was in force before the agent started is no news, nor what the edge only wants.
+        _ if old.generation != new.generation && old.generation.0 != 0 => {
+            let what = if new.role == Role::Edge { "wanted of home" } else { "in force" };
+            let text = format!("configuration {} is {what}", new.generation);
             Some(Noted::new(Subject::Config, EventKind::Change, text))
         }
         _ => None,

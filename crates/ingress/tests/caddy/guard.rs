@@ -72,8 +72,8 @@ async fn paths_prefixes_and_headers_are_as_asked() {
         ..IngressOptions::default()
     };
     let Some(published) = start(options).await else { return };
-    for (path, expected) in [("/", 404), ("/app", 404), ("/api", 404), ("/app/apix", 404), ("/app/%2e%2e/api/x", 404)] {
-        assert_eq!(status(&published, path, &["--path-as-is"]), expected, "{path}");
+    for path in ["/", "/app", "/api", "/app/apix", "/app/%2e%2e/api/x", "/x/../app/api/y", "/x/%2e%2E/app/api/y"] {
+        assert_eq!(status(&published, path, &["--path-as-is"]), 404, "{path}");
     }
     let seen = published.lab.visit("/app/api/own?x=1", &[]).to_lowercase();
     assert!(seen.contains("get /api/own?x=1 ") && seen.contains("x-forwarded-prefix: /app"), "{seen}");
@@ -95,6 +95,8 @@ async fn another_service_decides_who_comes() {
         assert!(seen.contains(&format!("{method} /x ")) && seen.contains("Remote-User: me"), "{seen}");
         assert!(!seen.contains("root") && seen.contains("3 bytes"), "{seen}");
     }
+    let seen = published.lab.visit("/x", &[&cookie[..], &["--http1.1", "-H", "Connection: Remote-User"]].concat());
+    assert!(seen.contains("Remote-User: me"), "a visitor took it away: {seen}");
     drop(judge);
     assert_eq!(status(&published, "/x", &cookie), 503, "nobody comes in unasked");
 }
@@ -132,6 +134,15 @@ async fn attempts_to_log_in_are_limited_and_work_is_not() {
         (0..25).map(|n| status(&published, "/remote.php/dav/", &["-u", &format!("me:{n}")])).collect::<Vec<_>>()
     });
     assert_eq!(guesses.iter().filter(|status| **status == 429).count(), 6, "{guesses:?}");
+    // Nor by what hides the password from the question, or is understood by some applications only.
+    for tricks in [
+        &["-u", "me:another", "-H", "Connection: Authorization"][..],
+        &["-H", "Authorization: Basic\tbWU6c29tZXRoaW5n"],
+        &["-H", "Authorization: x Basic bWU6c29tZXRoaW5n"],
+    ] {
+        let got = tokio::task::block_in_place(|| status(&published, "/remote.php/dav/", tricks));
+        assert_eq!(got, 429, "{tricks:?}");
+    }
     assert_eq!(statuses(3, "/remote.php/dav/", &["-u", "me:geheim"]).await, [200; 3]);
 
     // An application that is gone shows the holding page, not twice the wait.

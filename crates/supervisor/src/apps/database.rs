@@ -58,8 +58,9 @@ pub(super) fn postgres(place: &Place, image: &str, name: &str, password: &Secret
          psql --username postgres --dbname postgres --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file /run/secrets/role.sql",
         &[name],
     );
+    // All of it is read: what can't be is found before anything is dropped.
     let verify = "grep -q 'PostgreSQL database cluster dump complete' {dump}.roles
-         pg_restore --list {dump} >/dev/null\n";
+         pg_restore --file /dev/null {dump}\n";
     let dump = "pg_dumpall --username postgres --roles-only --file {dump}.roles
          pg_dump --username postgres --format custom --file {dump} \"$1\"\n";
     // Roles that are there already are reported as errors and get their passwords and rights back; ownership below fails where
@@ -229,11 +230,11 @@ mod tests {
             let Some(dump) = part.dump else { continue };
             let all = |command: &[String]| command.join(" ");
             for command in [&dump.dump, &dump.verify, &dump.restore] {
-                let verify = ["--list {dump}", "Dump completed"];
+                let verify = ["--file /dev/null {dump}", "Dump completed"];
                 assert!(verify.iter().any(|word| all(command).contains(word)), "{command:?}");
             }
             let restore = all(&dump.restore);
-            let verified = restore.find("--list {dump}").or(restore.find("Dump completed")).unwrap();
+            let verified = restore.find("--file /dev/null {dump}").or(restore.find("Dump completed")).unwrap();
             assert!(verified < restore.to_lowercase().find("drop").unwrap());
         }
     }

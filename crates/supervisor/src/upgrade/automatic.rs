@@ -16,9 +16,8 @@ use tracing::{info, warn};
 use super::choice::{Policy, choose};
 use super::upgrader::Upgradable;
 use super::version::retag;
-use super::{Effects, Step, UpgradeError, Upgrader, Window};
+use super::{Effects, UpgradeError, Upgrader, Window};
 use crate::chain;
-use crate::record::Record;
 
 /// The clock is looked at this often: it may be set, and a host may sleep.
 const LOOK: Duration = Duration::from_secs(30);
@@ -164,12 +163,13 @@ impl<H: Effects, C: Clock> Automatic<H, C> {
         }
         let tags = match self.registry.tags(&image.reference).await {
             Ok(tags) => tags,
-            Err(error) => return Ok(Prospect::Unknown(chain(&error))),
+            Err(error) if error.is_passing() => return Ok(Prospect::Unknown(chain(&error))),
+            Err(error) => return Ok(Prospect::Stays(chain(&error))),
         };
         Ok(match choice(&tags) {
             Err(why) => Prospect::Stays(why.to_string()),
             Ok(None) => Prospect::Stays(format!("the registry has nothing newer than {} for it", image.reference)),
-            Ok(Some(to)) if was_left(&record, &upgrade.units, &to) => Prospect::Stays(format!(
+            Ok(Some(to)) if record.left.contains(&to) => Prospect::Stays(format!(
                 "{to} was tried before and left; it comes by `agentctl service {service} upgrade --to {to}`, or a newer one by itself"
             )),
             Ok(Some(to)) => Prospect::Goes(to),
@@ -217,22 +217,11 @@ fn by_chance(now: DateTime, end: DateTime, jitter: Duration) -> DateTime {
     now.checked_add(later).unwrap_or(now)
 }
 
-/// Whether the image was left last: by an upgrade to it that failed, or by a person. One that failed before anything was
-/// stopped does not count: a disk that was full, or a registry that went away, says nothing about the image.
-fn was_left(record: &Record, units: &[String], to: &str) -> bool {
-    record.last.as_ref().is_some_and(|last| {
-        let same = units.iter().any(|unit| last.new.images.get(unit).is_some_and(|image| image.reference == to));
-        same && !last.new_in_force && last.failure.as_ref().is_none_or(|failure| failure.step != Step::Prepare)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::record::PinnedImage;
-    use crate::upgrade::{Failure, StepEnd};
 
     #[test]
     fn the_look_comes_by_chance_and_in_the_first_half_of_what_is_left() {
@@ -247,36 +236,5 @@ mod tests {
         );
         assert!(*times(at("2026-01-01T04:58"), 1800).last().unwrap() <= at("2026-01-01T04:59"));
         assert_eq!(times(now, 0), [now].into());
-    }
-
-    #[test]
-    fn what_failed_counts_unless_it_failed_before_anything_was_stopped() {
-        let image = |reference: &str| PinnedImage { reference: reference.into(), id: None };
-        let units = ["app".to_owned()];
-        let fresh = Record::new([("app".to_owned(), image("app:1.0.0"))].into());
-        let begun = fresh.begin_upgrade(&units, "app:1.0.1", Vec::new(), Vec::new(), 0);
-        let failed_in = |step: Step| {
-            let mut record = begun.clone();
-            while let Some(journal) = &record.journal {
-                let fails = journal.step == step;
-                let end = if fails { StepEnd::Failed(Failure::new(step, "a fault")) } else { StepEnd::Done(None) };
-                record = record.advance(&end, 0);
-            }
-            record
-        };
-        assert!(!was_left(&fresh, &units, "app:1.0.1"));
-        assert!(!was_left(&failed_in(Step::Prepare), &units, "app:1.0.1"));
-        for step in [Step::Dump, Step::Settle] {
-            let record = failed_in(step);
-            assert!(was_left(&record, &units, "app:1.0.1") && !was_left(&record, &units, "app:1.0.2"), "{step:?}");
-        }
-        // One that is in force was not left before a person went back from it.
-        let upgraded = failed_in(Step::Clear);
-        assert!(!was_left(&upgraded, &units, "app:1.0.1"));
-        let mut back = upgraded.begin_rollback(0).unwrap();
-        while back.journal.is_some() {
-            back = back.advance(&StepEnd::Done(None), 0);
-        }
-        assert!(was_left(&back, &units, "app:1.0.1"));
     }
 }

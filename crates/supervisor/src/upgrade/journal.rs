@@ -16,9 +16,11 @@
 //! a failure, and an agent that was stopped, lead to `Clear`. From the switch on until people may use the new release,
 //! a failure leads back. From there on nothing leads back but a person's wish.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Former, Record, Release};
+use crate::record::{Former, LEFT, Record, Release};
 
 /// What is done, or was begun and is done again after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -60,6 +62,9 @@ pub enum StepEnd {
     /// Unknown: the agent ended meanwhile.
     Interrupted,
 }
+
+/// Why an upgrade failed whose agent was stopped before the new release was begun.
+const INTERRUPTED: &str = "the agent was stopped meanwhile; ask for it again";
 
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,7 +278,7 @@ impl Record {
             StepEnd::Failed(failure) if towards_new => next.failure = Some(failure.clone()),
             StepEnd::Failed(failure) => next.trouble = Some(failure.reason.clone()),
             StepEnd::Interrupted if step == Step::Clear && towards_new => {
-                next.failure = Some(Failure::new(journal.step, "the agent was stopped meanwhile; ask for it again"));
+                next.failure = Some(Failure::new(journal.step, INTERRUPTED));
             }
             StepEnd::Interrupted => {}
         }
@@ -298,10 +303,29 @@ impl Record {
         self.former.clone().filter(|former| former.release.generation != journal.old.generation)
     }
 
+    /// The images that are left once the journal has ended. One that failed before anything was stopped, or because the agent was,
+    /// is not among them: a full disk or a restart says nothing about the image.
+    fn left_after(&self, journal: &Journal) -> Vec<String> {
+        let of = |release: &Release| -> BTreeSet<String> {
+            release.images.values().map(|image| image.reference.clone()).collect()
+        };
+        let mut left = self.left.clone();
+        let new: Vec<String> = of(&journal.new).difference(&of(&journal.old)).cloned().collect();
+        left.retain(|image| !new.contains(image));
+        let says_nothing = |failure: &Failure| failure.step == Step::Prepare || failure.reason == INTERRUPTED;
+        let known = new.iter().any(|image| self.left.contains(image));
+        if !journal.step.runs_new() && (known || !journal.failure.as_ref().is_some_and(says_nothing)) {
+            left.extend(new);
+        }
+        left.drain(..left.len().saturating_sub(LEFT));
+        left
+    }
+
     fn finish(&self, journal: &Journal, now: i64) -> Self {
         let new_in_force = journal.step.runs_new();
         let release = if new_in_force { &journal.new } else { &journal.old };
         Self {
+            left: self.left_after(journal),
             release: release.clone(),
             former: self.former_after(journal),
             last: Some(Ended {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::record::PinnedImage;
 
 const STEPS: [Step; 12] = [
     Step::Prepare,
@@ -64,4 +65,38 @@ fn nothing_is_published_between_the_copies_and_the_end() {
             }
         }
     }
+}
+
+#[test]
+fn what_was_left_is_remembered_unless_it_failed_for_a_reason_of_its_host() {
+    let image = |reference: &str| PinnedImage { reference: reference.into(), id: None };
+    let units = ["app".to_owned()];
+    let fresh = Record::new([("app".to_owned(), image("app:1.0.0"))].into());
+    let ended = |record: &Record, to: &str, step: Step, end: &StepEnd| {
+        let mut record = record.begin_upgrade(&units, to, Vec::new(), Vec::new(), 0);
+        while let Some(journal) = &record.journal {
+            let end = if journal.step == step { end.clone() } else { StepEnd::Done(None) };
+            record = record.advance(&end, 0);
+        }
+        record
+    };
+    let failed = |step| StepEnd::Failed(Failure::new(step, "a fault"));
+    assert!(ended(&fresh, "app:1.0.1", Step::Prepare, &failed(Step::Prepare)).left.is_empty());
+    assert!(ended(&fresh, "app:1.0.1", Step::Dump, &StepEnd::Interrupted).left.is_empty());
+    for step in [Step::Dump, Step::Settle] {
+        assert_eq!(ended(&fresh, "app:1.0.1", step, &failed(step)).left, ["app:1.0.1"], "{step:?}");
+    }
+    // Another one that fails, or succeeds, does not make it forgotten; its own success does.
+    let left = ended(&fresh, "app:1.0.1", Step::Settle, &failed(Step::Settle));
+    assert_eq!(ended(&left, "app:2.0.0", Step::Prepare, &failed(Step::Prepare)).left, ["app:1.0.1"]);
+    assert_eq!(ended(&left, "app:1.0.1", Step::Prepare, &failed(Step::Prepare)).left, ["app:1.0.1"]);
+    assert_eq!(ended(&left, "app:1.0.2", Step::Clear, &StepEnd::Done(None)).left, ["app:1.0.1"]);
+    let upgraded = ended(&left, "app:1.0.1", Step::Clear, &StepEnd::Done(None));
+    assert!(upgraded.left.is_empty());
+    // A person goes back from it.
+    let mut back = upgraded.begin_rollback(0).unwrap();
+    while back.journal.is_some() {
+        back = back.advance(&StepEnd::Done(None), 0);
+    }
+    assert_eq!(back.left, ["app:1.0.1"]);
 }

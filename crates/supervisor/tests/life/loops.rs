@@ -1,7 +1,7 @@
 //! Containers that end again and again.
 
 use lab::EngineOptions;
-use model::{ContainerSpec, ContainerState, ServiceSpec};
+use model::{ContainerSpec, ContainerState, ContainerStatus, ServiceSpec};
 
 use crate::host::Host;
 use crate::services::{RUN, alone, bare, check, data, quiet, sh};
@@ -40,8 +40,10 @@ async fn a_loop_is_told_with_its_last_words_and_ends_with_its_cause() {
     let mended = agent.status("mended").id;
 
     // Defined rightly, it runs at once and nothing is left to be said of the loop.
+    let looped = agent.status("redefined").id;
     agent.wants(&services(Some("here")));
-    let now = agent.until("redefined", "running", running).await;
+    let anew = |status: &ContainerStatus| running(status) && status.id != looped;
+    let now = agent.until("redefined", "running", anew).await;
     agent.until_healthy(&["redefined"]).await;
 
     // A cause that goes is enough, too; but it has to prove itself.

@@ -173,7 +173,7 @@ impl<E: Storage> Host<E> {
         }
         for (at, database) in upgrade.databases.iter().enumerate() {
             let verify = with_dump(&database.verify, database, at, &former.release, current);
-            let output = self.run_in(&database.container, &database.user, &verify, super::REST).await?;
+            let output = self.run_in(&database.container, &database.user, &verify, LONG).await?;
             if output.code != 0 {
                 return Err(format!("the dump of {} is gone or not whole: {}", database.container, said(&output)));
             }
