@@ -1,9 +1,9 @@
 //! A database that the person runs: a container with its client beside the application dumps it before an upgrade, and
 //! brings it back into the same database.
 //!
-//! In PostgreSQL nothing is dropped but what the application's user owns; where tables belong to somebody else there is neither an
-//! upgrade nor a way back. MariaDB knows no owners: there all tables that the user sees in the database are dumped and brought
-//! back. Either way nothing is dropped before the dump was read to its end. Roles are the person's: none is dumped or made.
+//! Nothing is dropped before the dump was read to its end. In PostgreSQL that is what the application's user owns, with what others
+//! have built on it since (a view); where tables belong to somebody else when it is dumped there is no upgrade. MariaDB knows no
+//! owners: there it is all tables that the user sees in the database. Roles are the person's: none is dumped or made.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ pub(super) fn elsewhere(place: &Place, external: &ExternalDatabase) -> Part {
         }
     };
     let name = external.name.as_str();
-    let dump = saved(&container.name, name, &dump, &verify, &restore);
+    let dump = saved(&container.name, name, &dump, verify, &restore);
     let mut unit = unit(container, script(ready, &[name]));
     if let Some(check) = &mut unit.ready {
         check.interval = ASKED;
@@ -79,36 +79,35 @@ pub(super) fn elsewhere(place: &Place, external: &ExternalDatabase) -> Part {
     Part { unit, volumes, dump: Some(dump) }
 }
 
-type Commands = (&'static str, String, String, String);
+type Commands = (&'static str, String, &'static str, String);
 
 fn postgresql() -> Commands {
     let ready = "psql --no-psqlrc --quiet --tuples-only --command 'SELECT 1' >/dev/null";
     // The list has what the user owns, by the last word of each line: nothing else is brought back. The schema `public` is
     // there already, whoever made it.
-    let dump = r#"pg_dump --format custom --file {dump}
-pg_restore --list {dump} | while IFS= read -r line; do
-  case $line in
-    *' SCHEMA - public '*) ;;
-    [0-9]*" $PGUSER") printf '%s\n' "$line" ;;
-  esac
-done >{dump}.list
-"#;
-    // What others have made there since would go with what it stands on. All of the dump is read: what can't be is found
-    // before anything is dropped.
-    let verify = format!(
+    let dump = format!(
         r#"others=$(psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 <<'SQL'
 SELECT string_agg(DISTINCT r.rolname, ', ') {};
 SQL
 )
 if [ -n "$others" ]; then
-  echo "the database has tables or views of $others, which $PGUSER could not bring back: move them elsewhere" >&2
+  echo "it has tables of $others, which $PGUSER could not bring back" >&2
   exit 1
 fi
-test -s {{dump}}.list
-pg_restore --use-list {{dump}}.list --file /dev/null {{dump}}
+pg_dump --format custom --file {{dump}}
+pg_restore --list {{dump}} | while IFS= read -r line; do
+  case $line in
+    *' SCHEMA - public '*) ;;
+    [0-9]*" $PGUSER") printf '%s\n' "$line" ;;
+  esac
+done >{{dump}}.list
 "#,
         RELATIONS.replace("{whose}", "<>")
     );
+    // All of it is read: what can't be is found before anything is dropped.
+    let verify = "test -s {dump}.list
+pg_restore --use-list {dump}.list --file /dev/null {dump}
+";
     // One transaction: the database is what it was until all is there. Without the last line of the input nothing is
     // committed, and without the last line of the output nothing was. A newer client sets what an older server does not know.
     let restore = format!(
@@ -133,7 +132,7 @@ SQL
 }} | psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 | tail -n 1 | grep -qx restored"#,
         RELATIONS.replace("{whose}", "=")
     );
-    (ready, dump.to_owned(), verify, restore)
+    (ready, dump, verify, restore)
 }
 
 /// The database's own language knows no transactions here: what is broken off is begun anew, with dropping.
@@ -156,7 +155,7 @@ FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE();
 SQL
 { echo 'SET FOREIGN_KEY_CHECKS = 0;'; cat {dump}.drop; } | client "$1"
 client "$1" <{dump}"#;
-    (ready, dump.to_owned(), verify.to_owned(), restore.to_owned())
+    (ready, dump.to_owned(), verify, restore.to_owned())
 }
 
 /// For any server, since there is one only.
