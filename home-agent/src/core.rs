@@ -7,7 +7,7 @@ use agent::services::Live;
 use agent::{LinkView, Myself, Recorder, Services};
 use control::{ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
-use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus, IngressOptions, ServiceName, Serving};
+use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus, ServiceName, Serving};
 use state::StateFile;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -145,7 +145,7 @@ impl Core {
         let withheld = |name: &ServiceName| {
             let version = edge.ignores_options.as_ref()?;
             let service = services.iter().find(|service| service.name == *name)?;
-            (service.ingress != IngressOptions::default()).then(|| Serving::No {
+            service.ingress.keeps_out().then(|| Serving::No {
                 reason: format!("the edge's release {version} would publish it without its guards: upgrade the edge"),
             })
         };

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper_util::rt::TokioIo;
-use model::{
-    DesiredConfig, Event, Generation, HostId, HostStatus, IngressOptions, Role, RoleUri, ServiceAnnouncement, Timeline,
-};
+use model::{DesiredConfig, Event, Generation, HostId, HostStatus, Role, RoleUri, ServiceAnnouncement, Timeline};
 use proto::{MAX_EVENTS, MAX_MESSAGE_BYTES, PROTOCOL, v1};
 use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, watch};
@@ -460,8 +458,7 @@ impl HomeLink {
 
         let mut sent = None;
         let shared = Mutex::new(Shared::default());
-        let announced =
-            |service: &&ServiceAnnouncement| keeps_to_options || service.ingress == IngressOptions::default();
+        let announced = |service: &&ServiceAnnouncement| keeps_to_options || !service.ingress.keeps_out();
         let encode = |state: &HomeOutput| {
             let (events, clock) = Shared::lock(&shared).due(&state.timeline);
             let mut due: Vec<_> = events.into_iter().map(|events| wrap(Out::Events(events))).collect();

@@ -255,12 +255,14 @@ async fn this_home_gets_along_with_an_old_edge() {
         Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(incoming)).await.unwrap();
     });
 
+    // As every Nextcloud and Ghost has them.
+    let limited = IngressOptions { login_paths: vec!["/login".into()], ..IngressOptions::default() };
     let guarded = IngressOptions { strip_prefix: Some("/inside".into()), ..IngressOptions::default() };
     let result = control::ConfigResult { generation: Generation(3), outcome: Ok(()) };
     let (_state, receiver) = watch::channel(HomeOutput {
         result: Some(result),
         status: Some(new_status(Role::Home, "attic")),
-        services: vec![service("open", IngressOptions::default()), service("guarded", guarded)],
+        services: vec![service("open", limited), service("guarded", guarded)],
         timeline: timeline("attic"),
     });
     let (sender, mut events) = mpsc::channel(16);

@@ -96,6 +96,16 @@ pub struct InvalidOption {
 }
 
 impl IngressOptions {
+    /// Whether they keep anybody out, or anything in: published without them, the service would be open to more people, or show
+    /// more, than its owner wants. Headers and limits on logging in do not.
+    #[must_use]
+    pub fn keeps_out(&self) -> bool {
+        let Self { allow, deny, users, forward_auth, headers: _, paths, strip_prefix, login_paths: _ } = self;
+        !(allow.is_empty() && deny.is_empty() && users.is_empty() && paths.is_empty())
+            || forward_auth.is_some()
+            || strip_prefix.is_some()
+    }
+
     /// Checks what any service may ask. None of it can reach another name, or speak to Caddy itself (whose placeholders have
     /// braces).
     ///
