@@ -14,9 +14,11 @@ use tracing::{info, warn};
 use crate::publisher::Publication;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A connection to a host that is away and in which nothing has moved for so long is dead.
+/// A connection to a host that is away, and from whose kernel nothing came for so long, is dead. One that is only quiet is not:
+/// Caddy has the kernels ask each other every three seconds.
 const UNREACHABLE: Duration = Duration::from_secs(4);
-/// One to an application that fails its check may belong to a long piece of work on a slow disk.
+/// Of an application that fails its check the kernel still answers. What stands still for so long since then is given up; it may
+/// have been a long piece of work on a slow disk.
 const UNWELL: Duration = Duration::from_secs(15);
 
 /// Watches until the publisher is gone.
@@ -51,44 +53,44 @@ pub(crate) async fn run(mut published: watch::Receiver<Option<Publication>>) {
 
 /// Looks at the connections to all services, and ends those that are dead.
 fn pass(still: &mut Still, sites: &[Site], now: Instant) -> io::Result<usize> {
-    let mut seen = Vec::new();
-    for site in sites {
-        // What is well may take its time: stillness counts from when it is away.
-        let Some(away) = &site.away else { continue };
-        let patience = patience(away.reason);
-        seen.extend(connections::established(away.upstream)?.into_iter().map(|connection| (connection, patience)));
+    let mut dead = Vec::new();
+    let mut unwell = Vec::new();
+    for away in sites.iter().filter_map(|site| site.away.as_ref()) {
+        let connections = connections::established(away.upstream)?;
+        match away.reason {
+            AwayReason::Unreachable => dead.extend(connections.into_iter().filter(is_silent)),
+            AwayReason::Starting | AwayReason::Unwell => unwell.extend(connections),
+        }
     }
+    dead.extend(still.look(now, &unwell));
     let mut ended = 0;
-    for connection in still.look(now, &seen) {
+    for connection in dead {
         connections::end(&connection)?;
         ended += 1;
     }
     Ok(ended)
 }
 
-fn patience(reason: AwayReason) -> Duration {
-    match reason {
-        AwayReason::Unreachable => UNREACHABLE,
-        AwayReason::Starting | AwayReason::Unwell => UNWELL,
-    }
+fn is_silent(connection: &Connection) -> bool {
+    connection.heard >= UNREACHABLE
 }
 
-/// Since when nothing moves in each connection.
+/// Since when nothing moves in each connection to what is unwell.
 #[derive(Debug, Default)]
 struct Still(HashMap<[u8; 48], (u64, Instant)>);
 
 impl Still {
-    /// Notes what has moved. Returns the connections in which nothing has, for longer than the patience with them.
-    fn look(&mut self, now: Instant, seen: &[(Connection, Duration)]) -> Vec<Connection> {
+    /// Notes what has moved. Returns the connections in which nothing has for longer than [`UNWELL`].
+    fn look(&mut self, now: Instant, seen: &[Connection]) -> Vec<Connection> {
         let mut next = HashMap::new();
         let mut dead = Vec::new();
-        for (connection, patience) in seen {
+        for connection in seen {
             let since = match self.0.get(&connection.id()) {
                 Some((moved, since)) if *moved == connection.moved => *since,
                 _ => now,
             };
             next.insert(connection.id(), (connection.moved, since));
-            if now.duration_since(since) >= *patience {
+            if now.duration_since(since) >= UNWELL {
                 dead.push(*connection);
             }
         }
@@ -105,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_stands_still_at_something_that_is_away_is_dead() {
+    fn only_what_stands_still_at_something_that_is_unwell_is_dead() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let _idle = TcpStream::connect(address).unwrap();
@@ -113,20 +115,29 @@ mod tests {
         let mut busy = TcpStream::connect(address).unwrap();
         let mut busy_end = listener.accept().unwrap().0;
         let (mut still, begin) = (Still::default(), Instant::now());
-        let mut look = |after: u64, away: Option<Duration>| {
+        let mut look = |after: u64, is_unwell: bool| {
             busy.write_all(b"x").unwrap();
             busy_end.read_exact(&mut [0]).unwrap();
             let all = connections::established(address).unwrap();
             assert_eq!(all.len(), 2);
-            let seen: Vec<_> = away.into_iter().flat_map(|patience| all.iter().map(move |c| (*c, patience))).collect();
-            still.look(begin + Duration::from_secs(after), &seen).len()
+            still.look(begin + Duration::from_secs(after), if is_unwell { &all } else { &[] }).len()
         };
-        assert_eq!(look(0, Some(UNREACHABLE)), 0);
-        assert_eq!(look(3, Some(UNREACHABLE)), 0, "it may be a pause");
-        assert_eq!(look(4, Some(UNREACHABLE)), 1);
-        assert_eq!(look(600, None), 0, "what is not away may take its time");
-        assert_eq!(look(601, Some(UNREACHABLE)), 0, "it was well until now");
-        assert_eq!(look(610, Some(UNWELL)), 0);
-        assert_eq!(look(616, Some(UNWELL)), 1);
+        assert_eq!(look(0, true), 0);
+        assert_eq!(look(14, true), 0, "it may be a pause");
+        assert_eq!(look(15, true), 1);
+        assert_eq!(look(600, false), 0, "what is well may take its time");
+        assert_eq!(look(601, true), 0, "it was well until now");
+        assert_eq!(look(616, true), 1);
+    }
+
+    #[test]
+    fn a_host_whose_kernel_answers_is_not_silent() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _quiet = TcpStream::connect(address).unwrap();
+        let mut connection = connections::established(address).unwrap()[0];
+        assert!(!is_silent(&connection), "{connection:?}");
+        connection.heard = UNREACHABLE;
+        assert!(is_silent(&connection));
     }
 }

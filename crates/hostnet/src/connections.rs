@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
@@ -27,6 +28,9 @@ const HEADER: usize = 16;
 /// `struct inet_diag_msg`; after its first four bytes comes `struct inet_diag_sockid`.
 const MESSAGE: usize = 72;
 const ID: std::ops::Range<usize> = 4..52;
+/// `tcpi_last_data_recv` and `tcpi_last_ack_recv` in `struct tcp_info`, milliseconds.
+const DATA_HEARD: usize = 52;
+const ACK_HEARD: usize = 56;
 /// `tcpi_bytes_acked` and `tcpi_bytes_received` in `struct tcp_info`.
 const ACKED: usize = 120;
 const RECEIVED: usize = 128;
@@ -39,6 +43,8 @@ pub struct Connection {
     id: [u8; 48],
     /// Bytes that the other end has acknowledged or sent so far.
     pub moved: u64,
+    /// How long ago anything came from the other end's kernel, be it the answer to a keepalive.
+    pub heard: Duration,
 }
 
 impl Connection {
@@ -157,7 +163,9 @@ fn connection(body: &[u8]) -> Option<Connection> {
         let value = rest.get(4..length)?;
         if u16::from_ne_bytes([head[2], head[3]]) == INET_DIAG_INFO {
             let number = |at: usize| Some(u64::from_ne_bytes(*value.get(at..)?.first_chunk()?));
-            return Some(Connection { family, id, moved: number(ACKED)?.wrapping_add(number(RECEIVED)?) });
+            let millis = |at: usize| Some(u32::from_ne_bytes(*value.get(at..)?.first_chunk()?));
+            let heard = Duration::from_millis(millis(DATA_HEARD)?.min(millis(ACK_HEARD)?).into());
+            return Some(Connection { family, id, moved: number(ACKED)?.wrapping_add(number(RECEIVED)?), heard });
         }
         rest = rest.get(length.next_multiple_of(4)..)?;
     }
@@ -190,6 +198,17 @@ mod tests {
                 .filter(|new| before.iter().any(|old| old.id() == new.id() && old.moved + 1000 == new.moved))
                 .collect();
             assert_eq!(moved.len(), 1, "{before:?} {after:?}");
+            // Time passes in the one in which nothing does.
+            let of = |id| established(address).unwrap().into_iter().find(|connection| connection.id() == id).unwrap();
+            let quiet = after.iter().find(|connection| connection.id() != moved[0].id()).unwrap().id();
+            let patience = std::time::Instant::now() + Duration::from_secs(10);
+            while of(quiet).heard < Duration::from_millis(300) {
+                assert!(std::time::Instant::now() < patience, "{:?}", of(quiet));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            ours.write_all(b"x").unwrap();
+            theirs.read_exact(&mut [0]).unwrap();
+            assert!(of(moved[0].id()).heard < of(quiet).heard);
 
             match end(moved[0]) {
                 // Only root may.

@@ -12,7 +12,7 @@ use crate::{Agent, Cloud};
 /// Until new visitors get the holding page.
 const HELD: Duration = Duration::from_secs(5);
 /// Until a request that had begun has ended: silence is noticed after five seconds.
-const ENDED: Duration = Duration::from_secs(12);
+const ENDED: Duration = Duration::from_secs(9);
 /// Until everything is as before.
 const BACK: Duration = Duration::from_secs(60);
 const BIG: u64 = 64 << 20;
