@@ -267,7 +267,7 @@ impl ControlChannel {
         slot.reliability.handle_acks(now, &body.acks);
         if let Some(id) = body.message_id {
             // A server's reset says something to us, not to TLS.
-            slot.reliability.handle_message(id, if is_reset { &[] } else { body.payload })?;
+            slot.reliability.handle_message(now, id, if is_reset { &[] } else { body.payload })?;
         }
         if send_key_again {
             slot.reliability.send_key_again(now);
@@ -347,6 +347,20 @@ impl ControlChannel {
     pub(crate) fn expect_record(&mut self, key: TlsKey) {
         if let Some(slot) = self.slot_mut(key) {
             slot.encrypting = true;
+        }
+    }
+
+    /// Acks of what comes over this connection wait until [`Self::release_acks`], half a second at most.
+    pub(crate) fn withhold_acks(&mut self, key: TlsKey) {
+        if let Some(slot) = self.slot_mut(key) {
+            slot.reliability.withhold_acks();
+        }
+    }
+
+    /// What came over this connection has been read.
+    pub(crate) fn release_acks(&mut self, key: TlsKey) {
+        if let Some(slot) = self.slot_mut(key) {
+            slot.reliability.release_acks();
         }
     }
 

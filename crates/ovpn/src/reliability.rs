@@ -27,6 +27,8 @@ const PIGGYBACK: usize = 4;
 const FAST_RETRANSMIT: u8 = 3;
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long acks wait at most while they are withheld: less than it takes a peer to send again.
+const WITHHELD: Duration = Duration::from_millis(500);
 
 struct InFlight {
     id: u32,
@@ -57,6 +59,16 @@ pub(crate) struct Reliability {
     to_ack: VecDeque<u32>,
     /// Ids acknowledged most recently, newest first; repeated where there is room, so that a lost ack costs nothing.
     acked: VecDeque<u32>,
+    withholding: Withholding,
+}
+
+/// Whether acks wait until what they are about has been read.
+enum Withholding {
+    No,
+    /// They do, once there are some.
+    Yes,
+    /// There are, and this is how long they wait.
+    Until(Instant),
 }
 
 impl Reliability {
@@ -84,7 +96,18 @@ impl Reliability {
             received: VecDeque::new(),
             to_ack: VecDeque::new(),
             acked: VecDeque::new(),
+            withholding: Withholding::No,
         }
+    }
+
+    /// From now on acks wait until [`Self::release_acks`], half a second at most.
+    pub(crate) fn withhold_acks(&mut self) {
+        self.withholding = Withholding::Yes;
+    }
+
+    /// Acks go out at once again.
+    pub(crate) fn release_acks(&mut self) {
+        self.withholding = Withholding::No;
     }
 
     /// Queues an empty packet with the client's wrapped key.
@@ -125,7 +148,7 @@ impl Reliability {
     ///
     /// # Errors
     /// [`DropReason::OutOfTurn`] when it is ahead of the window.
-    pub(crate) fn handle_message(&mut self, id: u32, payload: &[u8]) -> Result<(), DropReason> {
+    pub(crate) fn handle_message(&mut self, now: Instant, id: u32, payload: &[u8]) -> Result<(), DropReason> {
         let ahead = id.wrapping_sub(self.next_receive) as usize;
         if ahead < RECEIVE_WINDOW {
             if self.received.len() <= ahead {
@@ -139,6 +162,9 @@ impl Reliability {
         }
         if !self.to_ack.contains(&id) && self.to_ack.len() < 2 * RECEIVE_WINDOW {
             self.to_ack.push_back(id);
+            if matches!(self.withholding, Withholding::Yes) {
+                self.withholding = Withholding::Until(now + WITHHELD);
+            }
         }
         Ok(())
     }
@@ -165,6 +191,9 @@ impl Reliability {
             let payload = self.unsent.drain(..take).collect();
             self.launch(now, Opcode::Control, payload);
         }
+        if matches!(self.withholding, Withholding::Until(end) if end <= now) {
+            self.withholding = Withholding::No;
+        }
         if let Some(at) = self.in_flight.iter().position(|packet| packet.due <= now) {
             let acks = self.take_acks(PIGGYBACK, peer);
             let packet = &mut self.in_flight[at];
@@ -176,7 +205,7 @@ impl Reliability {
                 body: ControlBody { acks, ack_session: peer, message_id: Some(packet.id), payload: &packet.payload },
             });
         }
-        if self.to_ack.is_empty() || peer.is_none() {
+        if self.to_ack.is_empty() || peer.is_none() || !matches!(self.withholding, Withholding::No) {
             return None;
         }
         let acks = self.take_acks(crate::packet::MAX_ACKS, peer);
@@ -187,7 +216,8 @@ impl Reliability {
     /// When [`Self::poll_send`] has something next, as far as that is known now. With acks or bytes waiting it has
     /// something already.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.in_flight.iter().map(|packet| packet.due).min()
+        let withheld = if let Withholding::Until(end) = self.withholding { Some(end) } else { None };
+        self.in_flight.iter().map(|packet| packet.due).chain(withheld).min()
     }
 
     fn has_room(&self) -> bool {
@@ -211,7 +241,7 @@ impl Reliability {
         if peer.is_none() {
             return acks;
         }
-        let fresh = self.to_ack.len().min(limit);
+        let fresh = if matches!(self.withholding, Withholding::No) { self.to_ack.len().min(limit) } else { 0 };
         for id in self.to_ack.drain(..fresh) {
             acks.push(id);
             self.acked.retain(|&old| old != id);
@@ -283,24 +313,45 @@ mod tests {
         let now = Instant::now();
         let mut layer = Reliability::after_reset();
         for id in [1, 3, 2, 1] {
-            layer.handle_message(id, &[id as u8]).unwrap();
+            layer.handle_message(now, id, &[id as u8]).unwrap();
         }
-        assert_eq!(layer.handle_message(13, &[]), Err(DropReason::OutOfTurn));
+        assert_eq!(layer.handle_message(now, 13, &[]), Err(DropReason::OutOfTurn));
         assert_eq!(sent(&mut layer, now), Some((Opcode::Ack, None, vec![1, 3, 2, 0])));
         let stream: Vec<u8> = std::iter::from_fn(|| layer.poll_received()).flatten().collect();
         assert_eq!(stream, [1, 2, 3]);
         assert!(sent(&mut layer, now).is_none(), "nothing new: an ack is never answered by an ack");
-        layer.handle_message(2, &[9]).unwrap();
+        layer.handle_message(now, 2, &[9]).unwrap();
         assert!(layer.poll_received().is_none(), "a duplicate is not delivered again");
         layer.send(&[1]);
         assert_eq!(sent(&mut layer, now), Some((Opcode::Control, Some(1), vec![2, 3, 1, 0])));
     }
 
     #[test]
+    fn withheld_acks_wait_for_their_release_or_half_a_second() {
+        let now = Instant::now();
+        let mut layer = Reliability::with_reset(now, Opcode::SoftReset);
+        assert_eq!(sent(&mut layer, now), Some((Opcode::SoftReset, Some(0), vec![])));
+        layer.handle_acks(now, &acks(&[0]));
+        layer.withhold_acks();
+        layer.handle_message(now, 0, &[]).unwrap();
+        layer.handle_message(now + WITHHELD / 2, 1, &[]).unwrap();
+        assert_eq!(layer.poll_timeout(), Some(now + WITHHELD));
+        let soon = now + WITHHELD - Duration::from_millis(1);
+        assert_eq!(sent(&mut layer, soon), None);
+        layer.send(&[1]);
+        assert_eq!(sent(&mut layer, soon), Some((Opcode::Control, Some(1), vec![])), "nor with something else");
+        assert_eq!(sent(&mut layer, now + WITHHELD), Some((Opcode::Ack, None, vec![0, 1])));
+        layer.withhold_acks();
+        layer.handle_message(soon, 2, &[]).unwrap();
+        layer.release_acks();
+        assert_eq!(sent(&mut layer, soon), Some((Opcode::Ack, None, vec![2, 1, 0])));
+    }
+
+    #[test]
     fn acknowledges_nothing_before_the_peer_is_known() {
         let now = Instant::now();
         let mut layer = Reliability::with_reset(now, Opcode::HardResetClient);
-        layer.handle_message(0, &[]).unwrap();
+        layer.handle_message(now, 0, &[]).unwrap();
         assert!(layer.poll_send(now, None, MAX_PAYLOAD).unwrap().body.acks.as_slice().is_empty());
         assert!(layer.poll_send(now, None, MAX_PAYLOAD).is_none());
         assert!(layer.poll_send(now, PEER, MAX_PAYLOAD).is_some());

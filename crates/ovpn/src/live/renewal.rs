@@ -190,6 +190,9 @@ impl Live {
                 }
                 renewal.step = Step::KeyExchange { tls, ours: ours.clone() };
                 if self.terms.role == Role::Client {
+                    // A server that has the acknowledgement of its answer seals with the new key at once, while that answer
+                    // may still be with TLS here.
+                    desk.channel.withhold_acks(key);
                     self.send_key_exchange(key, ours, desk);
                 }
                 Ok(Heard::Nothing)
@@ -251,6 +254,7 @@ impl Live {
         if self.terms.role == Role::Server {
             self.send_key_exchange(key, ours, desk);
         }
+        desk.channel.release_acks(key);
         Ok(credentials)
     }
 

@@ -1,6 +1,6 @@
 //! The simulated network.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -228,6 +228,8 @@ struct Host {
     address: Underlay,
     /// Where the client thinks that the server is.
     server: Underlay,
+    /// What TLS is busy with, and until when.
+    busy: VecDeque<(Instant, TlsKey, TlsInput)>,
 }
 
 /// One server, clients, and what is on its way between them.
@@ -254,6 +256,8 @@ pub(crate) struct Network {
     pub(crate) edit_server: Option<Edit>,
     /// Between all clients and their TLS.
     pub(crate) edit_client: Option<Edit>,
+    /// How long the clients' TLS takes for each thing.
+    pub(crate) client_tls_takes: Duration,
     /// What the server said inside of TLS to each of its sessions, but for key exchanges.
     said: HashMap<SessionKey, Vec<String>>,
 }
@@ -280,6 +284,7 @@ impl Network {
             recorded: Vec::new(),
             edit_server: None,
             edit_client: None,
+            client_tls_takes: Duration::ZERO,
             said: HashMap::new(),
         }
     }
@@ -290,7 +295,8 @@ impl Network {
         let client = Client::new(config, self.server_address, self.now, 1_700_000_000, rng);
         let address = Underlay::udp(([198, 51, 100, 1], 40_000 + at as u16).into());
         let server = self.server_address;
-        self.clients.push(Some(Host { client, name: name.to_owned(), pipes: HashMap::new(), address, server }));
+        let (name, pipes, busy) = (name.to_owned(), HashMap::new(), VecDeque::new());
+        self.clients.push(Some(Host { client, name, pipes, address, server, busy }));
         self.events.push(Vec::new());
         at
     }
@@ -443,7 +449,8 @@ impl Network {
             }
             let timeouts = self.clients.iter().flatten().map(|host| &host.client as &dyn Endpoint);
             let timeouts = timeouts.chain([&self.server as &dyn Endpoint]);
-            let next = timeouts.filter_map(Endpoint::poll_timeout).min();
+            let busy = self.clients.iter().flatten().filter_map(|host| host.busy.front()).map(|(until, ..)| *until);
+            let next = timeouts.filter_map(Endpoint::poll_timeout).chain(busy).min();
             let arrival = self.on_the_way.first_key_value().map(|((at, _), _)| *at);
             // Real drivers are late by a little as well; it also keeps a timeout in the past from stopping the clock.
             let next = [next, arrival].into_iter().flatten().min().unwrap_or(end);
@@ -505,7 +512,13 @@ impl Network {
         self.server_events.extend(std::iter::from_fn(|| self.server.poll_event()));
         for (at, host) in self.clients.iter_mut().enumerate() {
             let Some(host) = host else { continue };
-            while let Some((key, input)) = host.client.poll_tls() {
+            loop {
+                let asked = std::iter::from_fn(|| host.client.poll_tls());
+                host.busy.extend(asked.map(|(key, input)| (now + self.client_tls_takes, key, input)));
+                if host.busy.front().is_none_or(|(until, ..)| *until > now) {
+                    break;
+                }
+                let Some((_, key, input)) = host.busy.pop_front() else { break };
                 for input in edited(&mut self.edit_client, input) {
                     for output in pass(&mut host.pipes, key, &host.name, true, input) {
                         host.client.handle_tls(now, key, output);

@@ -109,6 +109,17 @@ fn both_begin_at_the_same_time() {
     assert_carries(&mut net2, at2);
 }
 
+/// A stock server seals with the new key as soon as its answer is acknowledged.
+#[test]
+fn a_client_acknowledges_the_answer_when_it_has_the_key() {
+    for (server, client) in [(10, 0), (0, 10)] {
+        let (mut net, at) = connected(server, client);
+        net.client_tls_takes = Duration::from_millis(200);
+        net.run_until(seconds(20), |net| net.server.counters().renewals_completed == 1);
+        assert_eq!(both_completed(&net, at), (1, 1));
+    }
+}
+
 #[test]
 fn keys_of_the_prf_are_renewed_too() {
     let (mut server, mut client) = (server_config(), client_config());

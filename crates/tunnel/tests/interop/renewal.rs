@@ -143,10 +143,10 @@ fn survives_a_failed_renewal(lab: &mut Lab, side: Side) {
     nft("add rule inet loss out udp dport 1194 @th,64,8 & 7 != 0 drop");
     nft("add rule inet loss out udp sport 1194 @th,64,8 & 7 != 0 drop");
     let (sent, answered) = lab.echo(Side::Client, "10.8.0.1", 8);
-    assert_eq!(sent, answered, "{}", lab.log("ours"));
+    assert_eq!(sent, answered, "{}\n{}", lab.finish("ours"), lab.log("stock"));
     nft("delete table inet loss");
     let (sent, answered) = lab.echo(Side::Client, "10.8.0.1", 14);
-    assert_eq!(sent, answered, "{}", lab.log("ours"));
+    assert_eq!(sent, answered, "{}\n{}", lab.finish("ours"), lab.log("stock"));
     let log = lab.finish("ours");
     assert!(log.contains("handshakes_completed=1 handshakes_failed=0"), "{log}");
     assert!(log.contains("renewals_failed=1") && !log.contains("renewals_completed=0"), "{log}");
@@ -197,7 +197,7 @@ fn renews_under_loss(lab: &mut Lab, side: Side) {
         }
     }
     let (sent, answered) = lab.echo(Side::Client, "10.8.0.1", 40);
-    assert_eq!(sent, answered, "{}\n{}", lab.log("ours"), lab.log("stock"));
+    assert_eq!(sent, answered, "{}\n{}", lab.finish("ours"), lab.log("stock"));
     let log = lab.finish("ours");
     assert!(log.contains("handshakes_completed=1 handshakes_failed=0"), "{log}");
     let (_, rest) = log.split_once("renewals_completed=").unwrap();
