@@ -58,9 +58,10 @@ pub(crate) fn render(report: &Report, verdict: &Verdict, colour: Colour, now: Sy
         text.push_str(&format!("\n{}\n", colour.paint(Tone::Strong, "Services")));
         let mut table = Table::default();
         table.row(
-            ["SERVING", "HEALTH", "SERVICE", "HOST", "NAME", "UPSTREAM"].map(|head| (Tone::Plain, head.to_owned())),
+            ["STATE", "SINCE", "HEALTH", "SERVICE", "HOST", "NAME", "UPSTREAM"]
+                .map(|head| (Tone::Plain, head.to_owned())),
         );
-        services.iter().for_each(|service| service_rows(service, &mut table));
+        services.iter().for_each(|service| service_rows(service, now, &mut table));
         table.write(colour, &mut text);
     }
 
@@ -76,31 +77,37 @@ pub(crate) fn render(report: &Report, verdict: &Verdict, colour: Colour, now: Sy
     text
 }
 
-fn service_rows(service: &ServiceStatus, table: &mut Table) {
+fn service_rows(service: &ServiceStatus, now: SystemTime, table: &mut Table) {
     let serving = match &service.serving {
-        Serving::Yes => (Tone::Good, "serving"),
-        Serving::No { .. } => (Tone::Bad, "NOT serving"),
-        Serving::Unknown if service.hostname.is_some() => (Tone::Doubtful, "unknown"),
-        Serving::Unknown => (Tone::Plain, "-"),
+        Serving::Yes => Tone::Good,
+        Serving::No { .. } => Tone::Bad,
+        Serving::Unknown if service.hostname.is_none() => Tone::Plain,
+        Serving::Unknown | Serving::Degraded { .. } | Serving::Starting { .. } | Serving::Stopped { .. } => {
+            Tone::Doubtful
+        }
     };
+    let state = if matches!(serving, Tone::Plain) { "-" } else { service.serving.word() };
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let since = service.since.map(|since| human_time(now.saturating_sub(since)));
     let health = match &service.health {
         Health::Healthy => Tone::Good,
-        Health::Unknown | Health::Starting { .. } | Health::Degraded { .. } => Tone::Doubtful,
+        Health::Unknown | Health::Starting { .. } | Health::Degraded { .. } | Health::Stopped { .. } => Tone::Doubtful,
         Health::Unhealthy { .. } => Tone::Bad,
     };
     let or_dash = |text: Option<String>| (Tone::Plain, text.unwrap_or_else(|| "-".to_owned()));
     table.row([
-        (serving.0, serving.1.to_owned()),
+        (serving, state.to_owned()),
+        or_dash(since),
         (health, service.health.word().to_owned()),
         (Tone::Plain, service.name.to_string()),
         (Tone::Plain, service.host.to_string()),
         or_dash(service.hostname.as_ref().map(ToString::to_string)),
         or_dash(service.upstream.map(|upstream| upstream.to_string())),
     ]);
-    if let Serving::No { reason } = &service.serving {
-        table.note(format!("not serving: {reason}"));
+    if let Some(reason) = service.serving.reason() {
+        table.note(format!("{}: {reason}", service.serving.word()));
     }
-    if let Some(reason) = service.health.reason() {
+    if let Some(reason) = service.health.reason().filter(|reason| service.serving.reason() != Some(*reason)) {
         table.note(format!("{}: {reason}", service.health.word()));
     }
 }

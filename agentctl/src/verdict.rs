@@ -31,7 +31,11 @@ pub(crate) fn judge(report: &Report) -> Verdict {
                 1 => String::new(),
                 all => format!(" ({} of {all} services are serving)", all - failing.len()),
             };
-            format!("{} is NOT serving: {}{others}", public_name(first), reason(report, first))
+            let state = match &first.serving {
+                Serving::Unknown | Serving::No { .. } => "NOT serving",
+                known => known.word(),
+            };
+            format!("{} is {state}: {}{others}", public_name(first), reason(report, first))
         }
         (all, None) => {
             let who = match all {
@@ -76,13 +80,10 @@ fn public_name(service: &ServiceStatus) -> &str {
 
 /// Why a service does not serve, down to the tunnel if that is the cause.
 fn reason(report: &Report, service: &ServiceStatus) -> String {
-    let mut reason = match &service.serving {
-        Serving::No { reason } => reason.clone(),
-        Serving::Unknown | Serving::Yes => "not proven yet".to_owned(),
-    };
+    let mut reason = service.serving.reason().unwrap_or("not proven yet").to_owned();
     if report.local.tunnel.state != TunnelState::Connected {
         reason.push_str(&format!("; {}", tunnel_concern(&report.local)));
-    } else if let Some(why) = service.health.reason() {
+    } else if let Some(why) = service.health.reason().filter(|why| !reason.contains(why)) {
         reason.push_str(&format!("; {} is {}: {why}", service.name, service.health.word()));
     }
     reason

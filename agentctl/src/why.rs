@@ -94,7 +94,9 @@ fn story(service: &ServiceStatus, all: &[Event]) -> Story {
     let (mut outage, mut end) = (None, None);
     for (at, event) in proofs {
         match event.kind {
-            EventKind::Fault if outage.is_none() || end.is_some() => (outage, end) = (Some(at), None),
+            EventKind::Fault | EventKind::Change if outage.is_none() || end.is_some() => {
+                (outage, end) = (Some(at), None);
+            }
             // A new edge-agent proves again what still serves.
             EventKind::Recovery if end.is_none() => end = Some(at),
             EventKind::Recovery => {}
@@ -127,9 +129,8 @@ fn story(service: &ServiceStatus, all: &[Event]) -> Story {
         hostname: service.hostname.as_ref().map(ToString::to_string),
         serves,
         reason: match &service.serving {
-            Serving::No { reason } => Some(reason.clone()),
             Serving::Unknown => Some("it has not been proven yet".to_owned()),
-            Serving::Yes => None,
+            known => known.reason().map(str::to_owned),
         },
         since: since.map(|at| events[at].at),
         first: begin.map(|begin| events[begin].clone()),
@@ -185,6 +186,7 @@ mod tests {
             upstream: None,
             health: Health::Healthy,
             serving,
+            since: None,
         }
     }
 

@@ -29,6 +29,7 @@ fn fake_host(name: &str, role: Role, serving: Serving) -> HostStatus {
         tunnel: TunnelStatus { state: TunnelState::Connected, ..TunnelStatus::default() },
         control: ControlStatus { connected: true, last_heard_seconds: Some(0), ..ControlStatus::default() },
         containers: vec![],
+        outside: vec![],
         services: vec![ServiceStatus {
             name: "nextcloud".parse().unwrap(),
             host: "attic".parse().unwrap(),
@@ -36,6 +37,7 @@ fn fake_host(name: &str, role: Role, serving: Serving) -> HostStatus {
             upstream: None,
             health: Health::Healthy,
             serving,
+            since: None,
         }],
     }
 }
@@ -152,7 +154,7 @@ fn json_is_an_envelope_of_the_statuses() {
     assert_eq!(keys, ["local", "peer", "peer_age_seconds"]);
     assert_eq!(json["local"]["role"], "edge");
     assert_eq!(json["peer"]["host"], "attic");
-    assert_eq!(json["local"]["services"][0]["serving"]["state"], "yes");
+    assert_eq!(json["local"]["services"][0]["serving"]["state"], "serving");
     assert!(json["peer_age_seconds"].as_u64().unwrap() >= 2);
 
     let output = status(fake_state(Serving::Unknown, None), &["--json"], Stdio::piped());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use agent::config::{
     Common, ControlSection, EngineSection, LogSection, MetricsSection, TunnelSection, Written as CommonWritten,
-    absolute,
+    absolute, certificate,
 };
 use agent::services::{self, Service, ServiceSection};
 use daemon::ConfigCheck;
@@ -153,18 +153,6 @@ fn import(dir: PathBuf) -> Result<PathBuf, Invalid> {
             key,
             format_args!("{} has no folder certificates; name the data directory of the other Caddy", dir.display()),
         ))
-    }
-}
-
-fn certificate(key: &str, path: Option<PathBuf>) -> Result<Option<String>, Invalid> {
-    let Some(path) = path else { return Ok(None) };
-    let path = absolute(key, Some(path), "")?;
-    let pem = std::fs::read_to_string(&path)
-        .map_err(|error| Invalid::new(key, format_args!("{} cannot be read: {error}", path.display())))?;
-    if pem.contains("-----BEGIN CERTIFICATE-----") {
-        Ok(Some(pem))
-    } else {
-        Err(Invalid::new(key, format_args!("{} holds no PEM certificate", path.display())))
     }
 }
 

@@ -5,16 +5,17 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use agent::services::Live;
-use agent::{LinkView, Myself, Recorder, Services};
+use agent::{LinkView, Myself, Proof, Recorder, Services, conclude};
 use control::{ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
 use ingress::Resolution;
-use model::{ControlStatus, DesiredConfig, HostId, HostStatus, ServiceName, ServiceStatus, Serving};
+use model::{ControlStatus, DesiredConfig, Health, HostId, HostStatus, ServiceName, ServiceStatus, Serving};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::publisher::{Publication, Publisher};
+use crate::reach::{self, Upstreams};
 use crate::sites::Sites;
 
 /// Clocks in the status are renewed this often.
@@ -26,6 +27,11 @@ const JUST_STARTED: Duration = Duration::from_secs(15);
 /// service's own containers is in such a network, and the port is on loopback only.
 const PRIVATE_NETWORKS: [&str; 2] = ["172.16.0.0/12", "192.168.0.0/16"];
 
+/// What home has seen from outside holds for so long after home was heard last.
+const OUTSIDE_HOLDS: Duration = Duration::from_secs(90);
+/// A home that reports has fetched a name from outside after so long.
+const OUTSIDE_TAKES: Duration = Duration::from_secs(60);
+
 /// The core, ready to run.
 pub(crate) struct Core {
     pub(crate) myself: Myself,
@@ -36,6 +42,10 @@ pub(crate) struct Core {
     pub(crate) output: watch::Sender<EdgeOutput>,
     pub(crate) recorder: Recorder,
     pub(crate) control_events: mpsc::Receiver<EdgeEvent>,
+    /// What to ask while home is silent.
+    pub(crate) asked: watch::Sender<Upstreams>,
+    /// Whether any of that answers.
+    pub(crate) answers: watch::Receiver<bool>,
 }
 
 /// What is known of home.
@@ -44,6 +54,8 @@ struct Home {
     session: Option<SessionId>,
     host: Option<HostId>,
     heard: Option<Instant>,
+    /// Since when there is a session.
+    since: Option<Instant>,
     status: Option<(HostStatus, Instant)>,
     result: Option<ConfigResult>,
     /// Why there is no session.
@@ -65,6 +77,7 @@ impl Core {
             let announcements = self.services.announcements(Ipv4Addr::LOCALHOST);
             self.sites.announce_own(announcements, started.elapsed() < JUST_STARTED);
             let resolution = self.sites.resolve(self.reachable(&home));
+            self.ask(&home, &resolution);
             if refused != resolution.rejected {
                 refused.clone_from(&resolution.rejected);
                 for rejected in &refused {
@@ -96,6 +109,7 @@ impl Core {
                 _ = refresh.tick() => {}
                 changed = self.link.changed() => changed?,
                 () = published => {}
+                changed = self.answers.changed() => changed?,
                 changed = self.services.changed() => changed?,
                 event = self.control_events.recv() => match event {
                     Some(event) => self.handle(&mut home, event),
@@ -113,6 +127,7 @@ impl Core {
                     session: Some(session),
                     host: Some(peer.host),
                     heard: Some(Instant::now()),
+                    since: Some(Instant::now()),
                     status: home.status.take(),
                     ..Home::default()
                 };
@@ -145,16 +160,48 @@ impl Core {
         }
     }
 
-    /// A session outlives its tunnel until silence ends it; nobody answers in it meanwhile.
-    fn reachable(&self, home: &Home) -> bool {
+    /// Whether home reports. A session outlives its tunnel until silence ends it; nobody answers in it meanwhile.
+    fn connected(&self, home: &Home) -> bool {
         home.session.is_some() && self.link.borrow().agent_connected
     }
 
-    /// Whether a published name serves.
-    fn serving(&self, site: &ingress::Site) -> Serving {
+    /// Whether home can be reached: it reports, or it answers although it does not.
+    fn reachable(&self, home: &Home) -> bool {
+        self.connected(home) || self.link.borrow().agent_connected && *self.answers.borrow()
+    }
+
+    /// Has a home asked that falls silent behind a tunnel that is up.
+    fn ask(&self, home: &Home, resolution: &Resolution) {
+        let silent = home.session.is_none() || home.heard.is_none_or(|at| at.elapsed() >= reach::QUIET);
+        let sites = resolution.sites.iter().filter(|site| site.host != self.myself.host);
+        let upstreams = sites.filter_map(|site| site.upstream.or(site.away.map(|away| away.upstream)));
+        let wanted: Upstreams =
+            if silent && self.link.borrow().agent_connected { upstreams.collect() } else { Upstreams::new() };
+        self.asked.send_if_modified(|asked| {
+            let changed = *asked != wanted;
+            *asked = wanted;
+            changed
+        });
+    }
+
+    /// What people get at a published name.
+    fn serving(&self, home: &Home, site: &ingress::Site, health: &Health) -> Serving {
         match &self.publisher {
-            Some(publisher) => publisher.serving(&site.hostname),
+            Some(publisher) => conclude(health, publisher.proof(&site.hostname), self.outside(home, site)),
             None => Serving::No { reason: "this edge has no [ingress] section: nothing is published".to_owned() },
+        }
+    }
+
+    /// Home's proof of a name.
+    fn outside(&self, home: &Home, site: &ingress::Site) -> Proof {
+        let fresh = home.status.as_ref().filter(|(_, at)| at.elapsed() < OUTSIDE_HOLDS);
+        let found = fresh.and_then(|(status, _)| status.outside.iter().find(|proof| proof.hostname == site.hostname));
+        match (found.map(|proof| &proof.failure), home.since.filter(|_| home.session.is_some())) {
+            (Some(None), _) => Proof::Passed,
+            (Some(Some(reason)), _) => Proof::Failed { reason: reason.clone() },
+            (None, Some(since)) if since.elapsed() < OUTSIDE_TAKES => Proof::Pending,
+            (None, Some(_)) => Proof::Missing { reason: "home has not fetched it; is its release older?".to_owned() },
+            (None, None) => Proof::Missing { reason: "home does not report".to_owned() },
         }
     }
 
@@ -167,10 +214,10 @@ impl Core {
             let reason = result.outcome.as_ref().err()?;
             Some(format!("home refused configuration {}: {reason}", result.generation))
         });
-        let reachable = self.reachable(home);
-        let broken = (home.session.is_some() && !reachable).then(|| "the tunnel is down".to_owned());
+        let connected = self.connected(home);
+        let broken = (home.session.is_some() && !connected).then(|| "the tunnel is down".to_owned());
         status.control = ControlStatus {
-            connected: reachable,
+            connected,
             peer: home.host.clone(),
             reason: broken.or(refused).or_else(|| home.reason.clone()),
             last_heard_seconds: home.heard.map(|at| at.elapsed().as_secs()),
@@ -181,22 +228,23 @@ impl Core {
             peer.services.iter().find(|service| service.name == site.service).cloned()
         };
         let own = |host: &HostId| *host == self.myself.host;
-        status.services = self.services.statuses(&self.myself.host, Ipv4Addr::LOCALHOST, |name: &ServiceName| {
-            let site = resolution.sites.iter().find(|site| own(&site.host) && site.service == *name);
-            site.map_or(Serving::Unknown, |site| self.serving(site))
-        });
+        status.services =
+            self.services.statuses(&self.myself.host, Ipv4Addr::LOCALHOST, |name: &ServiceName, health: &Health| {
+                let site = resolution.sites.iter().find(|site| own(&site.host) && site.service == *name);
+                site.map_or(Serving::Unknown, |site| self.serving(home, site, health))
+            });
         let homes = resolution.sites.iter().filter(|site| !own(&site.host)).map(|site| {
             let known = peer_service(site);
+            let upstream = known.as_ref().and_then(|service| service.upstream);
+            let health = known.filter(|_| connected).map(|service| service.health).unwrap_or_default();
             ServiceStatus {
                 name: site.service.clone(),
                 host: site.host.clone(),
                 hostname: Some(site.hostname.clone()),
-                upstream: known.as_ref().and_then(|service| service.upstream),
-                health: match known {
-                    Some(service) if reachable => service.health,
-                    _ => model::Health::Unknown,
-                },
-                serving: self.serving(site),
+                upstream,
+                serving: self.serving(home, site, &health),
+                health,
+                since: None,
             }
         });
         status.services.extend(homes);
@@ -211,8 +259,9 @@ impl Core {
                 host: rejected.host.clone(),
                 hostname: None,
                 upstream: None,
-                health: model::Health::Unknown,
+                health: Health::Unknown,
                 serving: Serving::No { reason: format!("the edge refuses it: {}", rejected.reason) },
+                since: None,
             });
         }
         status.containers = self.services.containers();
@@ -221,6 +270,7 @@ impl Core {
         }
 
         self.recorder.complete(&mut status.control);
+        self.recorder.date(&mut status.services);
         let significant = self.recorder.publish(Snapshot { local: status.clone(), peer: home.status.clone() });
         let timeline = self.recorder.own();
         self.output.send_if_modified(|output| {

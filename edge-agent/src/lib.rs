@@ -12,6 +12,7 @@
 pub mod config;
 mod core;
 mod publisher;
+mod reach;
 mod sites;
 mod standstill;
 
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::core::Core;
 use crate::publisher::Publisher;
+use crate::reach::Upstreams;
 use crate::sites::Sites;
 
 /// Control events waiting for the core.
@@ -99,7 +101,21 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         tunnel: link.report.clone(),
         doctor: Arc::new(doctor),
     };
-    let core = Core { myself, sites, services, link: link.view.clone(), publisher, output, recorder, control_events };
+    let (asked, asked_receiver) = watch::channel(Upstreams::new());
+    let (answers_sender, answers) = watch::channel(false);
+    tokio::spawn(stop.clone().run_until_cancelled_owned(reach::watch_upstreams(asked_receiver, answers_sender)));
+    let core = Core {
+        myself,
+        sites,
+        services,
+        link: link.view.clone(),
+        publisher,
+        output,
+        recorder,
+        control_events,
+        asked,
+        answers,
+    };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     if config.ingress.is_some() {

@@ -5,14 +5,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent::Proof;
 use agent::config::{Common, chain};
 use anyhow::Context;
-use ingress::{Acme, AdminClient, Guard, IngressState, Listen, Prober, Site, render};
-use model::{Health, HostId, Hostname, SecretFile, ServiceName, ServiceSpec, ServiceStatus, Serving};
+use ingress::{Acme, AdminClient, Guard, IngressState, Listen, ProbeReport, Prober, Site, render};
+use model::{Health, HostId, Hostname, PublicName, SecretFile, ServiceName, ServiceSpec, ServiceStatus, Serving};
 use secrecy::ExposeSecret;
 use supervisor::apps::{ACCESS_LOG, ADMIN_SOCKET, CaddyOptions, caddy};
 use supervisor::{SecretKind, Secrets};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -50,8 +52,11 @@ pub(crate) struct Publisher {
     publication: watch::Sender<Option<Publication>>,
     health: watch::Receiver<Healths>,
     loaded: watch::Receiver<Loaded>,
-    serving: watch::Receiver<BTreeMap<Hostname, Serving>>,
+    proofs: watch::Receiver<Proofs>,
 }
+
+/// What came of fetching each name: what was seen, or why it does not serve.
+type Proofs = BTreeMap<Hostname, Result<ProbeReport, String>>;
 
 /// How every service of this host is, Caddy among them.
 type Healths = BTreeMap<ServiceName, Health>;
@@ -134,7 +139,7 @@ impl Publisher {
         let name = name()?;
         let (publication, wanted) = watch::channel(None);
         let (loaded_sender, loaded) = watch::channel(Loaded::default());
-        let (serving_sender, serving) = watch::channel(BTreeMap::new());
+        let (proofs_sender, proofs) = watch::channel(Proofs::new());
         let loader = Loader {
             admin: AdminClient::new(&admin_dir(common).join("admin.sock")),
             state,
@@ -144,8 +149,8 @@ impl Publisher {
             loaded: loaded_sender,
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(loader.run()));
-        tokio::spawn(stop.run_until_cancelled_owned(prove(prober, loaded.clone(), serving_sender)));
-        Ok(Self { name, publication, health, loaded, serving })
+        tokio::spawn(stop.run_until_cancelled_owned(prove(prober, loaded.clone(), proofs_sender)));
+        Ok(Self { name, publication, health, loaded, proofs })
     }
 
     /// What is to be published, to be watched.
@@ -169,22 +174,20 @@ impl Publisher {
         // A sender that is gone means that the agent stops: that news comes by another way.
         let news = tokio::select! {
             news = self.loaded.changed() => news,
-            news = self.serving.changed() => news,
+            news = self.proofs.changed() => news,
         };
         if news.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Whether a name serves, by the configuration in force: while Caddy has not taken a newer one, that is the last which
-    /// it took.
-    pub(crate) fn serving(&self, hostname: &Hostname) -> Serving {
-        if let Some(proven) = self.serving.borrow().get(hostname) {
-            return proven.clone();
-        }
-        match &self.loaded.borrow().reason {
-            Some(reason) => Serving::No { reason: reason.clone() },
-            None => Serving::Unknown,
+    /// The edge's own proof of a name, by the configuration in force: while Caddy has not taken a newer one, that is the last
+    /// which it took.
+    pub(crate) fn proof(&self, hostname: &Hostname) -> Proof {
+        match (self.proofs.borrow().get(hostname), &self.loaded.borrow().reason) {
+            (Some(Ok(_)), _) => Proof::Passed,
+            (Some(Err(reason)), _) | (None, Some(reason)) => Proof::Failed { reason: reason.clone() },
+            (None, None) => Proof::Pending,
         }
     }
 
@@ -201,6 +204,7 @@ impl Publisher {
             upstream: None,
             health,
             serving: Serving::Unknown,
+            since: None,
         }
     }
 }
@@ -272,35 +276,26 @@ impl Loader {
 }
 
 /// Asks for every published name through the front door, again and again.
-async fn prove(
-    prober: Prober,
-    mut loaded: watch::Receiver<Loaded>,
-    serving: watch::Sender<BTreeMap<Hostname, Serving>>,
-) {
+async fn prove(prober: Prober, mut loaded: watch::Receiver<Loaded>, proofs: watch::Sender<Proofs>) {
     let door = SocketAddr::from((Ipv4Addr::LOCALHOST, HTTPS));
     loop {
         let sites = loaded.borrow_and_update().publication.clone().unwrap_or_default().sites;
-        let mut results = BTreeMap::new();
-        for site in &sites {
-            let result = match prober.probe(door, &site.hostname, &site.health_path, site.health_status).await {
-                Ok(_) => Serving::Yes,
-                Err(error) => Serving::No { reason: chain(&error) },
-            };
-            results.insert(site.hostname.clone(), result);
+        let mut probes = JoinSet::new();
+        for site in sites {
+            let prober = prober.clone();
+            probes.spawn(async move {
+                // The guard knows this one and lets it through: the service itself answers.
+                let name = PublicName { status: site.health_status, guarded: false, ..site.public_name() };
+                let proof = prober.probe(door, &name).await.map_err(|error| chain(&error));
+                (name.hostname, proof)
+            });
         }
-        let pause = if results.values().all(|result| *result == Serving::Yes) { PROBE_INTERVAL } else { PROBE_RETRY };
-        serving.send_if_modified(|old| {
-            let changed = *old != results;
-            if changed {
-                for (hostname, result) in &results {
-                    match result {
-                        Serving::Yes => info!(%hostname, "serving"),
-                        Serving::No { reason } => info!(%hostname, reason, "not serving"),
-                        Serving::Unknown => {}
-                    }
-                }
-                *old = results;
-            }
+        let results: Proofs = probes.join_all().await.into_iter().collect();
+        let pause = if results.values().all(Result::is_ok) { PROBE_INTERVAL } else { PROBE_RETRY };
+        proofs.send_if_modified(|old| {
+            let changed = !old.keys().eq(results.keys())
+                || old.values().zip(results.values()).any(|(old, new)| old.as_ref().err() != new.as_ref().err());
+            *old = results;
             changed
         });
         // New configuration is proven at once.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent::config::chain;
-use ingress::{Resolution, Source, resolve};
+use ingress::{Resolution, Site, Source, resolve};
 use model::{DesiredConfig, Health, HostId, Hostname, ServiceAnnouncement, ServiceName};
 use serde::{Deserialize, Serialize};
 use state::{StateError, StateFile};
@@ -144,6 +144,7 @@ impl Sites {
             domain: self.domain.clone(),
             edge_address: self.edge_address,
             hostnames: Self::names(resolution, |host| *host != self.host),
+            published: resolution.sites.iter().map(Site::public_name).collect(),
         };
         if self.stored.desired.as_ref() != Some(&desired) {
             desired.generation = generation.next();

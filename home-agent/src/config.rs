@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use agent::config::{
     Common, ControlSection, EngineSection, LogSection, MetricsSection, TunnelSection, Written as CommonWritten,
+    certificate,
 };
 use agent::services::{self, Service, ServiceSection};
 use daemon::ConfigCheck;
@@ -29,7 +30,16 @@ struct Written {
     engine: EngineSection,
     tunnel: TunnelSection,
     #[serde(default)]
+    outside: OutsideSection,
+    #[serde(default)]
     services: BTreeMap<String, ServiceSection>,
+}
+
+/// `[outside]` as written: how public names are fetched from here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OutsideSection {
+    issuer_root: Option<PathBuf>,
 }
 
 /// The checked configuration.
@@ -39,6 +49,8 @@ pub struct Config {
     pub common: Common,
     /// The services of this home.
     pub services: Vec<Service>,
+    /// PEM of a root that the public names' certificates chain to, besides those that browsers trust.
+    pub issuer_root: Option<String>,
 }
 
 impl TryFrom<Written> for Config {
@@ -55,7 +67,8 @@ impl TryFrom<Written> for Config {
             tunnel: written.tunnel,
         };
         let services = services::check(written.services, Role::Home, None)?;
-        Ok(Self { common: common.check(Role::Home)?, services })
+        let issuer_root = certificate("outside.issuer_root", written.outside.issuer_root)?;
+        Ok(Self { common: common.check(Role::Home)?, services, issuer_root })
     }
 }
 

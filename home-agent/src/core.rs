@@ -4,10 +4,13 @@
 use std::time::{Duration, Instant};
 
 use agent::services::Live;
-use agent::{LinkView, Myself, Recorder, Services};
+use agent::{LinkView, Myself, Proof, Recorder, Services, conclude};
 use control::{ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
-use model::{ControlStatus, DesiredConfig, Generation, HostId, HostStatus, ServiceName, Serving};
+use model::{
+    ControlStatus, DesiredConfig, Generation, Health, HostId, HostStatus, Hostname, OutsideProof, PublicName,
+    ServiceName, Serving,
+};
 use state::StateFile;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -29,6 +32,10 @@ pub(crate) struct Core {
     pub(crate) output: watch::Sender<HomeOutput>,
     pub(crate) recorder: Recorder,
     pub(crate) control_events: mpsc::Receiver<HomeEvent>,
+    /// What is to be fetched from outside.
+    pub(crate) published: watch::Sender<Vec<PublicName>>,
+    /// What came of that.
+    pub(crate) proofs: watch::Receiver<Vec<OutsideProof>>,
 }
 
 /// What is known of the edge.
@@ -63,6 +70,11 @@ impl Core {
                     hostnames: config.hostnames.clone(),
                     trusted_proxies: vec![config.edge_address.to_string()],
                 });
+                self.published.send_if_modified(|published| {
+                    let changed = *published != config.published;
+                    published.clone_from(&config.published);
+                    changed
+                });
             }
             self.tell(&edge);
             tokio::select! {
@@ -71,6 +83,7 @@ impl Core {
                 () = stop.cancelled() => return Ok(()),
                 _ = refresh.tick() => {}
                 changed = self.link.changed() => changed?,
+                changed = self.proofs.changed() => changed?,
                 changed = self.services.changed() => changed?,
                 event = self.control_events.recv() => match event {
                     Some(event) => self.handle(&mut edge, event),
@@ -140,6 +153,7 @@ impl Core {
             ..ControlStatus::default()
         };
         status.containers = self.services.containers();
+        status.outside.clone_from(&self.proofs.borrow());
         let host = &self.myself.host;
         let services = self.services.announcements(address);
         let withheld = |name: &ServiceName| {
@@ -149,10 +163,21 @@ impl Core {
                 reason: format!("the edge's release {version} would publish it without its guards: upgrade the edge"),
             })
         };
-        let serving = |name: &ServiceName| withheld(name).unwrap_or_else(|| proven(edge_status, host, name));
+        let by_edge = |name: &ServiceName| {
+            edge_status?.services.iter().find(|service| service.host == *host && service.name == *name)
+        };
+        let serving = |name: &ServiceName, health: &Health| {
+            let known = withheld(name).or_else(|| Some(by_edge(name)?.serving.clone()));
+            known.unwrap_or_else(|| self.alone(edge, name, health))
+        };
         status.services = self.services.statuses(host, address, serving);
+        for service in &mut status.services {
+            let told = by_edge(&service.name).filter(|told| told.serving.word() == service.serving.word());
+            service.since = told.and_then(|told| told.since);
+        }
 
         self.recorder.complete(&mut status.control);
+        self.recorder.date(&mut status.services);
         let significant = self.recorder.publish(Snapshot { local: status.clone(), peer: edge.status.clone() });
         let timeline = self.recorder.own();
         self.output.send_if_modified(|output| {
@@ -161,15 +186,24 @@ impl Core {
             changed
         });
     }
-}
 
-/// What the edge has seen of a public name of ours.
-fn proven(edge: Option<&HostStatus>, host: &HostId, name: &ServiceName) -> Serving {
-    let known =
-        edge.and_then(|edge| edge.services.iter().find(|service| service.host == *host && service.name == *name));
-    match known {
-        Some(service) => service.serving.clone(),
-        None => Serving::No { reason: "the edge has not proven it: no control channel".to_owned() },
+    /// What people get at a name of ours, as far as can be seen without the edge's word.
+    fn alone(&self, edge: &Edge, name: &ServiceName, health: &Health) -> Serving {
+        let inside = match &edge.reason {
+            Some(reason) => Proof::Missing { reason: format!("the edge does not report: {reason}") },
+            None => Proof::Missing { reason: "the edge does not know it yet".to_owned() },
+        };
+        let hostname = self.stored.as_ref().and_then(|config| config.hostnames.get(name));
+        conclude(health, inside, hostname.map_or(Proof::Pending, |hostname| self.outside(hostname)))
+    }
+
+    /// Our own proof of a name.
+    fn outside(&self, hostname: &Hostname) -> Proof {
+        match self.proofs.borrow().iter().find(|proof| proof.hostname == *hostname).map(|proof| &proof.failure) {
+            Some(None) => Proof::Passed,
+            Some(Some(reason)) => Proof::Failed { reason: reason.clone() },
+            None => Proof::Pending,
+        }
     }
 }
 
@@ -193,6 +227,9 @@ fn judge(
             return Err(format!("{hostname}, the name of {name}, is not under the domain {}", config.domain));
         }
     }
+    if let Some(name) = config.published.iter().find(|name| !name.hostname.is_under(&config.domain)) {
+        return Err(format!("{}, which is to be fetched, is not under the domain {}", name.hostname, config.domain));
+    }
     for (name, hostname) in before.into_iter().flat_map(|before| &before.hostnames) {
         if has(name) {
             config.hostnames.entry(name.clone()).or_insert_with(|| hostname.clone());
@@ -211,6 +248,7 @@ mod tests {
             domain: "example.test".parse().unwrap(),
             edge_address: "10.86.0.1".parse().unwrap(),
             hostnames: hostnames.iter().map(|(name, host)| (name.parse().unwrap(), host.parse().unwrap())).collect(),
+            published: vec![],
         }
     }
 
@@ -233,5 +271,13 @@ mod tests {
         assert!(judged(config(&[("nextcloud", "cloud.example.org")]), None).unwrap_err().contains("not under"));
         let outside = DesiredConfig { edge_address: "192.168.1.1".parse().unwrap(), ..config(&[]) };
         assert!(judged(outside, None).unwrap_err().contains("not in the tunnel's subnet"));
+        let elsewhere = PublicName {
+            hostname: "router.example.org".parse().unwrap(),
+            path: "/reboot".into(),
+            status: None,
+            guarded: false,
+        };
+        let fetching = DesiredConfig { published: vec![elsewhere], ..config(&[]) };
+        assert!(judged(fetching, None).unwrap_err().contains("which is to be fetched, is not under the domain"));
     }
 }

@@ -4,6 +4,7 @@
 //!  tunnel link ──LinkView──▶ ┌──────┐ ◀─HomeEvent── control link (edge)
 //!  supervisor ──statuses───▶ │ core │ ──HomeOutput─▶
 //!  and health ─────────────▶ └──────┘ ──desired────▶ supervisor ──▶ Docker engine
+//!  outside ─────proofs─────▶    │
 //!                               └──Snapshot──▶ agentctl, /metrics
 //! ```
 //! The core owns home's state; everything else is told by watches, and only the latest value counts.
@@ -11,6 +12,7 @@
 
 pub mod config;
 mod core;
+mod outside;
 
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use agent::{Doctor, Link, Myself, Recorder, Services};
 use anyhow::Context;
 use control::{ControlTls, HomeLink, HomeOutput, Inspected, InspectionSocket, Snapshot};
 use daemon::Ready;
+use ingress::Prober;
 use model::{Role, RoleUri};
 use secrecy::ExposeSecret;
 use state::StateFile;
@@ -83,6 +86,10 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         tunnel: link.report.clone(),
         doctor: Arc::new(doctor),
     };
+    let prober = Prober::new(config.issuer_root.as_deref()).context("outside.issuer_root")?;
+    let (published, published_receiver) = watch::channel(Vec::new());
+    let (proofs_sender, proofs) = watch::channel(Vec::new());
+    tokio::spawn(stop.clone().run_until_cancelled_owned(outside::prove(prober, published_receiver, proofs_sender)));
     let core = Core {
         myself,
         subnet: common.tunnel.subnet,
@@ -93,6 +100,8 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         output,
         recorder,
         control_events,
+        published,
+        proofs,
     };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();

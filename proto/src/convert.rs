@@ -10,8 +10,8 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use model::{
-    ContainerState, ContainerStatus, ControlStatus, DesiredConfig, Generation, Health, HostStatus, Role,
-    ServiceAnnouncement, ServiceStatus, Serving, TunnelState, TunnelStatus,
+    ContainerState, ContainerStatus, ControlStatus, DesiredConfig, Generation, Health, HostStatus, OutsideProof,
+    PublicName, Role, ServiceAnnouncement, ServiceStatus, Serving, TunnelState, TunnelStatus,
 };
 
 use crate::v1;
@@ -55,6 +55,26 @@ fn parse_optional<T: FromStr<Err: Display>>(
     text.map(|text| parse(field, &text)).transpose()
 }
 
+/// A path to ask for.
+fn path(field: &'static str, path: String) -> Result<String, InvalidMessage> {
+    let plain = path.bytes().all(|b| b.is_ascii_graphic());
+    if !path.starts_with('/') || !plain || path.len() > MAX_TEXT {
+        return Err(invalid(field, "must be a printable path that starts with '/'"));
+    }
+    Ok(path)
+}
+
+/// The status of an answer that shows something well.
+fn status(field: &'static str, status: Option<u32>) -> Result<Option<u16>, InvalidMessage> {
+    let check = |status: u32| {
+        u16::try_from(status)
+            .ok()
+            .filter(|status| (200..500).contains(status))
+            .ok_or_else(|| invalid(field, "must be 200 to 499"))
+    };
+    status.map(check).transpose()
+}
+
 fn list<W, M>(field: &'static str, items: Vec<W>) -> Result<Vec<M>, InvalidMessage>
 where
     M: TryFrom<W, Error = InvalidMessage>,
@@ -91,6 +111,7 @@ impl From<DesiredConfig> for v1::DesiredConfig {
             domain: desired.domain.into(),
             edge_address: desired.edge_address.to_string(),
             hostnames: desired.hostnames.into_iter().map(|(name, host)| (name.into(), host.into())).collect(),
+            published: desired.published.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -117,6 +138,31 @@ impl TryFrom<v1::DesiredConfig> for DesiredConfig {
             domain: parse("DesiredConfig.domain", &wire.domain)?,
             edge_address: parse("DesiredConfig.edge_address", &wire.edge_address)?,
             hostnames,
+            published: list("DesiredConfig.published", wire.published)?,
+        })
+    }
+}
+
+impl From<PublicName> for v1::PublicName {
+    fn from(name: PublicName) -> Self {
+        Self {
+            hostname: name.hostname.into(),
+            path: name.path,
+            status: name.status.map(u32::from),
+            guarded: name.guarded,
+        }
+    }
+}
+
+impl TryFrom<v1::PublicName> for PublicName {
+    type Error = InvalidMessage;
+
+    fn try_from(wire: v1::PublicName) -> Result<Self, InvalidMessage> {
+        Ok(Self {
+            hostname: parse("PublicName.hostname", &wire.hostname)?,
+            path: path("PublicName.path", wire.path)?,
+            status: status("PublicName.status", wire.status)?,
+            guarded: wire.guarded,
         })
     }
 }
@@ -124,14 +170,15 @@ impl TryFrom<v1::DesiredConfig> for DesiredConfig {
 impl From<Health> for v1::Health {
     fn from(health: Health) -> Self {
         use v1::health::State;
+        let stopped = matches!(health, Health::Stopped { .. });
         let (state, reason) = match health {
             Health::Unknown => (State::Unknown, String::new()),
             Health::Starting { reason } => (State::Starting, reason),
             Health::Healthy => (State::Healthy, String::new()),
             Health::Degraded { reason } => (State::Degraded, reason),
-            Health::Unhealthy { reason } => (State::Unhealthy, reason),
+            Health::Unhealthy { reason } | Health::Stopped { reason } => (State::Unhealthy, reason),
         };
-        Self { state: state.into(), reason: bounded(&reason) }
+        Self { state: state.into(), reason: bounded(&reason), stopped }
     }
 }
 
@@ -144,6 +191,7 @@ impl From<v1::Health> for Health {
             State::Starting => Self::Starting { reason },
             State::Healthy => Self::Healthy,
             State::Degraded => Self::Degraded { reason },
+            State::Unhealthy if wire.stopped => Self::Stopped { reason },
             State::Unhealthy => Self::Unhealthy { reason },
         }
     }
@@ -169,24 +217,13 @@ impl TryFrom<v1::ServiceAnnouncement> for ServiceAnnouncement {
     type Error = InvalidMessage;
 
     fn try_from(wire: v1::ServiceAnnouncement) -> Result<Self, InvalidMessage> {
-        let path = &wire.health_path;
-        let plain = path.bytes().all(|b| b.is_ascii_graphic());
-        if !path.starts_with('/') || !plain || path.len() > MAX_TEXT {
-            return Err(invalid("ServiceAnnouncement.health_path", "must be a printable path that starts with '/'"));
-        }
-        let status = |status: u32| {
-            u16::try_from(status)
-                .ok()
-                .filter(|status| (200..500).contains(status))
-                .ok_or_else(|| invalid("ServiceAnnouncement.health_status", "must be 200 to 499"))
-        };
         Ok(Self {
             name: parse("ServiceAnnouncement.name", &wire.name)?,
             hostname: parse("ServiceAnnouncement.hostname", &wire.hostname)?,
             also: wire.also,
             upstream: parse("ServiceAnnouncement.upstream", &wire.upstream)?,
-            health_path: wire.health_path,
-            health_status: wire.health_status.map(status).transpose()?,
+            health_path: path("ServiceAnnouncement.health_path", wire.health_path)?,
+            health_status: status("ServiceAnnouncement.health_status", wire.health_status)?,
             well_known_dav: wire.well_known_dav,
             ingress: wire.ingress.map(TryInto::try_into).transpose()?.unwrap_or_default(),
             health: wire.health.ok_or_else(|| missing("ServiceAnnouncement.health"))?.into(),
@@ -207,6 +244,7 @@ impl From<HostStatus> for v1::HostStatus {
             control: Some(status.control.into()),
             containers: status.containers.into_iter().map(Into::into).collect(),
             services: status.services.into_iter().map(Into::into).collect(),
+            outside: status.outside.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -226,6 +264,24 @@ impl TryFrom<v1::HostStatus> for HostStatus {
             control: wire.control.ok_or_else(|| missing("HostStatus.control"))?.try_into()?,
             containers: list("HostStatus.containers", wire.containers)?,
             services: list("HostStatus.services", wire.services)?,
+            outside: list("HostStatus.outside", wire.outside)?,
+        })
+    }
+}
+
+impl From<OutsideProof> for v1::OutsideProof {
+    fn from(proof: OutsideProof) -> Self {
+        Self { hostname: proof.hostname.into(), failure: proof.failure.map(|failure| bounded(&failure)) }
+    }
+}
+
+impl TryFrom<v1::OutsideProof> for OutsideProof {
+    type Error = InvalidMessage;
+
+    fn try_from(wire: v1::OutsideProof) -> Result<Self, InvalidMessage> {
+        Ok(Self {
+            hostname: parse("OutsideProof.hostname", &wire.hostname)?,
+            failure: wire.failure.map(|failure| bounded(&failure)),
         })
     }
 }
@@ -364,7 +420,10 @@ impl From<Serving> for v1::Serving {
         let (state, reason) = match serving {
             Serving::Unknown => (State::Unknown, String::new()),
             Serving::Yes => (State::Yes, String::new()),
+            Serving::Degraded { reason } => (State::Degraded, reason),
             Serving::No { reason } => (State::No, reason),
+            Serving::Starting { reason } => (State::Starting, reason),
+            Serving::Stopped { reason } => (State::Stopped, reason),
         };
         Self { state: state.into(), reason: bounded(&reason) }
     }
@@ -373,10 +432,14 @@ impl From<Serving> for v1::Serving {
 impl From<v1::Serving> for Serving {
     fn from(wire: v1::Serving) -> Self {
         use v1::serving::State;
+        let reason = bounded(&wire.reason);
         match wire.state() {
             State::Unspecified | State::Unknown => Self::Unknown,
             State::Yes => Self::Yes,
-            State::No => Self::No { reason: bounded(&wire.reason) },
+            State::Degraded => Self::Degraded { reason },
+            State::No => Self::No { reason },
+            State::Starting => Self::Starting { reason },
+            State::Stopped => Self::Stopped { reason },
         }
     }
 }
@@ -390,6 +453,7 @@ impl From<ServiceStatus> for v1::ServiceStatus {
             upstream: status.upstream.map(|upstream| upstream.to_string()),
             health: Some(status.health.into()),
             serving: Some(status.serving.into()),
+            since: status.since,
         }
     }
 }
@@ -405,6 +469,7 @@ impl TryFrom<v1::ServiceStatus> for ServiceStatus {
             upstream: parse_optional("ServiceStatus.upstream", wire.upstream)?,
             health: wire.health.map(Into::into).unwrap_or_default(),
             serving: wire.serving.map(Into::into).unwrap_or_default(),
+            since: wire.since,
         })
     }
 }
@@ -446,7 +511,12 @@ mod tests {
                 hostname: Some("cloud.example.test".parse().unwrap()),
                 upstream: Some("10.86.0.2:8080".parse().unwrap()),
                 health: Health::Degraded { reason: "slow".into() },
-                serving: Serving::No { reason: "503".into() },
+                serving: Serving::Degraded { reason: "slow".into() },
+                since: Some(1_800_000_000),
+            }],
+            outside: vec![OutsideProof {
+                hostname: "cloud.example.test".parse().unwrap(),
+                failure: Some("nothing accepts connections".into()),
             }],
         }
     }
@@ -454,6 +524,14 @@ mod tests {
     #[test]
     fn a_status_survives_the_wire() {
         assert_eq!(HostStatus::try_from(v1::HostStatus::from(status())).unwrap(), status());
+    }
+
+    #[test]
+    fn who_does_not_know_of_stopped_sees_unhealthy() {
+        let stopped = Health::Stopped { reason: "by hand".into() };
+        let wire = v1::Health::from(stopped.clone());
+        assert_eq!(wire.state(), v1::health::State::Unhealthy);
+        assert_eq!(Health::from(wire), stopped);
     }
 
     #[test]

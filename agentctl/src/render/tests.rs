@@ -37,6 +37,7 @@ pub(crate) fn fake_report() -> Report {
         },
         containers: vec![],
         services: vec![],
+        outside: vec![],
     };
     let container = |name: &str, image: &str| ContainerStatus {
         name: name.into(),
@@ -54,6 +55,7 @@ pub(crate) fn fake_report() -> Report {
         upstream: Some("10.86.0.2:8080".parse().unwrap()),
         health: Health::Healthy,
         serving: Serving::Yes,
+        since: None,
     };
     let caddy = ServiceStatus {
         name: "caddy".parse().unwrap(),
@@ -62,6 +64,7 @@ pub(crate) fn fake_report() -> Report {
         upstream: None,
         health: Health::Healthy,
         serving: Serving::Unknown,
+        since: None,
     };
     let mut local = host("vps", Role::Edge, 1, ("attic", 2));
     local.containers = vec![container("caddy", "caddy:2")];
@@ -84,9 +87,9 @@ fn a_healthy_pair() {
 cloud.example.test is serving
 
 Services
-  SERVING  HEALTH   SERVICE    HOST   NAME                UPSTREAM
-  serving  healthy  nextcloud  attic  cloud.example.test  10.86.0.2:8080
-  -        healthy  caddy      vps    -                   -
+  STATE    SINCE  HEALTH   SERVICE    HOST   NAME                UPSTREAM
+  serving  -      healthy  nextcloud  attic  cloud.example.test  10.86.0.2:8080
+  -        -      healthy  caddy      vps    -                   -
 
 Edge vps (this host): up 3 h 12 min, version 0.1.0, configuration 4
   connected  tunnel           10.86.0.1 to 10.86.0.2, peer at 203.0.113.9:41234 over UDP, AES-256-GCM, virtio-uso, UDP segmented, 12.3 MiB in, 512 B out
@@ -107,6 +110,7 @@ fn what_is_wrong_comes_with_its_reason_and_an_old_report_with_its_age() {
     report.peer_age_seconds = Some(12);
     let local = &mut report.local;
     local.services[1].serving = Serving::No { reason: "answered 503".into() };
+    local.services[1].since = Some(1_000);
     local.services[1].health = Health::Unknown;
     local.tunnel = TunnelStatus {
         state: TunnelState::Listening,
@@ -126,10 +130,10 @@ fn what_is_wrong_comes_with_its_reason_and_an_old_report_with_its_age() {
 cloud.example.test is NOT serving: answered 503; the tunnel of vps is listening: home does not answer
 
 Services
-  SERVING      HEALTH   SERVICE    HOST   NAME                UPSTREAM
-  NOT serving  unknown  nextcloud  attic  cloud.example.test  10.86.0.2:8080
-      not serving: answered 503
-  -            healthy  caddy      vps    -                   -
+  STATE  SINCE       HEALTH   SERVICE    HOST   NAME                UPSTREAM
+  down   1 min 30 s  unknown  nextcloud  attic  cloud.example.test  10.86.0.2:8080
+      down: answered 503
+  -      -           healthy  caddy      vps    -                   -
 
 Edge vps (this host): up 3 h 12 min, version 0.1.0, configuration 4
   listening  tunnel           10.86.0.1, 0 B in, 0 B out

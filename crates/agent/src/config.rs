@@ -360,6 +360,22 @@ pub fn absolute(key: &str, path: Option<PathBuf>, default: &str) -> Result<PathB
     }
 }
 
+/// The text of a file with certificates, whose path the key `key` gives.
+///
+/// # Errors
+/// When the path is not absolute, or the file cannot be read or holds no certificate.
+pub fn certificate(key: &str, path: Option<PathBuf>) -> Result<Option<String>, Invalid> {
+    let Some(path) = path else { return Ok(None) };
+    let path = absolute(key, Some(path), "")?;
+    let pem = std::fs::read_to_string(&path)
+        .map_err(|error| Invalid::new(key, format_args!("{} cannot be read: {error}", path.display())))?;
+    if pem.contains("-----BEGIN CERTIFICATE-----") {
+        Ok(Some(pem))
+    } else {
+        Err(Invalid::new(key, format_args!("{} holds no PEM certificate", path.display())))
+    }
+}
+
 fn identity(dir: &Path, role: Role) -> Result<HostIdentity, Invalid> {
     let key = "identity_dir";
     let identity = HostIdentity::load(dir).map_err(|error| Invalid::new(key, chain(&error)))?;

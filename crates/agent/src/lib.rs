@@ -11,6 +11,7 @@ mod link;
 mod metrics;
 mod report;
 pub mod services;
+mod serving;
 mod status;
 mod timeline;
 
@@ -18,5 +19,6 @@ pub use doctor::Doctor;
 pub use link::{Link, LinkView};
 pub use metrics::registry;
 pub use services::Services;
+pub use serving::{Proof, conclude};
 pub use status::Myself;
 pub use timeline::Recorder;

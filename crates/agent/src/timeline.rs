@@ -2,11 +2,14 @@
 
 mod differences;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use control::{Clocks, News, Snapshot, Timelines};
-use model::{ControlStatus, Event, EventKind, HostStatus, Subject, Timeline};
+use model::{
+    ControlStatus, Event, EventKind, HostId, HostStatus, ServiceName, ServiceStatus, Serving, Subject, Timeline,
+};
 use state::{StateError, StateFile};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
@@ -32,6 +35,8 @@ pub struct Recorder {
     /// Whether there is anything that is not stored yet.
     unsaved: bool,
     stored: Option<Instant>,
+    /// Since when people get what they get of each service: the state's word and the Unix time in seconds.
+    since: BTreeMap<(HostId, ServiceName), (&'static str, u64)>,
 }
 
 impl Recorder {
@@ -49,7 +54,8 @@ impl Recorder {
         };
         let timelines = Timelines { own: Arc::new(named(own)), ..Timelines::default() };
         let (timelines, _) = watch::channel(timelines);
-        let mut recorder = Self { file, snapshot, timelines, clocks: None, unsaved: false, stored: None };
+        let mut recorder =
+            Self { file, snapshot, timelines, clocks: None, unsaved: false, stored: None, since: BTreeMap::new() };
         let version = recorder.snapshot.borrow().local.version.clone();
         let stopped = recorder.timelines.borrow().own.events.back().is_none_or(|last| last.text == STOPS);
         let how = if stopped { "" } else { "; it had not been stopped" };
@@ -99,6 +105,36 @@ impl Recorder {
         let clocks = self.clocks.filter(|_| control.connected);
         control.round_trip_micros = clocks.and_then(|clocks| u64::try_from(clocks.round_trip.as_micros()).ok());
         control.clock_ahead_millis = clocks.map(|clocks| clocks.ahead_millis);
+    }
+
+    /// Writes into services since when each has the state that it has, where that is not known.
+    pub fn date(&mut self, services: &mut [ServiceStatus]) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        for service in services.iter_mut().filter(|service| service.serving != Serving::Unknown) {
+            let word = service.serving.word();
+            let key = (service.host.clone(), service.name.clone());
+            let since = match (service.since, self.since.get(&key)) {
+                (Some(since), _) => since,
+                (None, Some((before, since))) if *before == word => *since,
+                (None, Some(_)) => now,
+                // The agent has just started, and its timeline goes back further.
+                (None, None) => self.last_change(service).unwrap_or(now),
+            };
+            service.since = Some(since);
+            self.since.insert(key, (word, since));
+        }
+    }
+
+    /// When a service came into the state that it has, if that was the last that was noted of it. A state is noted anew when its
+    /// reason changes.
+    fn last_change(&self, service: &ServiceStatus) -> Option<u64> {
+        let text = format!("{} is {}", service.hostname.as_ref()?, service.serving.word());
+        let timelines = self.timelines.borrow();
+        let noted = timelines.own.events.iter().rev();
+        let noted =
+            noted.filter(|event| event.subject == Subject::Serving && event.service.as_ref() == Some(&service.name));
+        let same = noted.take_while(|event| event.text.starts_with(&text));
+        Some(same.last()?.at / 1000)
     }
 
     /// Stores a new status, notes what has changed since the one before, and wakes the watchers if something did besides

@@ -79,6 +79,7 @@ fn new_status(role: Role, name: &str) -> HostStatus {
         tunnel: model::TunnelStatus::default(),
         control: model::ControlStatus { round_trip_micros: Some(7), ..model::ControlStatus::default() },
         containers: vec![],
+        outside: vec![],
         services: vec![],
     }
 }
@@ -101,6 +102,7 @@ fn desired() -> DesiredConfig {
         generation: Generation(3),
         domain: "example.test".parse().unwrap(),
         edge_address: "10.86.0.1".parse().unwrap(),
+        published: vec![],
         hostnames: [("nextcloud".parse().unwrap(), "cloud.example.test".parse().unwrap())].into(),
     }
 }

@@ -118,6 +118,7 @@ async fn configuration_results_and_reports_cross() {
         domain: "example.test".parse().unwrap(),
         edge_address: "10.86.0.1".parse().unwrap(),
         hostnames: [("nextcloud".parse().unwrap(), "cloud.example.test".parse().unwrap())].into(),
+        published: vec![],
     };
     edge.state.send_modify(|state| state.desired = Some(desired.clone()));
     assert!(matches!(next(&mut home.events).await, HomeEvent::Desired(Ok(got)) if got == desired));

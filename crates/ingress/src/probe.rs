@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
-use model::Hostname;
+use model::PublicName;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
@@ -21,6 +21,7 @@ use x509_parser::prelude::FromDer;
 use crate::guard::PROBE_HEADER;
 use crate::holding::HOLDING_HEADER;
 use crate::http::{self, ExchangeError};
+use crate::proxy::{NONCE_HEADER, PROOF_HEADER};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 /// A health page is small; more than this is not one.
@@ -101,6 +102,9 @@ pub enum ProbeError {
         /// The right one, in words.
         expected: String,
     },
+    /// The answer is not one that our ingress got from the upstream for this question.
+    #[error("something else answers in its place: another server, or a cache between")]
+    Elsewhere,
     /// It took too long.
     #[error("{stage} took longer than {} s", DEADLINE.as_secs())]
     Timeout {
@@ -150,18 +154,13 @@ impl Prober {
         Self { token: Some(token), ..self }
     }
 
-    /// Asks `address` for `https://HOSTNAME/PATH`, expecting a valid certificate and this status, or, with none, any below
-    /// 500.
+    /// Fetches a public name from `address`, expecting a valid certificate, the right status, and, unless it is guarded, an
+    /// answer that its upstream has given to this very question.
     ///
     /// # Errors
     /// Saying how far it got.
-    pub async fn probe(
-        &self,
-        address: SocketAddr,
-        hostname: &Hostname,
-        path: &str,
-        expected: Option<u16>,
-    ) -> Result<ProbeReport, ProbeError> {
+    pub async fn probe(&self, address: SocketAddr, public: &PublicName) -> Result<ProbeReport, ProbeError> {
+        let PublicName { hostname, path, status: expected, guarded } = public;
         let started = Instant::now();
         let deadline = tokio::time::Instant::from_std(started + DEADLINE);
 
@@ -177,7 +176,9 @@ impl Prober {
             .map_err(tls_error)?;
         let not_after = not_after(stream.get_ref().1.peer_certificates())?;
 
+        let nonce = format!("{:032x}", rand::random::<u128>());
         let mut request = Request::get(path)
+            .header(NONCE_HEADER, &nonce)
             .header(hyper::header::HOST, hostname.as_str())
             .header(hyper::header::USER_AGENT, "cloudathome-probe");
         if let Some(token) = &self.token {
@@ -195,6 +196,9 @@ impl Prober {
         if expected.map_or(status >= 500, |expected| expected != status) {
             let expected = expected.map_or_else(|| "one below 500".to_owned(), |expected| expected.to_string());
             return Err(ProbeError::Status { status, expected });
+        }
+        if !guarded && answer.headers.get(PROOF_HEADER).is_none_or(|proof| proof.as_bytes() != nonce.as_bytes()) {
+            return Err(ProbeError::Elsewhere);
         }
         Ok(ProbeReport { status, not_after, elapsed: started.elapsed() })
     }

@@ -52,6 +52,35 @@ pub(crate) fn plain_connection() -> [Value; 2] {
     ]
 }
 
+/// A question and an answer of a proof: what is asked here comes back only with what the upstream has answered, so that
+/// neither the holding page, nor another server, nor a cache is taken for the service.
+pub(crate) const NONCE_HEADER: &str = "Cloudathome-Nonce";
+/// The answer.
+pub(crate) const PROOF_HEADER: &str = "Cloudathome-Proof";
+/// Holds the nonce of a request.
+const NONCE: &str = "cloudathome_nonce";
+/// The form of a nonce.
+const NONCE_PATTERN: &str = "^[0-9a-f]{32}$";
+
+/// Takes note of a nonce, before headers like its own are dropped.
+pub(crate) fn remember_nonce() -> Value {
+    json!({
+        "match": [{ "header_regexp": { NONCE_HEADER: { "pattern": NONCE_PATTERN } } }],
+        "handle": [{ "handler": "vars", NONCE: format!("{{http.request.header.{NONCE_HEADER}}}") }],
+    })
+}
+
+/// Gives the nonce back with the upstream's answer.
+pub(crate) fn echo_nonce() -> Value {
+    json!({
+        "match": [{ "vars_regexp": { NONCE: { "pattern": NONCE_PATTERN } } }],
+        "handle": [{
+            "handler": "headers",
+            "response": { "deferred": true, "set": { PROOF_HEADER: [format!("{{http.vars.{NONCE}}}")] } },
+        }],
+    })
+}
+
 /// Bodies are never buffered (uploads are gigabytes) and have no limit of ours, and `trusted_proxies` is never set. Caddy
 /// adds `X-Forwarded-For`, `-Proto` and `-Host`.
 pub(crate) fn to_upstream(site: &Site, upstream: SocketAddr) -> Value {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use model::{HostId, Hostname, IngressOptions, ServiceName};
+use model::{HostId, Hostname, IngressOptions, PublicName, ServiceName};
 use serde_json::{Map, Value, json};
 
 use crate::guard::{self, Guard};
@@ -71,10 +71,26 @@ pub enum AwayReason {
     Unwell,
 }
 
+impl Site {
+    /// How anybody fetches it to see whether it serves.
+    #[must_use]
+    pub fn public_name(&self) -> PublicName {
+        let options = &self.options;
+        let guarded = options.keeps_out() || !options.paths.is_empty() || options.strip_prefix.is_some();
+        PublicName {
+            hostname: self.hostname.clone(),
+            path: self.health_path.clone(),
+            status: self.health_status.filter(|_| !guarded),
+            guarded,
+        }
+    }
+}
+
 /// The routes of its name, for HTTPS.
 pub(crate) fn routes(site: &Site, guarding: &Guard) -> Value {
     let Some(upstream) = site.upstream else { return holding::of_a_site(site) };
     let mut routes = Vec::from_iter(guard::recognize(guarding));
+    routes.push(proxy::remember_nonce());
     routes.extend([
         // Whatever asks somebody about this request must not be told what a visitor made up.
         json!({ "handle": [proxy::drop_forged()] }),
@@ -95,6 +111,7 @@ pub(crate) fn routes(site: &Site, guarding: &Guard) -> Value {
             }],
         }));
     }
+    routes.push(proxy::echo_nonce());
     routes.push(json!({ "handle": [proxy::to_upstream(site, upstream)] }));
     Value::Array(routes)
 }

@@ -19,6 +19,22 @@ pub struct DesiredConfig {
     pub edge_address: Ipv4Addr,
     /// Full public names of home's services, by service.
     pub hostnames: BTreeMap<ServiceName, Hostname>,
+    /// Everything that the edge publishes, which home is to fetch from outside.
+    #[serde(default)]
+    pub published: Vec<PublicName>,
+}
+
+/// A public name, and how it is fetched to see whether it serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicName {
+    /// The name.
+    pub hostname: Hostname,
+    /// The path that shows the service well.
+    pub path: String,
+    /// The status of its answer there when it is well; none: any below 500.
+    pub status: Option<u16>,
+    /// Whether the ingress itself may answer, because it does not let everybody through.
+    pub guarded: bool,
 }
 
 /// A service as its host offers it to the ingress.

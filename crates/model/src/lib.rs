@@ -14,7 +14,7 @@ mod status;
 mod tunnel;
 
 pub use container::{ContainerSpec, Limits, Mount, MountSource, Network, PortBinding, SecretFile};
-pub use desired::{DesiredConfig, ServiceAnnouncement};
+pub use desired::{DesiredConfig, PublicName, ServiceAnnouncement};
 pub use event::{Event, EventKind, Subject, Timeline};
 pub use finding::{Finding, Grade};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
@@ -25,7 +25,7 @@ pub use service::{
     UpgradePath, UpgradeSpec, VolumeKind, VolumeSpec,
 };
 pub use status::{
-    ContainerState, ContainerStatus, ControlStatus, Health, HostStatus, ServiceStatus, Serving, TunnelState,
-    TunnelStatus,
+    ContainerState, ContainerStatus, ControlStatus, Health, HostStatus, OutsideProof, ServiceStatus, Serving,
+    TunnelState, TunnelStatus,
 };
 pub use tunnel::{DataPath, PathStep, TunnelPeer, TunnelReport};

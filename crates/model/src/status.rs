@@ -30,6 +30,11 @@ pub enum Health {
         /// What is wrong.
         reason: String,
     },
+    /// A person stopped it.
+    Stopped {
+        /// How to start it.
+        reason: String,
+    },
 }
 
 impl Health {
@@ -38,7 +43,7 @@ impl Health {
     pub fn accepts_traffic(&self) -> bool {
         match self {
             Self::Healthy | Self::Degraded { .. } => true,
-            Self::Unknown | Self::Starting { .. } | Self::Unhealthy { .. } => false,
+            Self::Unknown | Self::Starting { .. } | Self::Unhealthy { .. } | Self::Stopped { .. } => false,
         }
     }
 
@@ -51,6 +56,7 @@ impl Health {
             Self::Healthy => "healthy",
             Self::Degraded { .. } => "degraded",
             Self::Unhealthy { .. } => "unhealthy",
+            Self::Stopped { .. } => "stopped",
         }
     }
 
@@ -59,7 +65,10 @@ impl Health {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Unknown | Self::Healthy => None,
-            Self::Starting { reason } | Self::Degraded { reason } | Self::Unhealthy { reason } => Some(reason),
+            Self::Starting { reason }
+            | Self::Degraded { reason }
+            | Self::Unhealthy { reason }
+            | Self::Stopped { reason } => Some(reason),
         }
     }
 }
@@ -87,6 +96,9 @@ pub struct HostStatus {
     pub containers: Vec<ContainerStatus>,
     /// Services of this host; on the edge also those it publishes for home.
     pub services: Vec<ServiceStatus>,
+    /// The public names as this host fetched them from outside, by its own provider's route. Only a home does.
+    #[serde(default)]
+    pub outside: Vec<OutsideProof>,
 }
 
 impl HostStatus {
@@ -104,6 +116,7 @@ impl HostStatus {
             control: ControlStatus::default(),
             containers: Vec::new(),
             services: Vec::new(),
+            outside: Vec::new(),
         }
     }
 }
@@ -204,20 +217,73 @@ pub struct ContainerStatus {
     pub reason: Option<String>,
 }
 
-/// Whether a public name serves, proven by a request through it.
+/// What people get at a public name. `Yes` needs two proofs: the edge fetches the name through its own front door, and home
+/// fetches it from outside; for an edge that asks itself proves neither DNS nor the provider's firewall.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Serving {
-    /// Not probed yet.
+    /// Nothing is known, or nothing is published.
     #[default]
     Unknown,
-    /// The last probe passed.
+    /// Both proofs passed, and the service is well.
+    #[serde(rename = "serving")]
     Yes,
-    /// The last probe failed.
-    No {
-        /// What it saw.
+    /// One of the proofs failed or is missing, or the service is not quite well.
+    Degraded {
+        /// What is not as it should be.
         reason: String,
     },
+    /// People do not get it.
+    #[serde(rename = "down")]
+    No {
+        /// What the proof saw.
+        reason: String,
+    },
+    /// Not yet; not a fault yet.
+    Starting {
+        /// What it waits for.
+        reason: String,
+    },
+    /// A person stopped it.
+    Stopped {
+        /// How to start it.
+        reason: String,
+    },
+}
+
+impl Serving {
+    /// One word for tables.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Yes => "serving",
+            Self::Degraded { .. } => "degraded",
+            Self::No { .. } => "down",
+            Self::Starting { .. } => "starting",
+            Self::Stopped { .. } => "stopped",
+        }
+    }
+
+    /// Why it is not serving, if there is more to say.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Unknown | Self::Yes => None,
+            Self::Degraded { reason } | Self::No { reason } | Self::Starting { reason } | Self::Stopped { reason } => {
+                Some(reason)
+            }
+        }
+    }
+}
+
+/// What came of fetching a public name from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutsideProof {
+    /// The name.
+    pub hostname: Hostname,
+    /// Why it failed; none: it passed.
+    pub failure: Option<String>,
 }
 
 /// A service.
@@ -233,6 +299,9 @@ pub struct ServiceStatus {
     pub upstream: Option<SocketAddr>,
     /// Its health as its host checks it.
     pub health: Health,
-    /// Whether the public name serves, as the edge has proven.
+    /// What people get at its public name.
     pub serving: Serving,
+    /// Since when that is so, Unix time in seconds by the clock of the host that says it; the reason may have changed since.
+    #[serde(default)]
+    pub since: Option<u64>,
 }

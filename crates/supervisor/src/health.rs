@@ -262,7 +262,7 @@ pub(crate) fn compose(troubles: &[Trouble], checks: &[Health]) -> Health {
         Health::Degraded { .. } => 1,
         Health::Unknown => 2,
         Health::Starting { .. } => 3,
-        Health::Unhealthy { .. } => 4,
+        Health::Unhealthy { .. } | Health::Stopped { .. } => 4,
     };
     // Of equals the first.
     checks.iter().rev().max_by_key(severity).cloned().unwrap_or(Health::Healthy)

@@ -58,7 +58,7 @@ fn statuses(cloud: &Cloud) -> Result<String> {
                 let nextcloud = services.iter().find(|service| service["name"] == "nextcloud");
                 let nextcloud = nextcloud.with_context(|| format!("{side} has no service nextcloud"))?;
                 ensure!(nextcloud["hostname"] == HOSTNAME, "{side}: its hostname is {}", nextcloud["hostname"]);
-                ensure!(nextcloud["serving"]["state"] == "yes", "{side}: serving is {}", nextcloud["serving"]);
+                ensure!(nextcloud["serving"]["state"] == "serving", "{side}: serving is {}", nextcloud["serving"]);
             }
             Ok(true)
         })?;
@@ -207,7 +207,7 @@ fn story(cloud: &Cloud) -> Result<String> {
             Ok(true)
         })?;
         let text = agent.agentctl(&["events", "--service", "nextcloud"])?;
-        ensure!(text.contains(&format!("{HOSTNAME} does not serve")), "agentctl events on {name} says:\n{text}");
+        ensure!(text.contains(&format!("{HOSTNAME} is down")), "agentctl events on {name} says:\n{text}");
     }
     let control = cloud.home.status()?["local"]["control"].clone();
     ensure!(control["round_trip_micros"].as_u64().is_some_and(|micros| micros < 1_000_000), "home says {control}");

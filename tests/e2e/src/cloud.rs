@@ -269,10 +269,12 @@ impl Cloud {
         let home_config = format!(
             "identity_dir = {:?}\nstate_dir = {:?}\n\n\
              [tunnel]\n{home_tunnel}\npeer = \"{EDGE}\"\n\n\
+             [outside]\nissuer_root = {:?}\n\n\
              [services.nextcloud]\nkind = \"nextcloud\"\nimage = {:?}\nadmin_user = \"{ADMIN}\"\nredis_image = {:?}\n\
              database = {{ image = {:?} }}\n{}\n{}",
             home_identity,
             home.dir().join("state"),
+            pebble.issuing_root(),
             nextcloud.name,
             redis.name,
             postgres.name,
@@ -334,7 +336,7 @@ impl Cloud {
         wait_until("the edge to prove the service", SERVING_LIMIT, || {
             let status = self.edge.status()?;
             let services = status["local"]["services"].as_array().context("no list of services")?;
-            Ok(services.iter().any(|service| service["serving"]["state"] == "yes"))
+            Ok(services.iter().any(|service| service["serving"]["state"] == "serving"))
         })
     }
 

@@ -258,15 +258,19 @@ impl Services {
         &self,
         host: &HostId,
         address: Ipv4Addr,
-        serving: impl Fn(&ServiceName) -> Serving,
+        serving: impl Fn(&ServiceName, &Health) -> Serving,
     ) -> Vec<ServiceStatus> {
-        let status = |managed: &Managed| ServiceStatus {
-            name: managed.service.name.clone(),
-            host: host.clone(),
-            hostname: managed.hostname.clone(),
-            upstream: Some(managed.service.upstream(address)),
-            health: self.health_of(managed),
-            serving: serving(&managed.service.name),
+        let status = |managed: &Managed| {
+            let health = self.health_of(managed);
+            ServiceStatus {
+                name: managed.service.name.clone(),
+                host: host.clone(),
+                hostname: managed.hostname.clone(),
+                upstream: Some(managed.service.upstream(address)),
+                serving: serving(&managed.service.name, &health),
+                health,
+                since: None,
+            }
         };
         self.managed.iter().map(status).collect()
     }
@@ -309,7 +313,7 @@ impl Services {
         }
         if self.recorded.borrow().get(name).is_some_and(|record| record.wanted().run == Run::Nothing) {
             let reason = format!("it is stopped; `agentctl service {name} start` starts it");
-            return Health::Unhealthy { reason };
+            return Health::Stopped { reason };
         }
         if let Some(reason) = managed.relay.as_ref().and_then(Relay::problem) {
             return Health::Unhealthy { reason };

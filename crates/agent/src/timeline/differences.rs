@@ -122,7 +122,7 @@ fn health(old: Option<&ServiceStatus>, new: &ServiceStatus) -> Option<Noted> {
     }
     let kind = match &new.health {
         Health::Unknown => return None,
-        Health::Starting { .. } => EventKind::Change,
+        Health::Starting { .. } | Health::Stopped { .. } => EventKind::Change,
         Health::Healthy => EventKind::Recovery,
         Health::Degraded { .. } | Health::Unhealthy { .. } => EventKind::Fault,
     };
@@ -134,12 +134,17 @@ fn serving(old: Option<&ServiceStatus>, new: &ServiceStatus) -> Option<Noted> {
     let hostname = new.hostname.as_ref()?;
     let unknown = Serving::Unknown;
     let before = old.map_or(&unknown, |old| &old.serving);
-    let (kind, text) = match (before, &new.serving) {
-        (Serving::Yes, Serving::Yes) | (_, Serving::Unknown) => return None,
-        (_, Serving::Yes) => (EventKind::Recovery, format!("{hostname} serves")),
-        (Serving::No { reason: old }, Serving::No { reason }) if !differs(Some(old), Some(reason)) => return None,
-        (_, Serving::No { reason }) => (EventKind::Fault, format!("{hostname} does not serve: {reason}")),
+    if before.word() == new.serving.word() && !differs(before.reason(), new.serving.reason()) {
+        return None;
+    }
+    let kind = match &new.serving {
+        Serving::Unknown => return None,
+        Serving::Yes => EventKind::Recovery,
+        Serving::Starting { .. } | Serving::Stopped { .. } => EventKind::Change,
+        Serving::Degraded { .. } | Serving::No { .. } => EventKind::Fault,
     };
+    let because = new.serving.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let text = format!("{hostname} is {}{because}", new.serving.word());
     Some(Noted::of(Subject::Serving, &new.name, kind, text))
 }
 
@@ -210,6 +215,7 @@ mod tests {
             upstream: None,
             health: Health::Healthy,
             serving: Serving::Yes,
+            since: None,
         }];
         let mut crashed = well.clone();
         crashed.containers[0].state = ContainerState::Exited;
@@ -221,7 +227,7 @@ mod tests {
             [
                 "Fault blog ended: ended with exit code 1; its last words: no database",
                 "Fault unhealthy: nothing answers for 2 s",
-                "Fault example.com does not serve: it shows the holding page",
+                "Fault example.com is down: it shows the holding page",
             ]
         );
         let mut later = crashed.clone();
@@ -229,10 +235,10 @@ mod tests {
         assert!(texts(&crashed, &later).is_empty());
         assert_eq!(
             texts(&later, &well),
-            ["Change blog started (ghost:6)", "Recovery healthy", "Recovery example.com serves"]
+            ["Change blog started (ghost:6)", "Recovery healthy", "Recovery example.com is serving"]
         );
         // A new agent finds what runs already: that is no event of the container.
-        assert_eq!(texts(&status(Role::Edge), &well), ["Recovery healthy", "Recovery example.com serves"]);
+        assert_eq!(texts(&status(Role::Edge), &well), ["Recovery healthy", "Recovery example.com is serving"]);
     }
 
     #[test]
@@ -246,6 +252,7 @@ mod tests {
             upstream: None,
             health: Health::Starting { reason: "it installs itself".into() },
             serving: Serving::Yes,
+            since: None,
         }];
         assert_eq!(texts(&old, &new), ["Change starting: it installs itself"]);
     }

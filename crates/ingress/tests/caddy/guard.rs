@@ -6,8 +6,7 @@ use ingress::{LimitsSocket, ProbeError};
 use model::{BasicUser, ForwardAuth, IngressOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::NAME;
-use crate::support::{Published, eventually};
+use crate::support::{Published, eventually, name};
 
 /// Of `geheim`, at the lowest cost.
 const HASH: &str = "$2a$05$lp/PqEcEIjl7WEeTnT3O4OdR5vpufTbFr17b6FIeHj3AFz5DadI3O";
@@ -40,7 +39,7 @@ async fn only_the_right_networks_and_users_come_in_and_the_edges_own_proof() {
     assert!(matches!(published.probe().await, Err(ProbeError::Status { status: 403, .. })));
     let own = published.prober.clone().with_token(TOKEN.to_owned());
     let prove = async |published: &Published| {
-        own.probe(published.address(), &NAME.parse().unwrap(), "/status.php", Some(200)).await.unwrap();
+        own.probe(published.address(), &name("/status.php", Some(200))).await.unwrap();
     };
     prove(&published).await;
     published.load(|state| state.sites[0].options.allow.push("127.0.0.0/8".parse().unwrap())).await;

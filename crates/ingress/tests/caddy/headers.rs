@@ -1,6 +1,6 @@
 //! What reaches the application of a request's headers, and what is added to its answers.
 
-use crate::support::{Published, curl, eventually};
+use crate::support::{Published, curl, eventually, name};
 
 /// All that could make an application take a visitor for somebody else.
 const FORGED: [&str; 21] = [
@@ -105,7 +105,7 @@ async fn visits_are_written_down_without_secrets() {
         })
         .await;
     let own = published.prober.clone().with_token("0123".to_owned());
-    own.probe(published.address(), &crate::NAME.parse().unwrap(), "/a/path-of-ours", None).await.unwrap();
+    own.probe(published.address(), &name("/a/path-of-ours", None)).await.unwrap();
     let secrets =
         ["-u", "me:geheim", "-H", "Cookie: a=geheim", "-H", "X-Api-Key: geheim", "-H", "Referer: https://x/?geheim"];
     published.lab.visit("/a/path?token=geheim", &[&secrets[..], &["-A", "Agent/1"]].concat());

@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use ingress::{AdminClient, AdminError, ProbeError, Prober, render};
 use lab::capability::skip;
 
-use crate::support::{Caddy, Lab, Published, caddy_binary, curl, eventually, site};
+use crate::support::{Caddy, Lab, Published, caddy_binary, curl, eventually, name, site};
 
 const NAME: &str = "cloud.example.test";
 
@@ -52,7 +52,7 @@ async fn a_configuration_is_taken_whole_or_not_at_all_and_outlives_caddy() {
     assert!(redirect.contains("308") && redirect.contains("Location: https://cloud.example.test/a?b=c"), "{redirect}");
     assert!(curl(&[&format!("http://127.0.0.1:{}/", lab.http)]).contains("404 Not Found"));
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, lab.https));
-    let probed = Prober::new(None).unwrap().probe(address, &NAME.parse().unwrap(), "/", Some(200)).await.unwrap_err();
+    let probed = Prober::new(None).unwrap().probe(address, &name("/", Some(200))).await.unwrap_err();
     assert!(matches!(probed, ProbeError::NoCertificate(_)), "{probed:?}");
 
     caddy.restart();
@@ -64,7 +64,7 @@ async fn a_configuration_is_taken_whole_or_not_at_all_and_outlives_caddy() {
     caddy.stop();
     let error = admin.current().await.unwrap_err();
     assert!(matches!(error, AdminError::Connect { .. }), "{error:?}");
-    let probed = Prober::new(None).unwrap().probe(address, &NAME.parse().unwrap(), "/", Some(200)).await.unwrap_err();
+    let probed = Prober::new(None).unwrap().probe(address, &name("/", Some(200))).await.unwrap_err();
     assert!(matches!(probed, ProbeError::Connect { .. }), "{probed:?}");
 }
 
@@ -74,11 +74,15 @@ async fn a_site_serves_with_an_acme_certificate_and_is_held_on_purpose() {
     let report = published.probe().await.unwrap();
     assert_eq!(report.status, 200);
     assert!(report.not_after > std::time::SystemTime::now());
-    let (address, name) = (published.address(), NAME.parse().unwrap());
-    let untrusted = Prober::new(None).unwrap().probe(address, &name, "/", Some(200)).await.unwrap_err();
+    let address = published.address();
+    let untrusted = Prober::new(None).unwrap().probe(address, &name("/", Some(200))).await.unwrap_err();
     assert!(matches!(untrusted, ProbeError::Untrusted(_)), "{untrusted:?}");
-    let missing = published.prober.probe(address, &name, "/missing", Some(200)).await.unwrap_err();
+    let missing = published.prober.probe(address, &name("/missing", Some(200))).await.unwrap_err();
     assert_eq!(missing.to_string(), "it answers HTTP 404 instead of 200");
+    let not_the_service = published.prober.probe(address, &name("/.well-known/caldav", Some(301))).await.unwrap_err();
+    assert!(matches!(not_the_service, ProbeError::Elsewhere), "{not_the_service:?}");
+    let plain = published.lab.visit("/status.php", &["-H", "Cloudathome-Nonce: <script>"]).to_lowercase();
+    assert!(plain.contains(" 200") && !plain.contains("cloudathome-"), "{plain}");
 
     let dav = published.lab.visit("/.well-known/caldav", &["-X", "PROPFIND"]).to_lowercase();
     assert!(dav.contains(" 301") && dav.contains("location: /remote.php/dav/"), "{dav}");

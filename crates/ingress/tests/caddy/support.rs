@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ingress::{Acme, AdminClient, Guard, IngressState, Listen, ProbeError, ProbeReport, Prober, Site, render};
 use lab::capability::skip;
+use model::PublicName;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -116,7 +117,7 @@ impl Published {
     }
 
     pub(crate) async fn probe(&self) -> Result<ProbeReport, ProbeError> {
-        self.prober.probe(self.address(), &NAME.parse().unwrap(), "/status.php", Some(200)).await
+        self.prober.probe(self.address(), &name("/status.php", Some(200))).await
     }
 
     /// A connection of a visitor's, for what curl can't do.
@@ -127,6 +128,11 @@ impl Published {
         let stream = TcpStream::connect(self.address()).await.unwrap();
         TlsConnector::from(Arc::new(config)).connect(NAME.try_into().unwrap(), stream).await.unwrap()
     }
+}
+
+/// What a proof asks for.
+pub(crate) fn name(path: &str, status: Option<u16>) -> PublicName {
+    PublicName { hostname: NAME.parse().unwrap(), path: path.to_owned(), status, guarded: false }
 }
 
 /// The site that tests publish.

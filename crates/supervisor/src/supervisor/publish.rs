@@ -40,7 +40,7 @@ impl<E: Engine> Worker<E> {
     pub(super) fn bare_health(&self, service: &ServiceSpec, statuses: &[ContainerStatus]) -> Health {
         match &service.run {
             Run::All => {}
-            Run::Nothing => return Health::Unhealthy { reason: STOPPED.to_owned() },
+            Run::Nothing => return Health::Stopped { reason: STOPPED.to_owned() },
             Run::Only(_) => return Health::Starting { reason: HELD.to_owned() },
         }
         let troubles: Vec<Trouble> =
@@ -121,7 +121,9 @@ impl<E: Engine> Worker<E> {
             Health::Healthy | Health::Degraded { .. } => None,
             Health::Unknown => Some(Trouble::Pending(String::new())),
             Health::Starting { reason } => Some(Trouble::Pending(format!("not ready yet: {reason}"))),
-            Health::Unhealthy { reason } => Some(Trouble::Fault(format!("not ready: {reason}"))),
+            Health::Unhealthy { reason } | Health::Stopped { reason } => {
+                Some(Trouble::Fault(format!("not ready: {reason}")))
+            }
         }
     }
 
