@@ -16,13 +16,29 @@ pub(crate) fn ask<T>(
     socket: Option<&Path>,
     question: impl AsyncFnOnce(&mut Inspector) -> Result<T, InspectorError>,
 ) -> Result<T, Failure> {
-    let socket = match socket {
-        Some(path) => path.to_owned(),
-        None => find_socket(Path::new(SOCKET_DIR))?,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(async { question(&mut Inspector::connect(&socket).await?).await });
-    answer.map_err(|error| unreachable(&socket, error))
+    runtime()?.block_on(ask_at(&socket_or_default(socket)?, question))
+}
+
+/// Asks the agent whose socket is at `socket`, by a connection of its own.
+pub(crate) async fn ask_at<T>(
+    socket: &Path,
+    question: impl AsyncFnOnce(&mut Inspector) -> Result<T, InspectorError>,
+) -> Result<T, Failure> {
+    let answer = async { question(&mut Inspector::connect(socket).await?).await };
+    answer.await.map_err(|error| unreachable(socket, error))
+}
+
+/// What the tasks of a command run on.
+pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// The named socket, or else that of the agent that runs here.
+pub(crate) fn socket_or_default(socket: Option<&Path>) -> Result<PathBuf, Failure> {
+    match socket {
+        Some(path) => Ok(path.to_owned()),
+        None => find_socket(Path::new(SOCKET_DIR)),
+    }
 }
 
 /// The one socket that is there.
@@ -65,6 +81,7 @@ fn unreachable(socket: &Path, error: InspectorError) -> Failure {
             Exit::Unreachable,
             "try again, then look at the agent's log with journalctl -u cloudathome-edge (or cloudathome-home)",
         ),
+        InspectorError::Refused(_) => (Exit::Failed, "ask the agent of the other host"),
         InspectorError::Answer(_) | InspectorError::Empty | InspectorError::Unknown => {
             (Exit::Failed, "install agent and agentctl of the same release")
         }

@@ -74,9 +74,24 @@ pub(crate) enum Command {
     #[command(after_help = examples(&[
         ("sudo agentctl status", "tables for people"),
         ("sudo agentctl status --json", "JSON for programs: {local, peer, peer_age_seconds}"),
+        ("sudo agentctl status --watch", "drawn anew every two seconds; q ends it"),
         ("sudo agentctl status --socket /run/cloudathome/home.sock", "where both agents run on one host"),
     ]))]
-    Status(AskArgs),
+    Status(StatusArgs),
+    /// Lists the services of both hosts: how they are, since when, and their containers
+    #[command(after_help = examples(&[
+        ("sudo agentctl services", "a table; the exit code is 4 when one of them is not well"),
+        ("sudo agentctl services --json | jq '.[] | {name, since}'", "JSON for programs: a list of services with since and containers"),
+    ]))]
+    Services(AskArgs),
+    /// Shows what the ingress publishes: names, upstreams, options, certificates, and what it refuses
+    ///
+    /// It is on the edge: run it there.
+    #[command(after_help = examples(&[
+        ("sudo agentctl ingress", "a table; the exit code is 4 when a name does not serve or a service is refused"),
+        ("sudo agentctl ingress --json | jq '.sites[] | {hostname, certificate_ends}'", "JSON for programs: {reason, sites, refused}"),
+    ]))]
+    Ingress(AskArgs),
     /// Tells why a service does not serve, or did not the last time: what changed, what failed first, what was tried
     ///
     /// One story from what both hosts saw, in the order in which it happened, although their clocks may differ. Without a name, of
@@ -181,6 +196,22 @@ pub(crate) struct AskArgs {
     /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Show it again every so many seconds, until q or Ctrl-C; with --json, or into a pipe, one after the other
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
+    pub(crate) watch: Option<u64>,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
 }
 
 #[derive(Debug, Args)]

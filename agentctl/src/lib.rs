@@ -9,11 +9,14 @@ mod connect;
 mod doctor;
 mod events;
 mod exit;
+mod ingress;
 mod pki_command;
 mod profile_command;
 mod render;
 mod revocation_command;
+mod screen;
 mod service_command;
+mod services;
 mod shell;
 mod status;
 mod terminal;
@@ -36,6 +39,8 @@ use cli::{Command, PkiCommand};
 pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
     match cli.command {
         Command::Status(args) => status::run(&args, colour, out),
+        Command::Services(args) => services::run(&args, colour, out),
+        Command::Ingress(args) => ingress::run(&args, colour, out),
         Command::Doctor(args) => doctor::run(&args, colour, out),
         Command::Why(args) => why::run(&args, colour, out),
         Command::Events(args) => events::run(&args, colour, out),

@@ -3,6 +3,8 @@
 pub(crate) mod credentials;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod ingress;
+pub(crate) mod services;
 pub(crate) mod tunnel;
 
 use std::time::{Duration, SystemTime};
@@ -78,38 +80,56 @@ pub(crate) fn render(report: &Report, verdict: &Verdict, colour: Colour, now: Sy
 }
 
 fn service_rows(service: &ServiceStatus, now: SystemTime, table: &mut Table) {
-    let serving = match &service.serving {
-        Serving::Yes => Tone::Good,
-        Serving::No { .. } => Tone::Bad,
-        Serving::Unknown if service.hostname.is_none() => Tone::Plain,
-        Serving::Unknown | Serving::Degraded { .. } | Serving::Starting { .. } | Serving::Stopped { .. } => {
-            Tone::Doubtful
-        }
-    };
-    let state = if matches!(serving, Tone::Plain) { "-" } else { service.serving.word() };
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let since = service.since.map(|since| human_time(now.saturating_sub(since)));
-    let health = match &service.health {
-        Health::Healthy => Tone::Good,
-        Health::Unknown | Health::Starting { .. } | Health::Degraded { .. } | Health::Stopped { .. } => Tone::Doubtful,
-        Health::Unhealthy { .. } => Tone::Bad,
-    };
-    let or_dash = |text: Option<String>| (Tone::Plain, text.unwrap_or_else(|| "-".to_owned()));
     table.row([
-        (serving, state.to_owned()),
-        or_dash(since),
-        (health, service.health.word().to_owned()),
+        serving_cell(&service.serving, service.hostname.is_some()),
+        since_cell(service, now),
+        health_cell(&service.health),
         (Tone::Plain, service.name.to_string()),
         (Tone::Plain, service.host.to_string()),
         or_dash(service.hostname.as_ref().map(ToString::to_string)),
         or_dash(service.upstream.map(|upstream| upstream.to_string())),
     ]);
-    if let Some(reason) = service.serving.reason() {
-        table.note(format!("{}: {reason}", service.serving.word()));
-    }
-    if let Some(reason) = service.health.reason().filter(|reason| service.serving.reason() != Some(*reason)) {
-        table.note(format!("{}: {reason}", service.health.word()));
-    }
+    reasons(service).for_each(|reason| table.note(reason));
+}
+
+/// What is not well with a service, each reason once.
+fn reasons(service: &ServiceStatus) -> impl Iterator<Item = String> {
+    let serving = service.serving.reason();
+    let health = service.health.reason().filter(|reason| serving != Some(*reason));
+    let serving = serving.map(|reason| format!("{}: {reason}", service.serving.word()));
+    serving.into_iter().chain(health.map(|reason| format!("{}: {reason}", service.health.word())))
+}
+
+/// Whether a name, or what has none, serves.
+fn serving_cell(serving: &Serving, has_name: bool) -> (Tone, String) {
+    let tone = match serving {
+        Serving::Yes => Tone::Good,
+        Serving::No { .. } => Tone::Bad,
+        Serving::Unknown if !has_name => return or_dash(None),
+        Serving::Unknown | Serving::Degraded { .. } | Serving::Starting { .. } | Serving::Stopped { .. } => {
+            Tone::Doubtful
+        }
+    };
+    (tone, serving.word().to_owned())
+}
+
+/// How long it has been so. `now` is Unix time in seconds.
+fn since_cell(service: &ServiceStatus, now: u64) -> (Tone, String) {
+    or_dash(service.since.map(|since| human_time(now.saturating_sub(since))))
+}
+
+fn health_cell(health: &Health) -> (Tone, String) {
+    let tone = match health {
+        Health::Healthy => Tone::Good,
+        Health::Unknown | Health::Starting { .. } | Health::Degraded { .. } | Health::Stopped { .. } => Tone::Doubtful,
+        Health::Unhealthy { .. } => Tone::Bad,
+    };
+    (tone, health.word().to_owned())
+}
+
+fn or_dash(text: Option<String>) -> (Tone, String) {
+    (Tone::Plain, text.unwrap_or_else(|| "-".to_owned()))
 }
 
 fn host(status: &HostStatus, remark: &str, colour: Colour, now: SystemTime, text: &mut String) {
@@ -213,7 +233,7 @@ struct Table(Vec<Line>);
 
 enum Line {
     Row(Vec<(Tone, String)>),
-    Note(String),
+    Note(Tone, String),
 }
 
 impl Table {
@@ -222,7 +242,12 @@ impl Table {
     }
 
     fn note(&mut self, text: String) {
-        self.0.push(Line::Note(clean(&text)));
+        self.0.push(Line::Note(Tone::Doubtful, clean(&text)));
+    }
+
+    /// What nobody needs to do anything about.
+    fn plain_note(&mut self, text: String) {
+        self.0.push(Line::Note(Tone::Plain, clean(&text)));
     }
 
     fn notes(&mut self, text: Option<String>) {
@@ -250,7 +275,7 @@ impl Table {
                     }
                     text.push_str(row.trim_end());
                 }
-                Line::Note(note) => text.push_str(&format!("      {}", colour.paint(Tone::Doubtful, note))),
+                Line::Note(tone, note) => text.push_str(&format!("      {}", colour.paint(*tone, note))),
             }
             text.push('\n');
         }

@@ -29,15 +29,13 @@ const TOLD: usize = 40;
 /// Asks the agent and prints the story; the exit code tells whether the service serves.
 pub(crate) fn run(args: &WhyArgs, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
     let (report, all) = ask(args.ask.socket.as_deref(), async |inspector| {
-        let (local, peer) = inspector.status().await?;
-        let (peer, age) = peer.unzip();
+        let report = Report::of(inspector).await?;
         let mut all = Vec::new();
         let mut batches = pin!(inspector.events(false).await?);
         while let Some(batch) = batches.next().await {
             all.extend(batch?);
         }
-        let peer_age_seconds = age.map(|age: std::time::Duration| age.as_secs());
-        Ok::<_, InspectorError>((Report { local, peer, peer_age_seconds }, all))
+        Ok::<_, InspectorError>((report, all))
     })?;
     let public: Vec<&ServiceStatus> =
         services(&report).into_iter().filter(|service| service.hostname.is_some()).collect();

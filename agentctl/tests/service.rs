@@ -23,7 +23,7 @@ fn agentctl(line: &str, input: &str) -> Output {
     let (_, state) = watch::channel(Snapshot { local, peer: None });
     let (_, tunnel) = watch::channel(TunnelReport::default());
     let (_, timelines) = watch::channel(Timelines::default());
-    let inspected = Inspected { state, timelines, tunnel, doctor: Arc::new(FakeDoctor(Grade::Good)) };
+    let inspected = Inspected { state, timelines, tunnel, doctor: Arc::new(FakeDoctor(Grade::Good)), ingress: None };
     let bound = runtime.block_on(async { InspectionSocket::bind(&socket).unwrap() });
     runtime.spawn(bound.serve(inspected, Arc::new(FakeOperator), stop));
     let words = line.split(' ').map(|word| if word == "SOCKET" { socket.to_str().unwrap() } else { word });

@@ -3,20 +3,21 @@
 
 mod fake;
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use control::{Inspected, InspectionSocket, Snapshot, Timelines};
-use fake::{FakeDoctor, FakeOperator};
+use control::{Inspected, Snapshot, Timelines};
+use fake::{FakeAgent, FakeDoctor};
 use model::{
-    ControlStatus, Event, EventKind, Generation, Grade, Health, HostStatus, Role, ServiceStatus, Serving, Subject,
-    Timeline, TunnelReport, TunnelState, TunnelStatus,
+    BasicUser, ControlStatus, Event, EventKind, Generation, Grade, Health, HostStatus, IngressOptions, IngressReport,
+    PublishedSite, RefusedService, Role, ServiceStatus, Serving, Subject, Timeline, TunnelReport, TunnelState,
+    TunnelStatus,
 };
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 fn fake_host(name: &str, role: Role, serving: Serving) -> HostStatus {
     HostStatus {
@@ -70,6 +71,28 @@ fn fake_timelines() -> Timelines {
     Timelines { own: timeline("a", own), peer: timeline("b", peer), ahead_millis: 60_000 }
 }
 
+fn fake_ingress() -> IngressReport {
+    let user = BasicUser { name: "me".into(), hash: "$2y$12$secret".into() };
+    let site = PublishedSite {
+        hostname: "cloud.example.test".parse().unwrap(),
+        host: "attic".parse().unwrap(),
+        service: "nextcloud".parse().unwrap(),
+        also: vec!["www.example.test".parse().unwrap()],
+        upstream: None,
+        away: Some("it is starting".into()),
+        away_since: None,
+        serving: Serving::No { reason: "it shows the holding page (HTTP 503)".into() },
+        options: IngressOptions { users: vec![user], paths: vec!["/api".into()], ..IngressOptions::default() },
+        certificate_ends: None,
+    };
+    let refused = RefusedService {
+        host: "attic".parse().unwrap(),
+        service: "blog".parse().unwrap(),
+        reason: "example.test is taken by another service: choose another hostname".into(),
+    };
+    IngressReport { reason: None, sites: vec![site], refused: vec![refused] }
+}
+
 /// Runs `agentctl status` while a fake agent serves `state`.
 fn status(state: Snapshot, arguments: &[&str], stdout: Stdio) -> Output {
     asked("status", state, TunnelReport::default(), arguments, stdout)
@@ -83,28 +106,14 @@ fn tunnel(state: TunnelState, arguments: &[&str]) -> Output {
 }
 
 fn asked(subcommand: &str, state: Snapshot, tunnel: TunnelReport, arguments: &[&str], stdout: Stdio) -> Output {
-    let dir = tempfile::tempdir().unwrap();
-    let socket = dir.path().join("edge.sock");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let stop = CancellationToken::new();
-    let (_sender, receiver) = watch::channel(state);
-    let (_tunnel_sender, tunnel) = watch::channel(tunnel);
-    let (_timelines_sender, timelines) = watch::channel(fake_timelines());
-    let doctor = Arc::new(FakeDoctor(Grade::Bad));
-    let inspected = Inspected { state: receiver, timelines, tunnel, doctor };
-    let serving = runtime.spawn({
-        let (socket, stop) = (socket.clone(), stop.clone());
-        async move { InspectionSocket::bind(&socket)?.serve(inspected, Arc::new(FakeOperator), stop).await }
+    let agent = FakeAgent::serve(Inspected {
+        state: watch::channel(state).1,
+        timelines: watch::channel(fake_timelines()).1,
+        tunnel: watch::channel(tunnel).1,
+        doctor: Arc::new(FakeDoctor(Grade::Bad)),
+        ingress: Some(watch::channel(fake_ingress()).1),
     });
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !socket.exists() {
-        assert!(Instant::now() < deadline, "the fake agent does not come up");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let output = command(subcommand, &socket, arguments).stdout(stdout).output().unwrap();
-    stop.cancel();
-    runtime.block_on(serving).unwrap().unwrap();
-    output
+    command(subcommand, &agent.socket, arguments).stdout(stdout).output().unwrap()
 }
 
 fn agentctl(socket: &Path, arguments: &[&str]) -> Output {
@@ -265,4 +274,66 @@ fn what_the_doctor_finds_bad_is_4() {
     let output = asked("doctor", state(), TunnelReport::default(), &["--json"], Stdio::piped());
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json[0]["grade"], "bad");
+}
+
+#[test]
+fn services_come_with_their_containers() {
+    let output =
+        asked("services", fake_state(Serving::Yes, Some(1)), TunnelReport::default(), &["--json"], Stdio::piped());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let keys: Vec<_> = json[0].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["containers", "health", "host", "hostname", "name", "serving", "since", "upstream"]);
+    assert_eq!(json[0]["name"], "nextcloud");
+    let no = Serving::No { reason: "answered 503".into() };
+    let output = asked("services", fake_state(no, Some(1)), TunnelReport::default(), &[], Stdio::piped());
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert!(text(&output.stdout).contains("\n      down: answered 503\n"), "{output:?}");
+}
+
+#[test]
+fn the_ingress_tells_names_options_and_what_it_refuses_and_no_hash() {
+    let ask = |arguments: &[&str]| {
+        asked("ingress", fake_state(Serving::Yes, Some(1)), TunnelReport::default(), arguments, Stdio::piped())
+    };
+    let output = ask(&[]);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let expected = "  NAME                SERVICE    HOST   UPSTREAM      STATE  CERTIFICATE
+  cloud.example.test  nextcloud  attic  holding page  down   -
+      holding page: it is starting
+      down: it shows the holding page (HTTP 503)
+      also: www.example.test
+      basic_auth: me
+      paths: /api
+
+Refused
+  blog  attic
+      example.test is taken by another service: choose another hostname
+";
+    assert_eq!(text(&output.stdout), expected);
+    let output = ask(&["--json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["sites"][0]["options"]["users"][0], serde_json::json!({ "name": "me" }));
+    assert_eq!(json["refused"][0]["service"], "blog");
+}
+
+#[test]
+fn into_a_pipe_each_look_is_a_line_of_json_without_end() {
+    let agent = FakeAgent::serve(Inspected {
+        state: watch::channel(fake_state(Serving::Yes, Some(1))).1,
+        timelines: watch::channel(fake_timelines()).1,
+        tunnel: watch::channel(TunnelReport::default()).1,
+        doctor: Arc::new(FakeDoctor(Grade::Bad)),
+        ingress: None,
+    });
+    let mut child = command("status", &agent.socket, &["--json", "--watch=1"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let report: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(report["local"]["host"], "vps");
+    }
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0), "a reader that leaves has seen enough");
+    let output = command("status", &agent.socket, &["--watch=0"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }

@@ -8,7 +8,9 @@ use agent::services::Live;
 use agent::{LinkView, Myself, Proof, Recorder, Services, conclude};
 use control::{ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
 use ingress::Resolution;
-use model::{ControlStatus, DesiredConfig, Health, HostId, HostStatus, ServiceName, ServiceStatus, Serving};
+use model::{
+    ControlStatus, DesiredConfig, Health, HostId, HostStatus, IngressReport, ServiceName, ServiceStatus, Serving,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +41,7 @@ pub(crate) struct Core {
     pub(crate) services: Services,
     pub(crate) link: watch::Receiver<LinkView>,
     pub(crate) publisher: Option<Publisher>,
+    pub(crate) published: watch::Sender<IngressReport>,
     pub(crate) output: watch::Sender<EdgeOutput>,
     pub(crate) recorder: Recorder,
     pub(crate) control_events: mpsc::Receiver<EdgeEvent>,
@@ -271,6 +274,9 @@ impl Core {
 
         self.recorder.complete(&mut status.control);
         self.recorder.date(&mut status.services);
+        if let Some(publisher) = &self.publisher {
+            self.published.send_replace(publisher.report(resolution, &status.services));
+        }
         let significant = self.recorder.publish(Snapshot { local: status.clone(), peer: home.status.clone() });
         let timeline = self.recorder.own();
         self.output.send_if_modified(|output| {

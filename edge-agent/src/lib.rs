@@ -25,7 +25,7 @@ use anyhow::Context;
 use control::{ControlTls, EdgeOutput, EdgeService, Inspected, InspectionSocket, Snapshot};
 use daemon::Ready;
 use ingress::LimitsSocket;
-use model::{Role, RoleUri};
+use model::{IngressReport, Role, RoleUri};
 use secrecy::ExposeSecret;
 use state::StateFile;
 use tokio::sync::{mpsc, watch};
@@ -95,11 +95,13 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         snapshot: snapshot_receiver.clone(),
         tunnel: link.report.clone(),
     };
+    let (published, ingress_report) = watch::channel(IngressReport::default());
     let inspected = Inspected {
         state: snapshot_receiver.clone(),
         timelines: recorder.timelines(),
         tunnel: link.report.clone(),
         doctor: Arc::new(doctor),
+        ingress: publisher.as_ref().map(|_| ingress_report),
     };
     let (asked, asked_receiver) = watch::channel(Upstreams::new());
     let (answers_sender, answers) = watch::channel(false);
@@ -110,6 +112,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         services,
         link: link.view.clone(),
         publisher,
+        published,
         output,
         recorder,
         control_events,

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent::Proof;
 use agent::config::{Common, chain};
 use anyhow::Context;
-use ingress::{Acme, AdminClient, Guard, IngressState, Listen, ProbeReport, Prober, Site, render};
-use model::{Health, HostId, Hostname, PublicName, SecretFile, ServiceName, ServiceSpec, ServiceStatus, Serving};
+use ingress::{
+    Acme, AdminClient, Guard, IngressState, Listen, ProbeReport, Prober, Rejected, Resolution, Site, render,
+};
+use model::{
+    Health, HostId, Hostname, IngressReport, PublicName, PublishedSite, RefusedService, SecretFile, ServiceName,
+    ServiceSpec, ServiceStatus, Serving,
+};
 use secrecy::ExposeSecret;
 use supervisor::apps::{ACCESS_LOG, ADMIN_SOCKET, CaddyOptions, caddy};
 use supervisor::{SecretKind, Secrets};
@@ -188,6 +193,40 @@ impl Publisher {
             (Some(Ok(_)), _) => Proof::Passed,
             (Some(Err(reason)), _) | (None, Some(reason)) => Proof::Failed { reason: reason.clone() },
             (None, None) => Proof::Pending,
+        }
+    }
+
+    /// What is published and refused, for people. `services` says what serves.
+    pub(crate) fn report(&self, resolution: &Resolution, services: &[ServiceStatus]) -> IngressReport {
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
+        let proofs = self.proofs.borrow();
+        let site = |site: &Site| {
+            let status = services.iter().find(|status| status.host == site.host && status.name == site.service);
+            PublishedSite {
+                hostname: site.hostname.clone(),
+                host: site.host.clone(),
+                service: site.service.clone(),
+                also: site.also.clone(),
+                upstream: site.upstream,
+                away: site.away.map(|away| away.reason.as_str().to_owned()),
+                away_since: site.away.and_then(|away| away.since).and_then(seconds),
+                serving: status.map(|status| status.serving.clone()).unwrap_or_default(),
+                options: site.options.clone(),
+                certificate_ends: match proofs.get(&site.hostname) {
+                    Some(Ok(seen)) => seconds(seen.not_after),
+                    Some(Err(_)) | None => None,
+                },
+            }
+        };
+        let refused = |rejected: &Rejected| RefusedService {
+            host: rejected.host.clone(),
+            service: rejected.service.clone(),
+            reason: rejected.reason.clone(),
+        };
+        IngressReport {
+            reason: self.loaded.borrow().reason.clone(),
+            sites: resolution.sites.iter().map(site).collect(),
+            refused: resolution.rejected.iter().map(refused).collect(),
         }
     }
 

@@ -85,6 +85,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         timelines: recorder.timelines(),
         tunnel: link.report.clone(),
         doctor: Arc::new(doctor),
+        ingress: None,
     };
     let prober = Prober::new(config.issuer_root.as_deref()).context("outside.issuer_root")?;
     let (published, published_receiver) = watch::channel(Vec::new());

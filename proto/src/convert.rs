@@ -4,6 +4,7 @@ mod event;
 mod finding;
 mod ingress;
 mod operation;
+mod published;
 mod tunnel;
 
 use std::fmt::Display;

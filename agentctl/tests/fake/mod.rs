@@ -1,11 +1,53 @@
 //! A fake operator: it makes answers up, where a real agent would act on containers.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use control::{Doctor, Operator, Outputs, Steps};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use control::{Doctor, Inspected, InspectionSocket, Operator, Outputs, Steps};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use model::{Credential, ExecInput, ExecQuery, Finding, Grade, LogsQuery, Output, Refusal, RunCommand, ServiceName};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// The real socket of an agent, with what a test makes up behind it, until this is dropped.
+pub(crate) struct FakeAgent {
+    pub(crate) socket: PathBuf,
+    _dir: TempDir,
+    runtime: Runtime,
+    stop: CancellationToken,
+}
+
+impl FakeAgent {
+    pub(crate) fn serve(inspected: Inspected) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("edge.sock");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let stop = CancellationToken::new();
+        let bound = runtime.block_on(async { InspectionSocket::bind(&socket).unwrap() });
+        runtime.spawn(bound.serve(inspected, Arc::new(FakeOperator), stop.clone()));
+        Self { socket, _dir: dir, runtime, stop }
+    }
+
+    /// As an agent that stops.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+        while self.socket.exists() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Another one, on the same socket.
+    pub(crate) fn start_again(&mut self, inspected: Inspected) {
+        self.stop = CancellationToken::new();
+        let bound = self.runtime.block_on(async { InspectionSocket::bind(&self.socket).unwrap() });
+        self.runtime.spawn(bound.serve(inspected, Arc::new(FakeOperator), self.stop.clone()));
+    }
+}
 
 /// Finds this.
 pub(crate) struct FakeDoctor(pub(crate) Grade);

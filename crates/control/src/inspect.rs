@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
-use model::{Event, Finding, HostStatus, Timeline, TunnelReport};
+use model::{Event, Finding, HostStatus, IngressReport, Timeline, TunnelReport};
 use proto::{InvalidMessage, MAX_EVENTS, MAX_MESSAGE_BYTES, v1};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -79,6 +79,8 @@ pub struct Inspected {
     pub tunnel: watch::Receiver<TunnelReport>,
     /// Looks at this host.
     pub doctor: Arc<dyn Doctor>,
+    /// What its ingress publishes, where it has one.
+    pub ingress: Option<watch::Receiver<IngressReport>>,
 }
 
 /// The last events that a client was told of.
@@ -117,6 +119,9 @@ pub enum InspectorError {
     /// The agent does not know the question: it is of an older release.
     #[error("the agent is of a release that cannot answer this")]
     Unknown,
+    /// The agent cannot do that as things are.
+    #[error("{0}")]
+    Refused(String),
     /// The agent answered with an error.
     #[error("the agent refused the request")]
     Call(#[source] Box<Status>),
@@ -130,7 +135,11 @@ pub enum InspectorError {
 
 impl InspectorError {
     fn of_call(status: Status) -> Self {
-        if status.code() == tonic::Code::Unimplemented { Self::Unknown } else { Self::Call(Box::new(status)) }
+        match status.code() {
+            tonic::Code::Unimplemented => Self::Unknown,
+            tonic::Code::FailedPrecondition => Self::Refused(proto::bounded(status.message())),
+            _ => Self::Call(Box::new(status)),
+        }
     }
 }
 
@@ -241,6 +250,12 @@ impl v1::inspection_server::Inspection for Inspected {
         Ok(Response::new(v1::DoctorReport { findings }))
     }
 
+    async fn ingress(&self, _: Request<v1::IngressRequest>) -> Result<Response<v1::IngressReport>, Status> {
+        let none = "this host has no ingress: it is at home, or its configuration has no section [ingress]";
+        let report = self.ingress.as_ref().ok_or_else(|| Status::failed_precondition(none))?.borrow().clone();
+        Ok(Response::new(report.into()))
+    }
+
     async fn tunnel(&self, _: Request<v1::TunnelRequest>) -> Result<Response<v1::TunnelReport>, Status> {
         let report = self.tunnel.borrow().clone();
         Ok(Response::new(report.into()))
@@ -295,6 +310,15 @@ impl Inspector {
     /// As [`Self::status`].
     pub async fn tunnel(&mut self) -> Result<TunnelReport, InspectorError> {
         let answer = self.client.tunnel(v1::TunnelRequest {}).await;
+        Ok(answer.map_err(InspectorError::of_call)?.into_inner().try_into()?)
+    }
+
+    /// Asks what the ingress of the agent's host publishes.
+    ///
+    /// # Errors
+    /// As [`Self::status`]; [`InspectorError::Refused`] where there is none.
+    pub async fn ingress(&mut self) -> Result<IngressReport, InspectorError> {
+        let answer = self.client.ingress(v1::IngressRequest {}).await;
         Ok(answer.map_err(InspectorError::of_call)?.into_inner().try_into()?)
     }
 
@@ -366,5 +390,7 @@ mod tests {
     fn an_older_agent_is_told_from_one_that_fails() {
         assert!(matches!(InspectorError::of_call(Status::unimplemented("")), InspectorError::Unknown));
         assert!(matches!(InspectorError::of_call(Status::internal("")), InspectorError::Call(_)));
+        let refused = InspectorError::of_call(Status::failed_precondition("there is none"));
+        assert_eq!(refused.to_string(), "there is none");
     }
 }

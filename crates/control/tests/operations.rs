@@ -119,7 +119,7 @@ async fn serve() -> Served {
     let (_, tunnel) = watch::channel(TunnelReport::default());
     let socket = InspectionSocket::bind(&path).unwrap();
     let (_, timelines) = watch::channel(Timelines::default());
-    let inspected = Inspected { state, timelines, tunnel, doctor: Arc::new(FakeDoctor) };
+    let inspected = Inspected { state, timelines, tunnel, doctor: Arc::new(FakeDoctor), ingress: None };
     tokio::spawn(socket.serve(inspected, operator.clone(), stop.clone()));
     let client = Inspector::connect(&path).await.unwrap().operations();
     Served { operator, client, _dir: dir, _stop: stop.drop_guard() }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::site::{Away, AwayReason, HSTS, Site};
+use crate::site::{Away, HSTS, Site};
 
 /// Carried by every holding page of ours, so that it can be told from an application's own 503.
 pub const HOLDING_HEADER: &str = "Cloudathome-State";
@@ -27,7 +27,7 @@ fn routes(what: &str, away: Option<&Away>, more: &[(&str, &str)]) -> Value {
     let told = match away {
         None => format!("{what} cannot be reached at the moment."),
         Some(Away { reason, since: None, .. }) => {
-            format!("{what} cannot be reached at the moment: {}.", words(*reason))
+            format!("{what} cannot be reached at the moment: {}.", reason.as_str())
         }
         Some(Away { reason, since: Some(since), .. }) => {
             let at = OffsetDateTime::from(*since);
@@ -37,7 +37,7 @@ fn routes(what: &str, away: Option<&Away>, more: &[(&str, &str)]) -> Value {
                 at.day(),
                 at.month(),
                 at.year(),
-                words(*reason)
+                reason.as_str()
             )
         }
     };
@@ -75,20 +75,12 @@ fn routes(what: &str, away: Option<&Away>, more: &[(&str, &str)]) -> Value {
     ])
 }
 
-/// What a stranger may know.
-fn words(reason: AwayReason) -> &'static str {
-    match reason {
-        AwayReason::Unreachable => "the computer that it runs on is not connected",
-        AwayReason::Starting => "it is starting",
-        AwayReason::Unwell => "it does not work properly or is being worked on",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
+    use crate::site::AwayReason;
 
     #[test]
     fn pages_say_what_is_known_and_have_no_placeholders() {

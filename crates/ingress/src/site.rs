@@ -71,6 +71,18 @@ pub enum AwayReason {
     Unwell,
 }
 
+impl AwayReason {
+    /// In words, as strangers may know it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "the computer that it runs on is not connected",
+            Self::Starting => "it is starting",
+            Self::Unwell => "it does not work properly or is being worked on",
+        }
+    }
+}
+
 impl Site {
     /// How anybody fetches it to see whether it serves.
     #[must_use]

@@ -64,7 +64,8 @@ pub struct IngressOptions {
 pub struct BasicUser {
     /// The name.
     pub name: String,
-    /// bcrypt's hash of the password, in the usual form `$2y$12$...`.
+    /// bcrypt's hash of the password, in the usual form `$2y$12$...`. Empty where it is only told that there is such a user.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hash: String,
 }
 

@@ -9,6 +9,7 @@ mod finding;
 mod id;
 mod ingress;
 mod operation;
+mod published;
 mod service;
 mod status;
 mod tunnel;
@@ -20,6 +21,7 @@ pub use finding::{Finding, Grade};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
 pub use ingress::{BasicUser, ForwardAuth, IngressOptions, InvalidOption, is_target};
 pub use operation::{Credential, ExecInput, ExecQuery, LogsQuery, Output, Refusal, RunCommand, TerminalSize};
+pub use published::{IngressReport, PublishedSite, RefusedService};
 pub use service::{
     AdminCommand, Check, DatabaseSpec, Expect, Expectation, Hook, HttpProbe, Probe, Run, ServiceSpec, Target, Unit,
     UpgradePath, UpgradeSpec, VolumeKind, VolumeSpec,
