@@ -111,6 +111,21 @@ pub(crate) enum Command {
         ("sudo agentctl events --json | jq 'select(.kind == \"fault\")'", "a line of JSON for each"),
     ]))]
     Events(EventsArgs),
+    /// Shows, checks and reloads the configuration of this host's agent
+    #[command(
+        arg_required_else_help = true,
+        disable_help_subcommand = true,
+        after_help = examples(&[
+            ("sudo agentctl config check", "whether the file is good, before anything else"),
+            ("sudo agentctl config diff", "what it would change"),
+            ("sudo agentctl config reload", "put it in force, all of it or nothing"),
+            ("sudo agentctl config show", "what is in force, without secrets"),
+        ])
+    )]
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Looks at what services and tunnel of this host stand on: engine, disk, tunnel, path, clock, certificate, names
     ///
     /// Names are looked up at home, which knows where the edge is. Run it on the other host too.
@@ -212,6 +227,48 @@ pub(crate) struct StatusArgs {
     pub(crate) watch: Option<u64>,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Shows what is in force in the running agent: what is set in its file, its environment and its flags, without secrets
+    #[command(after_help = examples(&[
+        ("sudo agentctl config show", "lines of TOML"),
+        ("sudo agentctl config show --json | jq '.[\"tunnel.mode\"]'", "JSON for programs: values as TOML by key"),
+    ]))]
+    Show(AskArgs),
+    /// Checks a configuration file and the files that it names, as the agent does at its start; it need not run
+    #[command(after_help = examples(&[
+        ("sudo agentctl config check", "the file of the agent that is installed here"),
+        ("sudo agentctl config check ./new.toml --role home", "another one"),
+    ]))]
+    Check(ConfigCheckArgs),
+    /// Shows what the file would change of what is in force, and which of it needs a new start of the agent
+    ///
+    /// The exit code is 4 when it would change anything.
+    #[command(after_help = examples(&[
+        ("sudo agentctl config diff", "+ is set, - is set no more, ~ is set to something else"),
+        ("sudo agentctl config diff --json | jq '.changes'", "JSON for programs: {file, in_force, changes, fault, refused}"),
+    ]))]
+    Diff(AskArgs),
+    /// Puts the file in force, all of it or nothing, without a new start of the agent
+    ///
+    /// Services can change that way. A file with a fault, or with changes that need a new start, is refused whole; the configuration
+    /// before stays in force.
+    #[command(after_help = examples(&[
+        ("sudo agentctl config reload", "as systemctl reload cloudathome-edge does (or cloudathome-home)"),
+    ]))]
+    Reload(AskArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigCheckArgs {
+    /// The file [default: /etc/cloudathome/edge.toml or home.toml, whichever is there]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Whose file it is [default: by its name, or of the agent that is installed here]
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) role: Option<AgentRole>,
 }
 
 #[derive(Debug, Args)]
@@ -548,6 +605,24 @@ pub(crate) enum Shell {
     Bash,
     Zsh,
     Fish,
+}
+
+/// The [`Role`] of an agent on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AgentRole {
+    /// The public host
+    Edge,
+    /// The host behind NAT
+    Home,
+}
+
+impl From<AgentRole> for Role {
+    fn from(role: AgentRole) -> Self {
+        match role {
+            AgentRole::Edge => Self::Edge,
+            AgentRole::Home => Self::Home,
+        }
+    }
 }
 
 /// [`Role`] on the command line.

@@ -20,7 +20,7 @@ pub(crate) fn run(args: ConnectArgs, out: &mut dyn Write) -> Result<Exit, Failur
             PlanError::Profile(_) => "change these lines, or ask whoever gave you the profile for another",
         };
         let error = Error::new(error).context(format!("{shown} cannot be used"));
-        Failure { exit: Exit::Profile, error, hint: Some(hint.to_owned()) }
+        Failure { exit: Exit::BadFile, error, hint: Some(hint.to_owned()) }
     })?;
     if args.check {
         writeln!(out, "{shown} can be used")?;

@@ -16,8 +16,8 @@ pub enum Exit {
     Unreachable,
     /// The agent answered, and something is not well.
     Unwell,
-    /// A profile cannot be used.
-    Profile,
+    /// A profile or a configuration cannot be used.
+    BadFile,
     /// A command in a container ended with this code.
     Command(u8),
 }
@@ -31,7 +31,7 @@ Exit codes:
   2  the command line makes no sense
   3  the agent cannot be reached
   4  the agent answered, and something is not well: degraded, not serving, or not connected
-  64  the profile, or a file that it names, cannot be used; nothing was changed
+  64  the profile or the configuration, or a file that it names, cannot be used; nothing was changed
 Of `service NAME exec` and of `occ`, which run a command in a container, it is the command's own code.";
 
     /// The number that the process ends with.
@@ -42,7 +42,7 @@ Of `service NAME exec` and of `occ`, which run a command in a container, it is t
             Self::Usage => 2,
             Self::Unreachable => 3,
             Self::Unwell => 4,
-            Self::Profile => 64,
+            Self::BadFile => 64,
             Self::Command(code) => code,
         }
     }
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_help_names_every_code() {
-        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable, Exit::Unwell, Exit::Profile] {
+        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable, Exit::Unwell, Exit::BadFile] {
             assert!(Exit::HELP.contains(&format!("\n  {}  ", exit.code())), "{exit:?}");
         }
     }

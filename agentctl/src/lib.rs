@@ -5,6 +5,7 @@
 
 mod ask;
 mod cli;
+mod config_command;
 mod connect;
 mod doctor;
 mod events;
@@ -41,6 +42,7 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
         Command::Status(args) => status::run(&args, colour, out),
         Command::Services(args) => services::run(&args, colour, out),
         Command::Ingress(args) => ingress::run(&args, colour, out),
+        Command::Config { command } => config_command::run(&command, out),
         Command::Doctor(args) => doctor::run(&args, colour, out),
         Command::Why(args) => why::run(&args, colour, out),
         Command::Events(args) => events::run(&args, colour, out),

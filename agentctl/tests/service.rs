@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use control::{Inspected, InspectionSocket, Snapshot, Timelines};
-use fake::{FakeDoctor, FakeOperator};
+use fake::{FakeConfigurator, FakeDoctor, FakeOperator};
 use model::{Grade, HostStatus, Role, TunnelReport};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ fn agentctl(line: &str, input: &str) -> Output {
     let (_, timelines) = watch::channel(Timelines::default());
     let inspected = Inspected { state, timelines, tunnel, doctor: Arc::new(FakeDoctor(Grade::Good)), ingress: None };
     let bound = runtime.block_on(async { InspectionSocket::bind(&socket).unwrap() });
-    runtime.spawn(bound.serve(inspected, Arc::new(FakeOperator), stop));
+    runtime.spawn(bound.serve(inspected, Arc::new(FakeOperator), Arc::new(FakeConfigurator), stop));
     let words = line.split(' ').map(|word| if word == "SOCKET" { socket.to_str().unwrap() } else { word });
     let mut child = Command::new(env!("CARGO_BIN_EXE_agentctl"))
         .args(words)

@@ -33,6 +33,11 @@ fn a_page_for_every_command() {
         pages,
         [
             "agentctl-completions.1",
+            "agentctl-config-check.1",
+            "agentctl-config-diff.1",
+            "agentctl-config-reload.1",
+            "agentctl-config-show.1",
+            "agentctl-config.1",
             "agentctl-connect.1",
             "agentctl-doctor.1",
             "agentctl-events.1",

@@ -122,7 +122,7 @@ fn agentctl(socket: &Path, arguments: &[&str]) -> Output {
 
 fn command(subcommand: &str, socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
-    command.arg(subcommand).arg("--socket").arg(socket).args(arguments).env_clear();
+    command.arg(subcommand).args(arguments).arg("--socket").arg(socket).env_clear();
     command
 }
 
@@ -336,4 +336,28 @@ fn into_a_pipe_each_look_is_a_line_of_json_without_end() {
     assert_eq!(child.wait().unwrap().code(), Some(0), "a reader that leaves has seen enough");
     let output = command("status", &agent.socket, &["--watch=0"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn what_a_reload_would_change_is_told_and_a_refusal_is_1() {
+    let ask = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        asked("config", fake_state(Serving::Yes, Some(1)), TunnelReport::default(), &words, Stdio::piped())
+    };
+    let output = ask("show");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output.stdout).ends_with("\nservices.app.port = 1\n"), "{output:?}");
+    let output = ask("diff");
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert!(
+        text(&output.stdout).starts_with("~ domain = 2, was 1  (needs a new start)\n~ services.app.port = 2, was 1\n")
+    );
+    let output = ask("reload");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("nothing of it is: only a new start of the agent changes domain"));
+    let output = ask("reload --json");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["changes", "fault", "file", "in_force", "refused"]);
 }

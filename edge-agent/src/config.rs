@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use agent::config::{
     Common, ControlSection, EngineSection, LogSection, MetricsSection, TunnelSection, Written as CommonWritten,
@@ -10,7 +10,7 @@ use agent::config::{
 };
 use agent::services::{self, Service, ServiceSection};
 use daemon::ConfigCheck;
-use daemon::config::{ConfigError, Invalid, Overrides, load};
+use daemon::config::{ConfigError, Invalid, Loaded, Source, load};
 use daemon::logs::Format;
 use model::{Hostname, Role};
 use serde::Deserialize;
@@ -161,7 +161,7 @@ impl ConfigCheck for Config {
         (self.common.log_format, &self.common.log_filter)
     }
 
-    fn load(file: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
-        load::<Written, Self>(file, overrides)
+    fn load(source: &Source) -> Result<Loaded<Self>, ConfigError> {
+        load::<Written, Self>(source)
     }
 }

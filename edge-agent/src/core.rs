@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use agent::services::Live;
-use agent::{LinkView, Myself, Proof, Recorder, Services, conclude};
+use agent::{LinkView, Myself, NewServices, Proof, Recorder, Services, conclude};
 use control::{ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
 use ingress::Resolution;
 use model::{
@@ -39,6 +39,7 @@ pub(crate) struct Core {
     pub(crate) myself: Myself,
     pub(crate) sites: Sites,
     pub(crate) services: Services,
+    pub(crate) new_services: mpsc::Receiver<NewServices>,
     pub(crate) link: watch::Receiver<LinkView>,
     pub(crate) publisher: Option<Publisher>,
     pub(crate) published: watch::Sender<IngressReport>,
@@ -114,12 +115,24 @@ impl Core {
                 () = published => {}
                 changed = self.answers.changed() => changed?,
                 changed = self.services.changed() => changed?,
+                Some(new) = self.new_services.recv() => self.replace(new),
                 event = self.control_events.recv() => match event {
                     Some(event) => self.handle(&mut home, event),
                     None => return Ok(()),
                 },
             }
         }
+    }
+
+    /// Takes other services, all or none.
+    fn replace(&mut self, new: NewServices) {
+        let addresses = crate::own_addresses(&new.services);
+        let outcome = self.services.replace(new.services);
+        if outcome.is_ok() {
+            self.sites.set_own_addresses(addresses);
+        }
+        // Who asked may have left.
+        new.done.send(outcome).ok();
     }
 
     fn handle(&mut self, home: &mut Home, event: EdgeEvent) {

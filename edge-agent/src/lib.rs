@@ -20,10 +20,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use agent::services::Service;
-use agent::{Doctor, Link, Myself, Recorder, Services};
+use agent::{Configuration, Doctor, Link, Myself, Recorder, Services};
 use anyhow::Context;
 use control::{ControlTls, EdgeOutput, EdgeService, Inspected, InspectionSocket, Snapshot};
 use daemon::Ready;
+use daemon::config::Loaded;
 use ingress::LimitsSocket;
 use model::{IngressReport, Role, RoleUri};
 use secrecy::ExposeSecret;
@@ -45,7 +46,9 @@ const EVENTS: usize = 64;
 ///
 /// # Errors
 /// When a part cannot start, or one that the edge cannot be without ends.
-pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken) -> anyhow::Result<()> {
+    let (configuration, configurator, new_services) = Configuration::new(&config, |config: Config| config.services)?;
+    let config = config.checked;
     let common = &config.common;
     let identity = &common.identity;
     let info = identity.info().context("the identity's certificate")?;
@@ -54,18 +57,17 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let address = common.tunnel.edge_address();
     let tls =
         ControlTls::new(&identity.ca_pem, &identity.identity.cert_pem, identity.identity.key_pem.expose_secret())?;
-    let mut own_addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
-    own_addresses.extend(config.services.iter().filter_map(Service::foreign_address));
     let sites = Sites::open(
         &common.state_dir,
         myself.host.clone(),
         config.domain.clone(),
         address,
         common.tunnel.home_address(),
-        own_addresses,
+        own_addresses(&config.services),
     )?;
 
-    let link = Link::start(&common.tunnel, identity, Role::Edge, vec![common.control_port], stop.clone()).await?;
+    let (_, ports) = watch::channel(vec![common.control_port]);
+    let link = Link::start(&common.tunnel, identity, Role::Edge, ports, stop.clone()).await?;
     let (output, output_receiver) = watch::channel(EdgeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
     let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });
@@ -110,6 +112,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         myself,
         sites,
         services,
+        new_services,
         link: link.view.clone(),
         publisher,
         published,
@@ -133,13 +136,20 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     });
     parts.spawn({
         let stop = stop.clone();
-        async move { socket.serve(inspected, operator, stop).await.context("the agent's socket") }
+        async move { socket.serve(inspected, operator, configurator, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(core.run(stop.clone()));
+    parts.spawn(configuration.run(stop.clone()));
     parts.spawn(supervision);
     parts.spawn(link.ended());
     ready.notify();
 
     daemon::until_first_ends(parts, stop).await
+}
+
+/// Where services of this edge's own may answer.
+fn own_addresses(services: &[Service]) -> Vec<IpAddr> {
+    let foreign = services.iter().filter_map(Service::foreign_address);
+    std::iter::once(IpAddr::from(Ipv4Addr::LOCALHOST)).chain(foreign).collect()
 }

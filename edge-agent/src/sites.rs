@@ -75,6 +75,11 @@ impl Sites {
         })
     }
 
+    /// From now on services of the edge's own may answer there.
+    pub(crate) fn set_own_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.own_addresses = addresses;
+    }
+
     /// Takes what a home announces.
     pub(crate) fn announce(&mut self, host: HostId, services: Vec<ServiceAnnouncement>) {
         let announced = Some(Announced { host, services });

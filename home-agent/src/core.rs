@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use agent::services::Live;
-use agent::{LinkView, Myself, Proof, Recorder, Services, conclude};
+use agent::{LinkView, Myself, NewServices, Proof, Recorder, Services, conclude};
 use control::{ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
 use model::{
@@ -25,6 +25,9 @@ pub(crate) struct Core {
     pub(crate) myself: Myself,
     pub(crate) subnet: Ipv4Net,
     pub(crate) services: Services,
+    pub(crate) new_services: mpsc::Receiver<NewServices>,
+    /// The ports that peers may open: those of services.
+    pub(crate) open_tcp: watch::Sender<Vec<u16>>,
     pub(crate) applied: StateFile<DesiredConfig>,
     /// The configuration in force, from before the start or from the edge.
     pub(crate) stored: Option<DesiredConfig>,
@@ -85,12 +88,24 @@ impl Core {
                 changed = self.link.changed() => changed?,
                 changed = self.proofs.changed() => changed?,
                 changed = self.services.changed() => changed?,
+                Some(new) = self.new_services.recv() => self.replace(new),
                 event = self.control_events.recv() => match event {
                     Some(event) => self.handle(&mut edge, event),
                     None => return Ok(()),
                 },
             }
         }
+    }
+
+    /// Takes other services, all or none.
+    fn replace(&mut self, new: NewServices) {
+        let ports = new.services.iter().map(|service| service.port).collect();
+        let outcome = self.services.replace(new.services);
+        if outcome.is_ok() {
+            self.open_tcp.send_replace(ports);
+        }
+        // Who asked may have left.
+        new.done.send(outcome).ok();
     }
 
     fn handle(&mut self, edge: &mut Edge, event: HomeEvent) {

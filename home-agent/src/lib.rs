@@ -17,10 +17,11 @@ mod outside;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use agent::{Doctor, Link, Myself, Recorder, Services};
+use agent::{Configuration, Doctor, Link, Myself, Recorder, Services};
 use anyhow::Context;
 use control::{ControlTls, HomeLink, HomeOutput, Inspected, InspectionSocket, Snapshot};
 use daemon::Ready;
+use daemon::config::Loaded;
 use ingress::Prober;
 use model::{Role, RoleUri};
 use secrecy::ExposeSecret;
@@ -39,7 +40,9 @@ const EVENTS: usize = 64;
 ///
 /// # Errors
 /// When a part cannot start, or one that home cannot be without ends.
-pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken) -> anyhow::Result<()> {
+    let (configuration, configurator, new_services) = Configuration::new(&config, |config: Config| config.services)?;
+    let config = config.checked;
     let common = &config.common;
     let identity = &common.identity;
     let info = identity.info().context("the identity's certificate")?;
@@ -51,7 +54,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let stored = applied.load()?;
 
     // The link first: services publish their ports on its address.
-    let ports = config.services.iter().map(|service| service.port).collect();
+    let (open_tcp, ports) = watch::channel(config.services.iter().map(|service| service.port).collect());
     let link = Link::start(&common.tunnel, identity, Role::Home, ports, stop.clone()).await?;
     let (output, output_receiver) = watch::channel(HomeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
@@ -95,6 +98,8 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         myself,
         subnet: common.tunnel.subnet,
         services,
+        new_services,
+        open_tcp,
         applied,
         stored,
         link: link.view.clone(),
@@ -108,7 +113,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn({
         let stop = stop.clone();
-        async move { socket.serve(inspected, operator, stop).await.context("the agent's socket") }
+        async move { socket.serve(inspected, operator, configurator, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
     parts.spawn(async move {
@@ -116,6 +121,7 @@ pub async fn serve(config: Config, ready: Ready, stop: CancellationToken) -> any
         Ok(())
     });
     parts.spawn(core.run(stop.clone()));
+    parts.spawn(configuration.run(stop.clone()));
     parts.spawn(supervision);
     parts.spawn(link.ended());
     ready.notify();

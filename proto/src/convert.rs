@@ -1,5 +1,6 @@
 //! Conversion between the wire's types and `model`'s: infallible on the way out, checked on the way in.
 
+mod configuration;
 mod event;
 mod finding;
 mod ingress;

@@ -5,10 +5,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use control::{Doctor, Inspected, InspectionSocket, Operator, Outputs, Steps};
+use control::{Configurator, Doctor, Inspected, InspectionSocket, Operator, Outputs, Steps};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use model::{Credential, ExecInput, ExecQuery, Finding, Grade, LogsQuery, Output, Refusal, RunCommand, ServiceName};
+use model::{
+    ConfigChange, ConfigReport, Credential, ExecInput, ExecQuery, Finding, Grade, LogsQuery, Output, Refusal,
+    RunCommand, ServiceName,
+};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -29,7 +32,7 @@ impl FakeAgent {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let stop = CancellationToken::new();
         let bound = runtime.block_on(async { InspectionSocket::bind(&socket).unwrap() });
-        runtime.spawn(bound.serve(inspected, Arc::new(FakeOperator), stop.clone()));
+        runtime.spawn(bound.serve(inspected, Arc::new(FakeOperator), Arc::new(FakeConfigurator), stop.clone()));
         Self { socket, _dir: dir, runtime, stop }
     }
 
@@ -45,7 +48,39 @@ impl FakeAgent {
     pub(crate) fn start_again(&mut self, inspected: Inspected) {
         self.stop = CancellationToken::new();
         let bound = self.runtime.block_on(async { InspectionSocket::bind(&self.socket).unwrap() });
-        self.runtime.spawn(bound.serve(inspected, Arc::new(FakeOperator), self.stop.clone()));
+        self.runtime.spawn(bound.serve(
+            inspected,
+            Arc::new(FakeOperator),
+            Arc::new(FakeConfigurator),
+            self.stop.clone(),
+        ));
+    }
+}
+
+/// Its file says another port, and, when reloaded, that only a new start changes the domain.
+pub(crate) struct FakeConfigurator;
+
+impl Configurator for FakeConfigurator {
+    fn show(&self) -> BoxFuture<'static, Option<ConfigReport>> {
+        let change = |key: &str, needs_restart| ConfigChange {
+            key: key.into(),
+            from: Some("1".into()),
+            to: Some("2".into()),
+            needs_restart,
+        };
+        let report = ConfigReport {
+            file: "/etc/cloudathome/edge.toml".into(),
+            in_force: [("services.app.port".to_owned(), "1".to_owned())].into(),
+            changes: vec![change("domain", true), change("services.app.port", false)],
+            ..ConfigReport::default()
+        };
+        Box::pin(async move { Some(report) })
+    }
+
+    fn reload(&self) -> BoxFuture<'static, Option<ConfigReport>> {
+        let shown = self.show();
+        let refused = Some("only a new start of the agent changes domain".to_owned());
+        Box::pin(async move { Some(ConfigReport { refused, ..shown.await? }) })
     }
 }
 

@@ -6,15 +6,18 @@
 compile_error!("without encryption there is nothing but a measurement");
 
 pub mod config;
+mod configuration;
 mod doctor;
 mod link;
 mod metrics;
 mod report;
 pub mod services;
 mod serving;
+mod settings;
 mod status;
 mod timeline;
 
+pub use configuration::{Configuration, NewServices};
 pub use doctor::Doctor;
 pub use link::{Link, LinkView};
 pub use metrics::registry;

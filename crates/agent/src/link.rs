@@ -59,7 +59,7 @@ pub struct Link {
 
 impl Link {
     /// Puts the link and its address in place and starts the tunnel, through which peers may open the TCP ports
-    /// `open_tcp` of this host.
+    /// `open_tcp` of this host, which may change.
     ///
     /// # Errors
     /// When the subnet is in use on another link, the kernel refuses the device or its address, or the tunnel cannot
@@ -68,7 +68,7 @@ impl Link {
         settings: &TunnelSettings,
         identity: &HostIdentity,
         role: Role,
-        open_tcp: Vec<u16>,
+        open_tcp: watch::Receiver<Vec<u16>>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let netlink = Netlink::open()?;
@@ -193,7 +193,7 @@ struct Worker {
     device_path: DevicePath,
     /// What we are in the tunnel.
     own_end: Role,
-    open_tcp: Vec<u16>,
+    open_tcp: watch::Receiver<Vec<u16>>,
     /// Why what the listener gave us is not taken.
     refused: Option<String>,
     /// The opposite agent, while it is connected.
@@ -214,6 +214,7 @@ impl Worker {
                     None => break,
                 },
                 Ok(()) = handle.snapshot.changed() => {}
+                Ok(()) = self.open_tcp.changed() => self.settle().await,
             }
             let snapshot = handle.snapshot.borrow_and_update().clone();
             let link = (snapshot.data_path.device, snapshot.mtu.unwrap_or(self.usual_mtu));
@@ -329,7 +330,7 @@ impl Worker {
         for change in changes {
             debug!(%change, "link changed");
         }
-        let open_tcp = self.open_tcp.clone();
+        let open_tcp = self.open_tcp.borrow_and_update().clone();
         guard::ensure(&[Guarded { device, address, open_tcp }]).await.context("the guard of the tunnel")?;
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
-use model::{Event, Finding, HostStatus, IngressReport, Timeline, TunnelReport};
+use model::{ConfigReport, Event, Finding, HostStatus, IngressReport, Timeline, TunnelReport};
 use proto::{InvalidMessage, MAX_EVENTS, MAX_MESSAGE_BYTES, v1};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 
+use crate::configuration::{Configuration, Configurator};
 use crate::operate::{Operations, OperationsClient, Operator};
 
 /// How long `agentctl` waits for the agent next to it.
@@ -160,7 +161,7 @@ impl InspectionSocket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Serves what is `inspected`, and operations, until stopped, and removes the socket.
+    /// Serves what is `inspected`, operations, and the configuration, until stopped, and removes the socket.
     ///
     /// # Errors
     /// When the server fails as a whole.
@@ -168,15 +169,19 @@ impl InspectionSocket {
         self,
         inspected: Inspected,
         operator: Arc<dyn Operator>,
+        configurator: Arc<dyn Configurator>,
         stop: CancellationToken,
     ) -> Result<(), InspectorError> {
         let service =
             v1::inspection_server::InspectionServer::new(inspected).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let operations = v1::operation_server::OperationServer::new(Operations(operator))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let configuration = v1::configuration_server::ConfigurationServer::new(Configuration(configurator))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let serving = Server::builder()
             .add_service(service)
             .add_service(operations)
+            .add_service(configuration)
             .serve_with_incoming(UnixListenerStream::new(self.listener));
         // Not gracefully: a client that keeps its connection must not keep the agent.
         let served = stop.run_until_cancelled(serving).await;
@@ -345,6 +350,30 @@ impl Inspector {
             let (_, events) = proto::events(events.map_err(InspectorError::of_call)?)?;
             Ok(events)
         }))
+    }
+
+    /// Asks for the configuration in force, and what its file says now.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn config(&mut self) -> Result<ConfigReport, InspectorError> {
+        let answer = self.configuration().show(v1::ConfigShowRequest {}).await;
+        Ok(answer.map_err(InspectorError::of_call)?.into_inner().into())
+    }
+
+    /// Has the agent read its configuration again and put it in force, all of it or nothing. A file that cannot be, and one that
+    /// was refused, is no error of this call.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn reload(&mut self) -> Result<ConfigReport, InspectorError> {
+        let answer = self.configuration().reload(v1::ConfigReloadRequest {}).await;
+        Ok(answer.map_err(InspectorError::of_call)?.into_inner().into())
+    }
+
+    fn configuration(&self) -> v1::configuration_client::ConfigurationClient<Channel> {
+        v1::configuration_client::ConfigurationClient::new(self.channel.clone())
+            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
     }
 
     /// Operations on the services of the agent's host, over the same connection.

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod configuration;
 mod exchange;
 mod inspect;
 mod listen;
@@ -20,6 +21,7 @@ mod session;
 mod tls;
 
 pub use clock::Clocks;
+pub use configuration::Configurator;
 pub use inspect::{Doctor, Inspected, InspectionSocket, Inspector, InspectorError, Snapshot, Timelines};
 pub use listen::{ListenError, bind_on_device, serve_edge};
 pub use operate::{OperateError, OperationsClient, Operator, OutputAnswers, Outputs, StepAnswers, Steps};

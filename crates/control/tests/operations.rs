@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use control::{
-    Doctor, Inspected, InspectionSocket, Inspector, OperateError, OperationsClient, Operator, Outputs, Snapshot, Steps,
-    Timelines,
+    Configurator, Doctor, Inspected, InspectionSocket, Inspector, OperateError, OperationsClient, Operator, Outputs,
+    Snapshot, Steps, Timelines,
 };
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use model::{
-    Credential, ExecInput, ExecQuery, Finding, HostStatus, LogsQuery, Output, Refusal, Role, RunCommand, ServiceName,
-    TerminalSize, TunnelReport,
+    ConfigReport, Credential, ExecInput, ExecQuery, Finding, HostStatus, LogsQuery, Output, Refusal, Role, RunCommand,
+    ServiceName, TerminalSize, TunnelReport,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -109,6 +109,19 @@ impl Doctor for FakeDoctor {
     }
 }
 
+/// Knows nothing.
+struct FakeConfigurator;
+
+impl Configurator for FakeConfigurator {
+    fn show(&self) -> BoxFuture<'static, Option<ConfigReport>> {
+        Box::pin(async { None })
+    }
+
+    fn reload(&self) -> BoxFuture<'static, Option<ConfigReport>> {
+        Box::pin(async { None })
+    }
+}
+
 async fn serve() -> Served {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.sock");
@@ -120,7 +133,7 @@ async fn serve() -> Served {
     let socket = InspectionSocket::bind(&path).unwrap();
     let (_, timelines) = watch::channel(Timelines::default());
     let inspected = Inspected { state, timelines, tunnel, doctor: Arc::new(FakeDoctor), ingress: None };
-    tokio::spawn(socket.serve(inspected, operator.clone(), stop.clone()));
+    tokio::spawn(socket.serve(inspected, operator.clone(), Arc::new(FakeConfigurator), stop.clone()));
     let client = Inspector::connect(&path).await.unwrap().operations();
     Served { operator, client, _dir: dir, _stop: stop.drop_guard() }
 }

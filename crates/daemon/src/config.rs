@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use config::{Config, Environment, File, FileFormat};
 use serde::de::DeserializeOwned;
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table};
 
 /// A value that parses and still cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,15 +67,36 @@ pub struct Overrides {
     pub flags: Vec<(String, String)>,
 }
 
+/// Where a configuration comes from: it can be read again.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file.
+    pub file: PathBuf,
+    /// What overrides it.
+    pub overrides: Overrides,
+}
+
+/// A configuration that can be.
+#[derive(Debug)]
+pub struct Loaded<Checked> {
+    /// What the program uses.
+    pub checked: Checked,
+    /// What is set, in the file or elsewhere, as it is written. It may hold secrets.
+    pub values: Table,
+    /// Where it came from.
+    pub source: Source,
+}
+
 /// Reads, merges and checks.
 ///
 /// # Errors
 /// When the file cannot be read or parsed, a key is unknown, a type is wrong, or the written form does not convert.
-pub fn load<Written, Checked>(file: &Path, overrides: &Overrides) -> Result<Checked, ConfigError>
+pub fn load<Written, Checked>(source: &Source) -> Result<Loaded<Checked>, ConfigError>
 where
     Written: DeserializeOwned,
     Checked: TryFrom<Written, Error = Invalid>,
 {
+    let Source { file, overrides } = source;
     let plain = |reason: String| ConfigError { file: file.to_owned(), line: None, key: None, reason };
     let text = fs::read_to_string(file).map_err(|error| {
         plain(match error.kind() {
@@ -90,14 +111,19 @@ where
     for (key, value) in &overrides.flags {
         builder = builder.set_override(key, value.as_str()).map_err(|error| plain(format!("--set {key}: {error}")))?;
     }
-    let merged = builder.build().and_then(Config::try_deserialize::<Written>);
-    let written = merged.map_err(|error| located(file, &text, &error, toml::from_str::<Written>(&text).err()))?;
-    Checked::try_from(written).map_err(|invalid| ConfigError {
+    let merged = builder.build().and_then(|merged| {
+        let values = merged.clone().try_deserialize::<Table>()?;
+        Ok((merged.try_deserialize::<Written>()?, values))
+    });
+    let (written, values) =
+        merged.map_err(|error| located(file, &text, &error, toml::from_str::<Written>(&text).err()))?;
+    let checked = Checked::try_from(written).map_err(|invalid| ConfigError {
         file: file.to_owned(),
         line: line_of_key(&text, &invalid.key),
         key: Some(invalid.key),
         reason: invalid.reason,
-    })
+    })?;
+    Ok(Loaded { checked, values, source: source.clone() })
 }
 
 /// The merged form lost the lines: `again`, from parsing the file alone, has them. When the file alone is right, the
@@ -219,7 +245,8 @@ mod tests {
         let file = dir.path().join("agent.toml");
         fs::write(&file, text).unwrap();
         let flags = flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        load::<Written, Checked>(&file, &Overrides { env_prefix: "DAEMON_TEST_NOT_SET", flags })
+        let overrides = Overrides { env_prefix: "DAEMON_TEST_NOT_SET", flags };
+        Ok(load::<Written, Checked>(&Source { file, overrides })?.checked)
     }
 
     const GOOD: &str = "host = \"vps\"\n\n[tunnel]\nmode = \"listen\"\nmtu = 1400\n";
@@ -275,7 +302,8 @@ mod tests {
     #[test]
     fn a_missing_file_says_so() {
         let overrides = Overrides { env_prefix: "X", flags: vec![] };
-        let error = load::<Written, Checked>(Path::new("/nonexistent/edge.toml"), &overrides).unwrap_err();
+        let source = Source { file: "/nonexistent/edge.toml".into(), overrides };
+        let error = load::<Written, Checked>(&source).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/edge.toml: no such file"), "{error}");
     }
 }

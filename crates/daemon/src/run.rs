@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{ConfigError, Overrides};
+use crate::config::{ConfigError, Loaded, Overrides, Source};
 use crate::{exit, logs};
 
 /// How long the daemon may take to stop.
@@ -47,7 +47,7 @@ pub trait ConfigCheck: Sized {
     ///
     /// # Errors
     /// When any of it cannot be used.
-    fn load(file: &std::path::Path, overrides: &Overrides) -> Result<Self, ConfigError>;
+    fn load(source: &Source) -> Result<Loaded<Self>, ConfigError>;
 }
 
 /// Runs a daemon: loads its configuration (a bad one ends it with [`exit::CONFIG`] before anything is bound),
@@ -59,13 +59,14 @@ pub fn run<C, Serve>(
     file: PathBuf,
     env_prefix: &'static str,
     args: Args,
-    serve: impl FnOnce(C, Ready, CancellationToken) -> Serve,
+    serve: impl FnOnce(Loaded<C>, Ready, CancellationToken) -> Serve,
 ) -> ExitCode
 where
     C: ConfigCheck,
     Serve: Future<Output = anyhow::Result<()>>,
 {
-    let config = match C::load(&file, &Overrides { env_prefix, flags: args.overrides }) {
+    let source = Source { file, overrides: Overrides { env_prefix, flags: args.overrides } };
+    let config = match C::load(&source) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("{name}: bad configuration: {error}");
@@ -73,7 +74,7 @@ where
         }
     };
     if args.check {
-        println!("{}: good", file.display());
+        println!("{}: good", source.file.display());
         return exit::OK.into();
     }
     match try_run(name, config, serve) {
@@ -101,14 +102,14 @@ impl Ready {
 
 fn try_run<C, Serve>(
     name: &'static str,
-    config: C,
-    serve: impl FnOnce(C, Ready, CancellationToken) -> Serve,
+    config: Loaded<C>,
+    serve: impl FnOnce(Loaded<C>, Ready, CancellationToken) -> Serve,
 ) -> anyhow::Result<()>
 where
     C: ConfigCheck,
     Serve: Future<Output = anyhow::Result<()>>,
 {
-    let (format, filter) = config.logs();
+    let (format, filter) = config.checked.logs();
     logs::start(format, filter)?;
     info!(version = env!("CARGO_PKG_VERSION"), "{name} starting");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

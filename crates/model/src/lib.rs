@@ -2,6 +2,7 @@
 //! it is made, so that whoever holds one of these types holds a valid one.
 #![forbid(unsafe_code)]
 
+mod configuration;
 mod container;
 mod desired;
 mod event;
@@ -14,6 +15,7 @@ mod service;
 mod status;
 mod tunnel;
 
+pub use configuration::{ConfigChange, ConfigReport};
 pub use container::{ContainerSpec, Limits, Mount, MountSource, Network, PortBinding, SecretFile};
 pub use desired::{DesiredConfig, PublicName, ServiceAnnouncement};
 pub use event::{Event, EventKind, Subject, Timeline};

@@ -21,7 +21,7 @@ use registry::Client;
 use supervisor::apps::{
     Credential, GhostSecrets, Health as AppHealth, NextcloudSecrets, Place, container, external, ghost, nextcloud,
 };
-use supervisor::upgrade::{Automatic, Host, HostClock, HostOptions, NoCrash, Retry, Upgrader};
+use supervisor::upgrade::{Automatic, Host, HostClock, HostOptions, NoCrash, Retry, Rule, Upgrader};
 use supervisor::{DockerEngine, Operations, PinnedImage, RecordMap, Records, Secrets, Supervisor, SupervisorOptions};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -59,6 +59,7 @@ pub struct Services {
     managed: Vec<Managed>,
     /// What is wanted besides, whatever is live.
     always: Vec<ServiceSpec>,
+    secrets: Secrets,
     records: Arc<Records>,
     recorded: watch::Receiver<RecordMap>,
     desired: watch::Sender<Option<Vec<ServiceSpec>>>,
@@ -124,10 +125,9 @@ impl Services {
         let host = Arc::new(Host::new(Arc::clone(&engine), specs(), &supervisor, HostOptions::default()));
         let upgrader = Upgrader::spawn(Arc::clone(&records), host, specs(), NoCrash, Retry::default(), stop.clone());
         let upgrader = Arc::new(upgrader);
-        let rules = managed.iter().map(|managed| (managed.service.name.clone(), managed.service.upgrades.clone()));
         let registry = Client::new().context("TLS cannot be set up")?;
         let automatic =
-            Arc::new(Automatic::new(Arc::clone(&upgrader), registry, HostClock, rules.collect(), UPGRADE_JITTER));
+            Arc::new(Automatic::new(Arc::clone(&upgrader), registry, HostClock, rules(&managed), UPGRADE_JITTER));
         let (by_itself, until) = (Arc::clone(&automatic), stop.clone());
         tokio::spawn(async move { until.run_until_cancelled(by_itself.run()).await });
         let operations = Operations {
@@ -145,6 +145,7 @@ impl Services {
         Ok(Self {
             managed,
             always,
+            secrets,
             recorded: records.watch(),
             records,
             desired,
@@ -183,6 +184,32 @@ impl Services {
     #[must_use]
     pub fn has(&self, name: &ServiceName) -> bool {
         self.managed.iter().any(|managed| managed.service.name == *name)
+    }
+
+    /// From the next [`Services::apply`] on these are the services, and no others: all of them, or, where that cannot be, none.
+    ///
+    /// # Errors
+    /// In words for people, when generated secrets cannot be kept, or a service is being upgraded or removed.
+    pub fn replace(&mut self, services: Vec<Service>) -> Result<(), String> {
+        if let Some(busy) = self.managed.iter().find_map(|managed| self.held(&managed.service.name)) {
+            return Err(format!("a service is being worked on ({busy}); reload when that has ended"));
+        }
+        let opened = services.into_iter().map(|service| match Generated::open(&service, &self.secrets) {
+            Ok(generated) => Ok(Managed { service, generated, hostname: None, relay: None, complained: false }),
+            Err(error) => Err(format!("the generated secrets of {} cannot be kept: {}", service.name, chain(&error))),
+        });
+        let mut services = opened.collect::<Result<Vec<_>, _>>()?;
+        for managed in &mut services {
+            let is_same = |old: &&mut Managed| old.service.name == managed.service.name;
+            let Some(old) = self.managed.iter_mut().find(is_same) else { continue };
+            managed.hostname = old.hostname.take();
+            if matches!(managed.service.kind, Kind::External(_)) {
+                managed.relay = old.relay.take();
+            }
+        }
+        self.automatic.set_rules(rules(&services));
+        self.managed = services;
+        Ok(())
     }
 
     /// Derives every service from what is live, and wants it.
@@ -320,6 +347,10 @@ impl Services {
         }
         self.supervisor.health.borrow().get(name).cloned().unwrap_or_default()
     }
+}
+
+fn rules(managed: &[Managed]) -> BTreeMap<ServiceName, Rule> {
+    managed.iter().map(|managed| (managed.service.name.clone(), managed.service.upgrades.clone())).collect()
 }
 
 impl Generated {

@@ -10,6 +10,7 @@ use jiff::civil::DateTime;
 use jiff::{SignedDuration, ZonedDateTime};
 use model::ServiceName;
 use registry::Client;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -61,7 +62,7 @@ pub struct Automatic<H, C> {
     upgrader: Arc<Upgrader<H>>,
     registry: Client,
     clock: C,
-    rules: BTreeMap<ServiceName, Rule>,
+    rules: watch::Sender<BTreeMap<ServiceName, Rule>>,
     jitter: Duration,
     /// What was said last of a service, and when.
     said: Mutex<BTreeMap<ServiceName, (DateTime, String)>>,
@@ -97,14 +98,21 @@ impl<H: Effects, C: Clock> Automatic<H, C> {
         rules: BTreeMap<ServiceName, Rule>,
         jitter: Duration,
     ) -> Self {
+        let rules = watch::Sender::new(rules);
         Self { upgrader, registry, clock, rules, jitter, said: Mutex::default() }
+    }
+
+    /// From now on these rules hold.
+    pub fn set_rules(&self, rules: BTreeMap<ServiceName, Rule>) {
+        self.rules.send_replace(rules);
     }
 
     /// Looks at the clock for ever. Dropping it stops that; an upgrade that was begun goes on.
     pub async fn run(&self) {
-        let mut turns: BTreeMap<&ServiceName, Turn> = BTreeMap::new();
+        let mut turns: BTreeMap<ServiceName, Turn> = BTreeMap::new();
         loop {
-            for (service, rule) in self.rules.iter().filter(|(_, rule)| rule.policy != Policy::Off) {
+            let rules = self.rules.borrow().clone();
+            for (service, rule) in rules.iter().filter(|(_, rule)| rule.policy != Policy::Off) {
                 let now = self.clock.now();
                 let Some((begin, end)) = rule.window.around(now) else { continue };
                 let turn = turns.get(service).copied().filter(|turn| turn.begin == begin);
@@ -113,7 +121,7 @@ impl<H: Effects, C: Clock> Automatic<H, C> {
                     let again = self.look(service, rule.policy).await;
                     turn.at = if again { now.checked_add(AGAIN).ok() } else { None };
                 }
-                turns.insert(service, turn);
+                turns.insert(service.clone(), turn);
             }
             self.clock.moves().await;
         }
@@ -182,7 +190,7 @@ impl<H: Effects, C: Clock> Automatic<H, C> {
     /// It can't be upgraded at all.
     pub async fn outlook(&self, service: &ServiceName) -> Result<Vec<String>, UpgradeError> {
         let Upgradable { record, image, .. } = self.upgrader.upgradable(service)?;
-        let rule = self.rules.get(service).cloned().unwrap_or_default();
+        let rule = self.rules.borrow().get(service).cloned().unwrap_or_default();
         let mut lines = vec![format!("{service} runs {}", image.reference)];
         lines.extend(record.last.iter().map(|last| format!("last: {}", last.words())));
         if rule.policy == Policy::Off {

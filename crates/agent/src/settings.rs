@@ -1,0 +1,243 @@
+//! What is set in a configuration, as it may be shown: keys with their values, secrets masked. Of a secret, and of the files that are
+//! named, only a fingerprint is kept, which tells whether they changed.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::fs;
+use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use model::ConfigChange;
+use toml::{Table, Value};
+
+/// In place of a secret.
+const MASK: &str = "***";
+/// Words in the name of what is secret.
+const SECRET: [&str; 7] = ["password", "passwd", "passphrase", "secret", "token", "credential", "private"];
+/// Keys, besides those that end with `_file` and those below `secrets`, whose value names a file that is read when the
+/// configuration is.
+const FILES: [&str; 3] = ["acme_api_root", "acme_issuer_root", "basic_auth"];
+/// Files of an identity.
+const IDENTITY: [&str; 4] = ["ca.crt", "host.crt", "host.key", "tls-crypt.key"];
+/// What changes without a new start.
+const CHANGES_LIVE: &str = "services.";
+
+/// What is set, by the paths of keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Settings(BTreeMap<String, Setting>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Setting {
+    /// As TOML, masked.
+    shown: String,
+    /// Of the value, and of the file that it names.
+    fingerprint: u64,
+}
+
+impl Settings {
+    /// Of a configuration, whose named files are read.
+    pub(crate) fn of(values: &Table) -> Self {
+        let mut settings = Self::default();
+        settings.add(values, &mut Vec::new());
+        settings
+    }
+
+    fn add<'a>(&mut self, table: &'a Table, path: &mut Vec<&'a str>) {
+        for (key, value) in table {
+            path.push(key);
+            match value {
+                Value::Table(table) => self.add(table, path),
+                value => {
+                    let setting = Setting { shown: shown(path, value), fingerprint: fingerprint(path, value) };
+                    self.0.insert(path.join("."), setting);
+                }
+            }
+            path.pop();
+        }
+    }
+
+    /// For people.
+    pub(crate) fn shown(&self) -> BTreeMap<String, String> {
+        self.0.iter().map(|(key, setting)| (key.clone(), setting.shown.clone())).collect()
+    }
+
+    /// What another configuration sets differently.
+    pub(crate) fn changes(&self, newer: &Self) -> Vec<ConfigChange> {
+        let keys: std::collections::BTreeSet<&String> = self.0.keys().chain(newer.0.keys()).collect();
+        let differ = keys.into_iter().filter(|key| self.0.get(*key) != newer.0.get(*key));
+        let shown = |settings: &Self, key: &String| settings.0.get(key).map(|setting| setting.shown.clone());
+        let change = |key: &String| ConfigChange {
+            key: key.clone(),
+            from: shown(self, key),
+            to: shown(newer, key),
+            needs_restart: !key.starts_with(CHANGES_LIVE),
+        };
+        differ.map(change).collect()
+    }
+}
+
+fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET.iter().any(|word| name.contains(word)) || name == "key" || name.ends_with("_key") || name.ends_with("-key")
+}
+
+/// Whether the value is the path of a file.
+fn names_file(path: &[&str]) -> bool {
+    let [outer @ .., key] = path else { return false };
+    key.ends_with("_file") || FILES.contains(key) || outer.last() == Some(&"secrets")
+}
+
+fn shown(path: &[&str], value: &Value) -> String {
+    let key = path.last().copied().unwrap_or_default();
+    // Anything may be in an environment, and often is a secret.
+    let in_environment = path.len() > 1 && path[path.len() - 2] == "env";
+    if !names_file(path) && (in_environment || is_secret_name(key)) {
+        return format!("\"{MASK}\"");
+    }
+    masked(value.clone()).to_string()
+}
+
+/// A value without the secrets in its texts: those of `--password=x`, of the word after `--password`, and in addresses.
+fn masked(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(masked_text(&text)),
+        Value::Array(items) => {
+            let mut follows = false;
+            let mask = |item: Value| {
+                let is_option = item.as_str().is_some_and(|word| word.starts_with('-') && !word.contains('='));
+                let named = is_option && item.as_str().is_some_and(is_secret_name);
+                let secret = std::mem::replace(&mut follows, named);
+                if secret && !is_option { Value::String(MASK.to_owned()) } else { masked(item) }
+            };
+            Value::Array(items.into_iter().map(mask).collect())
+        }
+        other => other,
+    }
+}
+
+fn masked_text(text: &str) -> String {
+    let words: Vec<String> = text.split(' ').map(masked_word).collect();
+    words.join(" ")
+}
+
+fn masked_word(word: &str) -> String {
+    const ENDS: [char; 4] = ['?', '&', ';', ','];
+    let part = |part: &str| match part.split_once('=') {
+        Some((name, value)) if is_secret_name(name) && !value.trim_end_matches(ENDS).is_empty() => {
+            let end = &value[value.trim_end_matches(ENDS).len()..];
+            format!("{name}={MASK}{end}")
+        }
+        _ => part.to_owned(),
+    };
+    without_login(word).split_inclusive(ENDS).map(part).collect()
+}
+
+/// An address without the password in it.
+fn without_login(word: &str) -> String {
+    let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match authority.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?.0, host))) {
+        Some((user, host)) => format!("{scheme}://{user}:{MASK}@{host}{path}"),
+        None => word.to_owned(),
+    }
+}
+
+/// By a key of this process' own: a fingerprint tells nobody anything of a secret.
+fn fingerprint(path: &[&str], value: &Value) -> u64 {
+    static KEY: OnceLock<RandomState> = OnceLock::new();
+    let mut hasher = KEY.get_or_init(RandomState::new).build_hasher();
+    hasher.write(value.to_string().as_bytes());
+    let named = value.as_str().map(Path::new);
+    let files = match named {
+        Some(file) if names_file(path) => vec![file.to_owned()],
+        Some(dir) if path == ["identity_dir"] => IDENTITY.iter().map(|name| dir.join(name)).collect(),
+        _ => vec![],
+    };
+    for file in files {
+        // One that is not there has another fingerprint than an empty one.
+        match fs::read(file) {
+            Ok(content) => hasher.write(&content),
+            Err(_) => hasher.write_u8(1),
+        }
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Settings {
+        Settings::of(&text.parse().unwrap())
+    }
+
+    #[test]
+    fn what_is_set_is_shown_without_its_secrets() {
+        let text = r#"
+domain = "example.test"
+[tunnel]
+remotes = ["vps.example.test:1194"]
+[services.app]
+port = 8081
+command = ["serve", "--password", "geheim1", "--token=geheim2", "--verbose", "DB_PASSWORD=geheim3 x"]
+env = { DATABASE = "geheim4", PLAIN = "geheim5" }
+secrets = { "/run/secrets/db" = "/etc/cloudathome/db-password" }
+address = "http://me:geheim6@10.0.0.1:80/path?api_key=1"
+api_key = "geheim7"
+mail = { password_file = "/etc/cloudathome/smtp" }
+"#;
+        let shown = settings(text).shown();
+        let all = format!("{shown:?}");
+        assert!(!all.contains("geheim"), "{all}");
+        assert_eq!(shown["domain"], "\"example.test\"");
+        assert_eq!(shown["services.app.port"], "8081");
+        assert_eq!(shown["tunnel.remotes"], "[\"vps.example.test:1194\"]");
+        assert_eq!(shown["services.app.mail.password_file"], "\"/etc/cloudathome/smtp\"");
+        assert_eq!(shown["services.app.secrets./run/secrets/db"], "\"/etc/cloudathome/db-password\"");
+        assert!(shown["services.app.command"].contains("--verbose"), "{all}");
+        assert!(shown["services.app.address"].contains("http://me:***@10.0.0.1:80/path"), "{all}");
+    }
+
+    #[test]
+    fn a_change_says_what_and_whether_it_needs_a_new_start() {
+        let old =
+            settings("domain = \"a.test\"\n[services.app]\nport = 1\nenv = { A = \"x\" }\n[services.old]\nport = 2\n");
+        let new =
+            settings("domain = \"b.test\"\n[services.app]\nport = 3\nenv = { A = \"y\" }\n[services.new]\nport = 2\n");
+        let told: Vec<_> = old
+            .changes(&new)
+            .into_iter()
+            .map(|change| (change.key, change.from, change.to, change.needs_restart))
+            .collect();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            told,
+            [
+                ("domain".to_owned(), some("\"a.test\""), some("\"b.test\""), true),
+                ("services.app.env.A".to_owned(), some("\"***\""), some("\"***\""), false),
+                ("services.app.port".to_owned(), some("1"), some("3"), false),
+                ("services.new.port".to_owned(), None, some("2"), false),
+                ("services.old.port".to_owned(), some("2"), None, false),
+            ]
+        );
+        assert!(old.changes(&old.clone()).is_empty());
+    }
+
+    #[test]
+    fn the_content_of_a_named_file_is_part_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("smtp");
+        fs::write(&file, "geheim").unwrap();
+        let text = format!("[services.app.mail]\npassword_file = {file:?}\n");
+        let old = settings(&text);
+        assert_eq!(old, settings(&text));
+        fs::write(&file, "anders").unwrap();
+        let changes = old.changes(&settings(&text));
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].from, changes[0].to);
+        let identity = settings(&format!("identity_dir = {:?}\n", dir.path()));
+        fs::write(dir.path().join("host.key"), "key").unwrap();
+        assert!(identity.changes(&settings(&format!("identity_dir = {:?}\n", dir.path())))[0].needs_restart);
+    }
+}

@@ -1,0 +1,34 @@
+//! The configuration of this agent, for `agentctl`: the server's side.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use model::ConfigReport;
+use proto::v1;
+use tonic::{Request, Response, Status};
+
+/// Knows the agent's configuration, and puts another in force.
+pub trait Configurator: Send + Sync + 'static {
+    /// What is in force, and what the file says now. None: the agent is stopping.
+    fn show(&self) -> BoxFuture<'static, Option<ConfigReport>>;
+    /// Puts what the file says in force, all of it or nothing. None: the agent is stopping.
+    fn reload(&self) -> BoxFuture<'static, Option<ConfigReport>>;
+}
+
+/// The server's side.
+pub(crate) struct Configuration(pub(crate) Arc<dyn Configurator>);
+
+fn answer(report: Option<ConfigReport>) -> Result<Response<v1::ConfigReport>, Status> {
+    report.map(|report| Response::new(report.into())).ok_or_else(|| Status::unavailable("the agent is stopping"))
+}
+
+#[tonic::async_trait]
+impl v1::configuration_server::Configuration for Configuration {
+    async fn show(&self, _: Request<v1::ConfigShowRequest>) -> Result<Response<v1::ConfigReport>, Status> {
+        answer(self.0.show().await)
+    }
+
+    async fn reload(&self, _: Request<v1::ConfigReloadRequest>) -> Result<Response<v1::ConfigReport>, Status> {
+        answer(self.0.reload().await)
+    }
+}
