@@ -83,8 +83,9 @@ impl InTerminal {
                 return;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let chunk = self.written.recv_timeout(left).unwrap_or_else(|_| panic!("no {text:?} in {:?}", self.seen));
-            self.seen.push_str(&String::from_utf8_lossy(&chunk));
+            let chunk = self.written.recv_timeout(left);
+            assert!(chunk.is_ok(), "no {text:?} in {:?}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(&chunk.unwrap()));
         }
     }
 
