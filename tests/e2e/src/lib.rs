@@ -5,6 +5,7 @@
 mod check;
 mod cloud;
 pub mod outage;
+pub mod proofs;
 pub mod stock;
 
 pub use check::check;

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Agent, Binaries, Cloud, Dialer, More, outage};
+use e2e::{Agent, Binaries, Cloud, Dialer, More, outage, proofs};
 use lab::images::Wanted;
 use lab::{capability, wait_until};
 use serde_json::Value;
@@ -80,6 +80,9 @@ fn check(cloud: &mut Cloud, hub: &mut lab::Process, mail: &lab::Process) -> Resu
     page(cloud, "https://box.example.test/", "from a container").context("its neighbour")?;
 
     operated(cloud).context("services operated by agentctl")?;
+    proofs::control_is_cut(cloud).context("the control channel is cut")?;
+    proofs::data_is_cut(cloud).context("the services' data is cut off")?;
+    proofs::the_front_door_is_blocked(cloud).context("the front door is blocked")?;
     outage::home_falls_silent(cloud, "https://example.test/").context("home falls silent")?;
     outage::edge_agent_dies(cloud, "https://example.test/").context("edge-agent dies")?;
     restart(cloud).context("edge-agent started again")?;
