@@ -77,6 +77,8 @@ pub const TESTS: &[Package] = &[
     program("docker-registry", "docker-registry", "give out images in the lab"),
     program("python3-aiosmtpd", "aiosmtpd", "take the mail that services send"),
     program("wrk", "wrk", "put Caddy under load"),
+    file("bind9", "/usr/sbin/named", "be a name server that takes dynamic updates"),
+    program("bind9-dnsutils", "nsupdate", "change a zone by a command"),
 ];
 
 /// To measure tunnels side by side.

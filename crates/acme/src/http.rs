@@ -1,0 +1,119 @@
+//! HTTPS to the certificate authority: one request on a connection of its own.
+
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// For one request.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// A chain of certificates fits many times.
+const MAX_BODY: usize = 1 << 20;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Why the roots of a private certificate authority cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RootsError {
+    /// No PEM.
+    #[error("the root certificate of the ACME server is no PEM")]
+    Pem(#[source] rustls::pki_types::pem::Error),
+    /// Not a certificate, or TLS refuses its own defaults.
+    #[error("the root certificate of the ACME server cannot be used")]
+    Tls(#[source] rustls::Error),
+}
+
+/// Speaks to a certificate authority.
+#[derive(Debug, Clone)]
+pub(crate) struct Http {
+    tls: Arc<ClientConfig>,
+}
+
+impl Http {
+    /// Trusts `root`, or what browsers trust.
+    pub(crate) fn new(root: Option<&str>) -> Result<Self, RootsError> {
+        let mut roots = RootCertStore::empty();
+        match root {
+            Some(pem) => {
+                for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                    roots.add(certificate.map_err(RootsError::Pem)?).map_err(RootsError::Tls)?;
+                }
+            }
+            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(RootsError::Tls)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self { tls: Arc::new(config) })
+    }
+}
+
+impl HttpClient for Http {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
+        let tls = Arc::clone(&self.tls);
+        Box::pin(async move {
+            let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+            let late = |_| BoxError::from(format!("no answer within {} s", DEADLINE.as_secs()));
+            let answer = timeout(DEADLINE, exchange(tls, request)).await.map_err(late).flatten();
+            let answer = answer.map_err(|error| {
+                let told = format!("the ACME server {host} cannot be asked: {}", crate::challenge::chain(&*error));
+                instant_acme::Error::Other(told.into())
+            })?;
+            Ok(BytesResponse::from(answer))
+        })
+    }
+}
+
+async fn exchange(
+    tls: Arc<ClientConfig>,
+    mut request: Request<BodyWrapper<Bytes>>,
+) -> Result<Response<Full<Bytes>>, BoxError> {
+    let uri = request.uri().clone();
+    let (Some("https"), Some(host), Some(authority)) = (uri.scheme_str(), uri.host(), uri.authority()) else {
+        return Err(format!("{uri} is no address of HTTPS").into());
+    };
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
+    let stream = TcpStream::connect((host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(443))).await?;
+    let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(trust)?;
+    request.headers_mut().insert(HOST, HeaderValue::from_str(authority.as_str())?);
+    *request.uri_mut() =
+        uri.path_and_query().map_or_else(|| Ok(Uri::from_static("/")), |path| path.as_str().parse())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let exchange = async {
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
+        Ok(Response::from_parts(head, Full::new(body)))
+    };
+    tokio::pin!(exchange);
+    tokio::pin!(connection);
+    // The connection only moves bytes for the exchange; whether it then ends well does not matter.
+    tokio::select! {
+        answer = &mut exchange => answer,
+        _ = &mut connection => exchange.await,
+    }
+}
+
+fn trust(error: io::Error) -> BoxError {
+    format!("TLS failed: {error}").into()
+}
