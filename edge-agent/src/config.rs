@@ -15,6 +15,8 @@ use daemon::logs::Format;
 use model::{Hostname, Role};
 use serde::Deserialize;
 
+use crate::dns_challenge::{DnsChallenge, DnsChallengeSection};
+
 /// The file as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +51,7 @@ struct IngressSection {
     access_log: Option<bool>,
     #[serde(default)]
     dns: Vec<String>,
+    dns_challenge: Option<DnsChallengeSection>,
 }
 
 /// The checked configuration.
@@ -83,6 +86,8 @@ pub struct Ingress {
     pub import: Option<PathBuf>,
     /// Whether visits are written to files.
     pub access_log: bool,
+    /// How certificates are got by DNS-01, if any are.
+    pub dns_challenge: Option<DnsChallenge>,
 }
 
 /// The ACME directory of Let's Encrypt.
@@ -93,7 +98,7 @@ impl TryFrom<Written> for Config {
 
     fn try_from(written: Written) -> Result<Self, Invalid> {
         let domain = written.domain.parse().map_err(|error| Invalid::new("domain", error))?;
-        let ingress = written.ingress.map(Ingress::try_from).transpose()?;
+        let ingress = written.ingress.map(|section| Ingress::check(section, &domain)).transpose()?;
         let common = CommonWritten {
             identity_dir: written.identity_dir,
             state_dir: written.state_dir,
@@ -109,10 +114,8 @@ impl TryFrom<Written> for Config {
     }
 }
 
-impl TryFrom<IngressSection> for Ingress {
-    type Error = Invalid;
-
-    fn try_from(written: IngressSection) -> Result<Self, Invalid> {
+impl Ingress {
+    fn check(written: IngressSection, domain: &Hostname) -> Result<Self, Invalid> {
         let email = written.email;
         if !email.split_once('@').is_some_and(|(user, host)| !user.is_empty() && host.contains('.')) {
             return Err(Invalid::new("ingress.email", format_args!("{email:?} is not a mail address")));
@@ -138,6 +141,7 @@ impl TryFrom<IngressSection> for Ingress {
             dns: written.dns,
             import: written.import.map(import).transpose()?,
             access_log: written.access_log.unwrap_or(true),
+            dns_challenge: written.dns_challenge.map(|section| section.check(domain)).transpose()?,
         })
     }
 }

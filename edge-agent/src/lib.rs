@@ -9,8 +9,10 @@
 //! The core owns the edge's state; everything else is told by watches, and only the latest value counts.
 #![forbid(unsafe_code)]
 
+mod certificates;
 pub mod config;
 mod core;
+mod dns_challenge;
 mod publisher;
 mod reach;
 mod sites;

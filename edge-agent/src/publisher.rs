@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent::Proof;
@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::certificates::Certificates;
 use crate::config::Ingress;
 
 /// Where Caddy finds the root of a private ACME server.
@@ -58,6 +59,7 @@ pub(crate) struct Publisher {
     health: watch::Receiver<Healths>,
     loaded: watch::Receiver<Loaded>,
     proofs: watch::Receiver<Proofs>,
+    certificates: Certificates,
 }
 
 /// What came of fetching each name: what was seen, or why it does not serve.
@@ -119,6 +121,7 @@ fn state(config: &Ingress) -> IngressState {
             email: Some(config.email.clone()),
             trusted_roots: config.acme_api_root.iter().map(|_| ACME_ROOT.to_owned()).collect(),
         },
+        certificates: ingress::Certificates::default(),
         sites: vec![],
         guard: Guard { limits_socket: Some(LIMITS_SOCKET.to_owned()), probe_token: None },
         access_log: config.access_log.then(|| ACCESS_LOG.to_owned()),
@@ -145,8 +148,11 @@ impl Publisher {
         let (publication, wanted) = watch::channel(None);
         let (loaded_sender, loaded) = watch::channel(Loaded::default());
         let (proofs_sender, proofs) = watch::channel(Proofs::new());
+        let inside = Path::new(ADMIN_SOCKET).parent().context("the admin socket's directory")?;
+        let certificates = Certificates::start(common, config, &admin_dir(common), inside, stop.clone())?;
         let loader = Loader {
             admin: AdminClient::new(&admin_dir(common).join("admin.sock")),
+            certificates: certificates.clone(),
             state,
             wanted,
             name: name.clone(),
@@ -155,7 +161,7 @@ impl Publisher {
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(loader.run()));
         tokio::spawn(stop.run_until_cancelled_owned(prove(prober, loaded.clone(), proofs_sender)));
-        Ok(Self { name, publication, health, loaded, proofs })
+        Ok(Self { name, publication, health, loaded, proofs, certificates })
     }
 
     /// What is to be published, to be watched.
@@ -180,6 +186,7 @@ impl Publisher {
         let news = tokio::select! {
             news = self.loaded.changed() => news,
             news = self.proofs.changed() => news,
+            () = self.certificates.changed() => Ok(()),
         };
         if news.is_err() {
             std::future::pending::<()>().await;
@@ -233,8 +240,9 @@ impl Publisher {
     /// Caddy itself as a service of this host. It is degraded while it does not do what is wanted.
     pub(crate) fn service(&self, host: &HostId) -> ServiceStatus {
         let mut health = self.health.borrow().get(&self.name).cloned().unwrap_or_default();
-        if let (Health::Healthy, Some(reason)) = (&health, &self.loaded.borrow().reason) {
-            health = Health::Degraded { reason: reason.clone() };
+        let trouble = self.loaded.borrow().reason.clone().or_else(|| self.certificates.trouble());
+        if let (Health::Healthy, Some(reason)) = (&health, trouble) {
+            health = Health::Degraded { reason };
         }
         ServiceStatus {
             name: self.name.clone(),
@@ -251,6 +259,7 @@ impl Publisher {
 /// Keeps Caddy's configuration what is wanted.
 struct Loader {
     admin: AdminClient,
+    certificates: Certificates,
     state: IngressState,
     wanted: watch::Receiver<Option<Publication>>,
     name: ServiceName,
@@ -266,8 +275,7 @@ impl Loader {
             let known = self.wanted.wait_for(Option::is_some).await;
             let Ok(Some(publication)) = known.map(|known| known.clone()) else { return };
             self.state.sites.clone_from(&publication.sites);
-            let config = render(&self.state);
-            let pause = match self.ensure(&config).await {
+            let pause = match self.ensure().await {
                 Ok(()) => {
                     retry = LOAD_RETRY_MIN;
                     self.loaded.send_if_modified(|loaded| {
@@ -297,19 +305,22 @@ impl Loader {
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
                 Ok(()) = self.health.changed() => {}
+                () = self.certificates.changed() => {}
                 () = sleep(pause) => {}
             }
         }
     }
 
     /// Loads the configuration unless it is in force already.
-    async fn ensure(&self, config: &serde_json::Value) -> Result<(), String> {
+    async fn ensure(&mut self) -> Result<(), String> {
         let current = self.admin.current().await.map_err(|error| chain(&error))?;
-        if current == *config {
-            return Ok(());
+        self.state.certificates = self.certificates.of_sites(&self.state.sites, &current);
+        let config = render(&self.state);
+        if current != config {
+            self.admin.load(&config).await.map_err(|error| chain(&error))?;
+            info!(sites = self.state.sites.len(), "ingress configuration loaded");
         }
-        self.admin.load(config).await.map_err(|error| chain(&error))?;
-        info!(sites = self.state.sites.len(), "ingress configuration loaded");
+        self.certificates.prune(&self.state.certificates);
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// The port of DNS.
 pub(crate) const PORT: u16 = 53;
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// For one question.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Until every server shows a record. Some providers take minutes to carry a change to all of theirs.
@@ -87,7 +88,7 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Asks these resolvers where the servers of a zone are, and then those.
+    /// Asks these resolvers, or with none those of `/etc/resolv.conf`, where the servers of a zone are, and then those.
     #[must_use]
     pub fn new(resolvers: Vec<IpAddr>) -> Self {
         Self { resolvers, port: PORT, shown_within: SHOWN_WITHIN }
@@ -203,7 +204,12 @@ impl Dns {
     }
 
     async fn resolve(&self, name: &Name, kind: RecordType) -> Result<Message, DnsError> {
-        self.first(&self.resolvers, name, kind, true).await
+        if !self.resolvers.is_empty() {
+            return self.first(&self.resolvers, name, kind, true).await;
+        }
+        // Read each time: a provider may change it.
+        let text = tokio::fs::read_to_string(RESOLV_CONF).await.unwrap_or_default();
+        self.first(&name_servers(&text), name, kind, true).await
     }
 
     /// The answer of the first server that gives one.
@@ -226,8 +232,7 @@ impl Dns {
 }
 
 /// The name servers that a `resolv.conf` names.
-#[must_use]
-pub fn name_servers(resolv_conf: &str) -> Vec<IpAddr> {
+fn name_servers(resolv_conf: &str) -> Vec<IpAddr> {
     let of_line = |line: &str| {
         let mut words = line.split_whitespace();
         (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok()).flatten()

@@ -18,7 +18,7 @@ mod update;
 
 pub use challenge::{Challenge, ChallengeError};
 pub use command::{Command, CommandError};
-pub use dns::{Dns, DnsError, name_servers};
+pub use dns::{Dns, DnsError};
 pub use http::RootsError;
 pub use keeper::{Failure, InForce, Keeper, OpenError, Plan, Status};
 pub use order::OrderError;

@@ -1,5 +1,6 @@
 //! Caddy's whole configuration as a pure function of what the edge publishes.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use model::Hostname;
@@ -18,6 +19,8 @@ pub struct IngressState {
     pub listen: Listen,
     /// Where certificates come from.
     pub acme: Acme,
+    /// Certificates that it need not order.
+    pub certificates: Certificates,
     /// What it publishes. With none, every plain HTTP request gets the holding page and nothing is served by TLS:
     /// the configuration to start with.
     pub sites: Vec<Site>,
@@ -55,6 +58,15 @@ pub struct Acme {
     pub trusted_roots: Vec<String>,
 }
 
+/// Certificates that somebody else gets for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Certificates {
+    /// PEM files, each with a chain and its key.
+    pub files: Vec<String>,
+    /// Published names that it orders no certificate for.
+    pub not_ordered: Vec<Hostname>,
+}
+
 /// The whole configuration. The admin endpoint is part of every one: without it Caddy would open its default one on
 /// a TCP port for every user of the host.
 #[must_use]
@@ -68,8 +80,7 @@ pub fn render(state: &IngressState) -> Value {
         "http".to_owned(),
         json!({
             "listen": [at(state.listen.http_port)],
-            // Ours below; certificates are managed all the same, and ACME's HTTP challenge is answered.
-            "automatic_https": { "disable_redirects": true },
+            "automatic_https": automatic_https(&state.certificates),
             "routes": http_routes(&state.sites),
         }),
     );
@@ -79,7 +90,7 @@ pub fn render(state: &IngressState) -> Value {
             json!({
                 "listen": [at(state.listen.https_port)],
                 "protocols": ["h1", "h2", "h3"],
-                "automatic_https": { "disable_redirects": true },
+                "automatic_https": automatic_https(&state.certificates),
                 "tls_connection_policies": [{}],
                 "routes": https_routes(&state.sites, &state.guard),
                 "errors": { "routes": error_routes(&state.sites) },
@@ -97,10 +108,39 @@ pub fn render(state: &IngressState) -> Value {
             "tls": { "automation": { "policies": [{ "issuers": [issuer(&state.acme)] }] } },
         },
     });
+    if !state.certificates.files.is_empty() {
+        let load = |file: &String| json!({ "certificate": file, "key": file });
+        let files: Vec<Value> = state.certificates.files.iter().map(load).collect();
+        config["apps"]["tls"]["certificates"] = json!({ "load_files": files });
+    }
     if let Some(file) = state.access_log.as_ref().filter(|_| !state.sites.is_empty()) {
         access_log::add(&mut config, "https", file);
     }
     config
+}
+
+/// Redirects are ours. Certificates are managed, and ACME's HTTP challenge is answered, but for names that are left out.
+fn automatic_https(certificates: &Certificates) -> Value {
+    let mut automatic = json!({ "disable_redirects": true });
+    if !certificates.not_ordered.is_empty() {
+        automatic["skip_certificates"] = json!(certificates.not_ordered);
+    }
+    automatic
+}
+
+/// The names that a configuration of ours, as Caddy has it in force, has Caddy order certificates for.
+#[must_use]
+pub fn ordered_names(config: &Value) -> BTreeSet<String> {
+    let server = &config["apps"]["http"]["servers"]["https"];
+    let texts = |list: &Value| -> Vec<String> {
+        list.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
+    };
+    let routes = server["routes"].as_array().into_iter().flatten();
+    let mut names: BTreeSet<String> = routes.flat_map(|route| texts(&route["match"][0]["host"])).collect();
+    for name in texts(&server["automatic_https"]["skip_certificates"]) {
+        names.remove(&name);
+    }
+    names
 }
 
 fn issuer(acme: &Acme) -> Value {
@@ -208,6 +248,7 @@ pub(crate) mod tests {
                 email: Some("me@example.com".to_owned()),
                 trusted_roots: vec!["/etc/acme/root.pem".to_owned()],
             },
+            certificates: Certificates::default(),
             sites,
             guard: Guard::default(),
             access_log: None,
@@ -285,6 +326,27 @@ pub(crate) mod tests {
         assert_eq!(route["match"], json!([{ "host": ["www.example.com"] }]));
         assert_eq!(route["handle"][0]["headers"]["Location"], json!(["https://example.com{http.request.uri}"]));
         assert_eq!(servers["http"]["routes"][0]["match"], json!([{ "host": ["example.com", "www.example.com"] }]));
+    }
+
+    #[test]
+    fn certificates_of_others_are_loaded_and_not_ordered() {
+        let mut state = state(vec![site("a.example.com", None), site("b.x.example.com", None)]);
+        let names = |config: &Value| ordered_names(config).into_iter().collect::<Vec<_>>();
+        assert_eq!(names(&render(&state)), ["a.example.com", "b.x.example.com"]);
+        assert_eq!(render(&state)["apps"]["tls"]["certificates"], Value::Null);
+        state.certificates =
+            Certificates { files: vec!["/run/c.pem".to_owned()], not_ordered: vec!["a.example.com".parse().unwrap()] };
+        let config = render(&state);
+        assert_eq!(
+            config["apps"]["tls"]["certificates"],
+            json!({ "load_files": [{ "certificate": "/run/c.pem", "key": "/run/c.pem" }] })
+        );
+        for server in ["http", "https"] {
+            let automatic = &config["apps"]["http"]["servers"][server]["automatic_https"];
+            assert_eq!(*automatic, json!({ "disable_redirects": true, "skip_certificates": ["a.example.com"] }));
+        }
+        assert_eq!(names(&config), ["b.x.example.com"]);
+        assert!(ordered_names(&Value::Null).is_empty());
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod resolver;
 mod site;
 
 pub use admin::{AdminClient, AdminError};
-pub use caddy_config::{Acme, IngressState, Listen, render};
+pub use caddy_config::{Acme, Certificates, IngressState, Listen, ordered_names, render};
 pub use guard::Guard;
 pub use holding::HOLDING_HEADER;
 pub use limits::LimitsSocket;

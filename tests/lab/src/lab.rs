@@ -18,6 +18,8 @@ use crate::topology::{self, INTERNET, Topology, VPS};
 /// Where labs lie. On disk on every Debian, which matters for images and large uploads; `/tmp` may be memory.
 const PARENT: &str = "/var/tmp";
 const PREFIX: &str = "cloudathome-lab-";
+/// Port of the internet's own address where a test may run a name server for `_acme-challenge.example.test`.
+pub const CHALLENGES: u16 = 5353;
 
 /// A small internet on one machine; dropping it leaves the machine as it was (see the crate's text).
 #[derive(Debug)]
@@ -159,7 +161,7 @@ fn find<'a>(hosts: &'a [Host], name: &str) -> Result<&'a Host> {
 }
 
 /// Answers for `example.test` and everything below it with the VPS, for `acme.test` with the internet's own address, and
-/// for no other name.
+/// for no other name. What proves the domain to ACME servers is asked for at [`CHALLENGES`].
 fn serve_names(internet: &Host, client: &Host) -> Result<Process> {
     let mut dnsmasq = internet.command("dnsmasq");
     dnsmasq
@@ -167,7 +169,8 @@ fn serve_names(internet: &Host, client: &Host) -> Result<Process> {
         .args(["--log-facility=-", "--bind-interfaces"])
         .arg(format!("--listen-address={INTERNET}"))
         .arg(format!("--address=/example.test/{VPS}"))
-        .arg(format!("--address=/acme.test/{INTERNET}"));
+        .arg(format!("--address=/acme.test/{INTERNET}"))
+        .arg(format!("--server=/_acme-challenge.example.test/{INTERNET}#{CHALLENGES}"));
     let mut process = internet.spawn("dnsmasq", dnsmasq)?;
     process.wait_until("the name service", Duration::from_secs(10), || {
         client.exec_within(Duration::from_secs(5), &["getent", "ahostsv4", "acme.test"]).map(|_| true)

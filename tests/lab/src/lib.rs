@@ -59,7 +59,7 @@ mod wait;
 pub use engine::{Engine, EngineOptions, EngineVersion};
 pub use host::Host;
 pub use http::{Http, Reply};
-pub use lab::Lab;
+pub use lab::{CHALLENGES, Lab};
 pub use pebble::Pebble;
 pub use peers::Peers;
 pub use process::Process;

@@ -7,6 +7,7 @@ mod changes;
 mod guard;
 mod headers;
 mod outages;
+mod own_certificates;
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};

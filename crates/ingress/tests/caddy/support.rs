@@ -6,7 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ingress::{Acme, AdminClient, Guard, IngressState, Listen, ProbeError, ProbeReport, Prober, Site, render};
+use ingress::{
+    Acme, AdminClient, Certificates, Guard, IngressState, Listen, ProbeError, ProbeReport, Prober, Site, render,
+};
 use lab::capability::skip;
 use model::PublicName;
 use rustls::pki_types::CertificateDer;
@@ -49,6 +51,7 @@ impl Lab {
                 email: None,
                 trusted_roots: vec![self.path("api.crt").to_str().unwrap().to_owned()],
             },
+            certificates: Certificates::default(),
             sites,
             guard: Guard::default(),
             access_log: None,
@@ -118,6 +121,19 @@ impl Published {
 
     pub(crate) async fn probe(&self) -> Result<ProbeReport, ProbeError> {
         self.prober.probe(self.address(), &name("/status.php", Some(200))).await
+    }
+
+    /// The certificate that a visitor of the name is shown, whoever issued it.
+    pub(crate) async fn certificate(&self, name: &str) -> Option<CertificateDer<'static>> {
+        let port = self.lab.https.to_string();
+        let arguments = ["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", name];
+        let output = Command::new("openssl").args(arguments).stdin(Stdio::null()).output().unwrap();
+        CertificateDer::from_pem_slice(&output.stdout).ok()
+    }
+
+    /// How many orders the ACME server got.
+    pub(crate) fn orders(&self) -> usize {
+        std::fs::read_to_string(self.lab.path("pebble.log")).unwrap().matches("orders in the db").count()
     }
 
     /// A connection of a visitor's, for what curl can't do.
@@ -230,7 +246,7 @@ impl Pebble {
             .arg("-config")
             .arg(lab.path("pebble.json"))
             .envs([("PEBBLE_VA_ALWAYS_VALID", "1"), ("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_WFE_NONCEREJECT", "0")])
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(lab.path("pebble.log")).unwrap())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
