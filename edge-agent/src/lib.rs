@@ -15,6 +15,7 @@ mod core;
 mod dns_challenge;
 mod publisher;
 mod reach;
+mod seen;
 mod sites;
 mod standstill;
 
@@ -22,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use agent::services::Service;
-use agent::{Configuration, Doctor, Link, Myself, Recorder, Services};
+use agent::{Configuration, Doctor, Link, Metrics, Myself, Recorder, Services};
 use anyhow::Context;
 use control::{ControlTls, EdgeOutput, EdgeService, Inspected, InspectionSocket, Snapshot};
 use daemon::Ready;
@@ -68,8 +69,8 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         own_addresses(&config.services),
     )?;
 
-    let (_, ports) = watch::channel(vec![common.control_port]);
-    let link = Link::start(&common.tunnel, identity, Role::Edge, ports, stop.clone()).await?;
+    let ((_, ports), opened) = (watch::channel(vec![common.control_port]), common.metrics_opened());
+    let link = Link::start(&common.tunnel, identity, Role::Edge, ports, opened, stop.clone()).await?;
     let (output, output_receiver) = watch::channel(EdgeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
     let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });
@@ -78,7 +79,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
 
     let home = RoleUri { role: Role::Home, name: common.tunnel.peer.clone() };
     let socket = InspectionSocket::bind(&common.control_socket)?;
-    let metrics = daemon::metrics::bind(common.metrics_listen).await?;
+    let pages = common.bind_metrics(address).await?;
 
     let caddy = config.ingress.as_ref().map(|ingress| publisher::definition(common, ingress)).transpose()?;
     let services = Services::start(common, "edge-agent", config.services, caddy.into_iter().collect(), stop.clone())?;
@@ -100,8 +101,16 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         tunnel: link.report.clone(),
     };
     let (published, ingress_report) = watch::channel(IngressReport::default());
+    let metrics = Metrics {
+        snapshot: snapshot_receiver.clone(),
+        tunnel: link.report.clone(),
+        supervision: services.supervision(),
+        proofs: publisher.as_ref().map(Publisher::seen),
+        disks: agent::watch_disks(common.state_dir.clone(), services.engine()),
+        identity_ends: info.not_after,
+    };
     let inspected = Inspected {
-        state: snapshot_receiver.clone(),
+        state: snapshot_receiver,
         timelines: recorder.timelines(),
         tunnel: link.report.clone(),
         doctor: Arc::new(doctor),
@@ -140,7 +149,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         let stop = stop.clone();
         async move { socket.serve(inspected, operator, configurator, stop).await.context("the agent's socket") }
     });
-    parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
+    parts.spawn(daemon::metrics::serve(pages, metrics.source(), stop.clone()));
     parts.spawn(core.run(stop.clone()));
     parts.spawn(configuration.run(stop.clone()));
     parts.spawn(supervision);

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent::Proof;
 use agent::config::{Common, chain};
+use agent::{NameProofs, Proof};
 use anyhow::Context;
 use ingress::{
     Acme, AdminClient, Guard, IngressState, Listen, ProbeReport, Prober, Rejected, Resolution, Site, render,
@@ -60,10 +60,11 @@ pub(crate) struct Publisher {
     loaded: watch::Receiver<Loaded>,
     proofs: watch::Receiver<Proofs>,
     certificates: Certificates,
+    seen: watch::Receiver<NameProofs>,
 }
 
 /// What came of fetching each name: what was seen, or why it does not serve.
-type Proofs = BTreeMap<Hostname, Result<ProbeReport, String>>;
+pub(crate) type Proofs = BTreeMap<Hostname, Result<ProbeReport, String>>;
 
 /// How every service of this host is, Caddy among them.
 type Healths = BTreeMap<ServiceName, Health>;
@@ -150,6 +151,7 @@ impl Publisher {
         let (proofs_sender, proofs) = watch::channel(Proofs::new());
         let inside = Path::new(ADMIN_SOCKET).parent().context("the admin socket's directory")?;
         let certificates = Certificates::start(common, config, &admin_dir(common), inside, stop.clone())?;
+        let (seen_sender, seen) = watch::channel(NameProofs::new());
         let loader = Loader {
             admin: AdminClient::new(&admin_dir(common).join("admin.sock")),
             certificates: certificates.clone(),
@@ -160,13 +162,18 @@ impl Publisher {
             loaded: loaded_sender,
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(loader.run()));
-        tokio::spawn(stop.run_until_cancelled_owned(prove(prober, loaded.clone(), proofs_sender)));
-        Ok(Self { name, publication, health, loaded, proofs, certificates })
+        tokio::spawn(stop.run_until_cancelled_owned(prove(prober, loaded.clone(), proofs_sender, seen_sender)));
+        Ok(Self { name, publication, health, loaded, proofs, certificates, seen })
     }
 
     /// What is to be published, to be watched.
     pub(crate) fn published(&self) -> watch::Receiver<Option<Publication>> {
         self.publication.subscribe()
+    }
+
+    /// What the proofs of the names saw, for the metrics.
+    pub(crate) fn seen(&self) -> watch::Receiver<NameProofs> {
+        self.seen.clone()
     }
 
     /// Publishes this and nothing else.
@@ -326,7 +333,12 @@ impl Loader {
 }
 
 /// Asks for every published name through the front door, again and again.
-async fn prove(prober: Prober, mut loaded: watch::Receiver<Loaded>, proofs: watch::Sender<Proofs>) {
+async fn prove(
+    prober: Prober,
+    mut loaded: watch::Receiver<Loaded>,
+    proofs: watch::Sender<Proofs>,
+    seen: watch::Sender<NameProofs>,
+) {
     let door = SocketAddr::from((Ipv4Addr::LOCALHOST, HTTPS));
     loop {
         let sites = loaded.borrow_and_update().publication.clone().unwrap_or_default().sites;
@@ -342,6 +354,7 @@ async fn prove(prober: Prober, mut loaded: watch::Receiver<Loaded>, proofs: watc
         }
         let results: Proofs = probes.join_all().await.into_iter().collect();
         let pause = if results.values().all(Result::is_ok) { PROBE_INTERVAL } else { PROBE_RETRY };
+        seen.send_modify(|seen| *seen = crate::seen::after(seen, &results));
         proofs.send_if_modified(|old| {
             let changed = !old.keys().eq(results.keys())
                 || old.values().zip(results.values()).any(|(old, new)| old.as_ref().err() != new.as_ref().err());

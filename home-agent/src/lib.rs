@@ -17,7 +17,7 @@ mod outside;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use agent::{Configuration, Doctor, Link, Myself, Recorder, Services};
+use agent::{Configuration, Doctor, Link, Metrics, Myself, Recorder, Services};
 use anyhow::Context;
 use control::{ControlTls, HomeLink, HomeOutput, Inspected, InspectionSocket, Snapshot};
 use daemon::Ready;
@@ -55,7 +55,8 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
 
     // The link first: services publish their ports on its address.
     let (open_tcp, ports) = watch::channel(config.services.iter().map(|service| service.port).collect());
-    let link = Link::start(&common.tunnel, identity, Role::Home, ports, stop.clone()).await?;
+    let opened = common.metrics_opened();
+    let link = Link::start(&common.tunnel, identity, Role::Home, ports, opened, stop.clone()).await?;
     let (output, output_receiver) = watch::channel(HomeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
     let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });
@@ -71,7 +72,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         stop: stop.clone(),
     };
     let socket = InspectionSocket::bind(&common.control_socket)?;
-    let metrics = daemon::metrics::bind(common.metrics_listen).await?;
+    let pages = common.bind_metrics(common.tunnel.home_address()).await?;
     let services = Services::start(common, "home-agent", config.services, Vec::new(), stop.clone())?;
     let operator = services.operator();
     let supervision = services.supervise();
@@ -83,8 +84,16 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         snapshot: snapshot_receiver.clone(),
         tunnel: link.report.clone(),
     };
+    let metrics = Metrics {
+        snapshot: snapshot_receiver.clone(),
+        tunnel: link.report.clone(),
+        supervision: services.supervision(),
+        proofs: None,
+        disks: agent::watch_disks(common.state_dir.clone(), services.engine()),
+        identity_ends: info.not_after,
+    };
     let inspected = Inspected {
-        state: snapshot_receiver.clone(),
+        state: snapshot_receiver,
         timelines: recorder.timelines(),
         tunnel: link.report.clone(),
         doctor: Arc::new(doctor),
@@ -115,7 +124,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         let stop = stop.clone();
         async move { socket.serve(inspected, operator, configurator, stop).await.context("the agent's socket") }
     });
-    parts.spawn(daemon::metrics::serve(metrics, agent::registry(snapshot_receiver, link.report.clone()), stop.clone()));
+    parts.spawn(daemon::metrics::serve(pages, metrics.source(), stop.clone()));
     parts.spawn(async move {
         control.run().await;
         Ok(())

@@ -152,6 +152,7 @@ mod tests {
                 sent_packets: 4_500,
                 sent_bytes: 12_900_000,
             }],
+            ..TunnelReport::default()
         }
     }
 

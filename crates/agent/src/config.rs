@@ -25,6 +25,7 @@ pub struct LogSection {
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsSection {
     listen: Option<String>,
+    tunnel: bool,
 }
 
 /// `[control]` as written.
@@ -110,6 +111,8 @@ pub struct Common {
     pub log_filter: String,
     /// Where `/metrics` answers.
     pub metrics_listen: SocketAddr,
+    /// Whether it answers the opposite host too, on the tunnel address at the same port.
+    pub metrics_tunnel: bool,
     /// TCP port of the control channel on the edge's tunnel address.
     pub control_port: u16,
     /// The unix socket for `agentctl`.
@@ -201,7 +204,7 @@ impl Written {
         if metrics_listen.ip().is_unspecified() {
             return Err(Invalid::new(
                 "metrics.listen",
-                format_args!("{metrics_listen} would open the metrics to everybody; use a loopback or tunnel address"),
+                format_args!("{metrics_listen} would open the metrics to everybody; use a loopback address"),
             ));
         }
         let default_socket = format!("/run/cloudathome/{role}.sock");
@@ -213,6 +216,7 @@ impl Written {
             log_format: self.log.format,
             log_filter,
             metrics_listen,
+            metrics_tunnel: self.metrics.tunnel,
             control_port: match self.control.port {
                 Some(0) => return Err(Invalid::new("control.port", "0 is no port; use 1 to 65535")),
                 port => port.unwrap_or(7443),

@@ -20,7 +20,7 @@ mod timeline;
 pub use configuration::{Configuration, NewServices};
 pub use doctor::Doctor;
 pub use link::{Link, LinkView};
-pub use metrics::registry;
+pub use metrics::{Disk, Metrics, NameProof, NameProofs, watch_disks};
 pub use services::Services;
 pub use serving::{Proof, conclude};
 pub use status::Myself;

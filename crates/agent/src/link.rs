@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hostnet::guard::{self, Guarded};
+use hostnet::guard::{self, Guarded, OpenTcp};
 use hostnet::{LinkState, Netlink, Wanted};
 use model::{Role, RoleUri, TunnelReport, TunnelState, TunnelStatus};
 use pki::HostIdentity;
@@ -59,7 +59,7 @@ pub struct Link {
 
 impl Link {
     /// Puts the link and its address in place and starts the tunnel, through which peers may open the TCP ports
-    /// `open_tcp` of this host, which may change.
+    /// `open_tcp` of this host, which may change, and the opposite agent's host also `opposite_tcp`.
     ///
     /// # Errors
     /// When the subnet is in use on another link, the kernel refuses the device or its address, or the tunnel cannot
@@ -69,16 +69,18 @@ impl Link {
         identity: &HostIdentity,
         role: Role,
         open_tcp: watch::Receiver<Vec<u16>>,
+        opposite_tcp: Option<u16>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let netlink = Netlink::open()?;
         if let Some(collision) = netlink.collision(settings.subnet, &settings.device).await? {
             bail!("the tunnel's subnet cannot be {}: {collision}; choose another in [tunnel] subnet", settings.subnet);
         }
-        let address = match role {
-            Role::Edge => settings.edge_address(),
-            Role::Home | Role::Device => settings.home_address(),
+        let (address, opposite_address) = match role {
+            Role::Edge => (settings.edge_address(), settings.home_address()),
+            Role::Home | Role::Device => (settings.home_address(), settings.edge_address()),
         };
+        let opposite_tcp = opposite_tcp.map(|port| OpenTcp { port, from: Some(opposite_address) });
         let opposite =
             RoleUri { role: if role == Role::Edge { Role::Home } else { Role::Edge }, name: settings.peer.clone() };
         let config = tunnel_config(settings, identity, address, &opposite)?;
@@ -105,6 +107,7 @@ impl Link {
             device_path: device.path(),
             own_end: role,
             open_tcp,
+            opposite_tcp,
             refused: None,
             peer: None,
             reason: None,
@@ -194,6 +197,8 @@ struct Worker {
     /// What we are in the tunnel.
     own_end: Role,
     open_tcp: watch::Receiver<Vec<u16>>,
+    /// What is open to the opposite agent's host only.
+    opposite_tcp: Option<OpenTcp>,
     /// Why what the listener gave us is not taken.
     refused: Option<String>,
     /// The opposite agent, while it is connected.
@@ -330,7 +335,9 @@ impl Worker {
         for change in changes {
             debug!(%change, "link changed");
         }
-        let open_tcp = self.open_tcp.borrow_and_update().clone();
+        let to_all = self.open_tcp.borrow_and_update().clone();
+        let to_all = to_all.into_iter().map(|port| OpenTcp { port, from: None });
+        let open_tcp = to_all.chain(self.opposite_tcp).collect();
         guard::ensure(&[Guarded { device, address, open_tcp }]).await.context("the guard of the tunnel")?;
         Ok(())
     }

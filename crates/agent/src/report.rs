@@ -12,6 +12,12 @@ pub(crate) fn report(status: TunnelStatus, device: &str, mtu: u16, snapshot: &Sn
         device: device.to_owned(),
         mtu: mtu.into(),
         data_path: data_path(snapshot),
+        received_packets: snapshot.traffic.received_packets,
+        sent_packets: snapshot.traffic.sent_packets,
+        handshakes_completed: snapshot.handshakes_completed,
+        renewals_completed: snapshot.renewals_completed,
+        renewals_failed: snapshot.renewals_failed,
+        crl_next_update: snapshot.crl_next_update.map(unix_seconds),
         drops: snapshot.drops.iter().map(|(reason, count)| (reason.to_string(), count)).collect(),
         peers: snapshot.peers.iter().map(peer).collect(),
     }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod exposition;
 pub mod logs;
 pub mod metrics;
 mod run;

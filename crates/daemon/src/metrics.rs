@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, header};
 use axum::routing::get;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// The type that Prometheus asks for.
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::exposition::{Family, Format};
 
-/// Binds the page's address, which should be a loopback or tunnel address: nothing here asks who wants to know.
+/// Where the metrics come from: asked anew for each page.
+pub type Source = Arc<dyn Fn() -> Vec<Family> + Send + Sync>;
+
+/// Binds an address of the page, which should be a loopback or tunnel address: nothing here asks who wants to know.
 ///
 /// # Errors
 /// When it cannot be bound.
@@ -26,24 +26,28 @@ pub async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("metrics cannot listen on {listen}; choose another address in [metrics] listen"))
 }
 
-/// Serves `registry` until stopped.
+/// Serves what `source` has until stopped.
 ///
 /// # Errors
 /// When the server fails as a whole.
-pub async fn serve(listener: TcpListener, registry: Registry, stop: CancellationToken) -> anyhow::Result<()> {
-    let registry = Arc::new(registry);
-    let app = Router::new()
-        .route("/metrics", get(move || async move { render(&registry) }))
-        .route("/healthz", get(|| async { "ok\n" }));
+pub async fn serve(listeners: Vec<TcpListener>, source: Source, stop: CancellationToken) -> anyhow::Result<()> {
+    let page = move |headers: HeaderMap| {
+        let source = Arc::clone(&source);
+        async move {
+            let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            let format = Format::accepted(&accept.collect::<Vec<_>>().join(","));
+            ([(header::CONTENT_TYPE, format.content_type())], format.page(&source()))
+        }
+    };
+    let app = Router::new().route("/metrics", get(page)).route("/healthz", get(|| async { "ok\n" }));
+    let mut servers = JoinSet::new();
+    for listener in listeners {
+        let app = app.clone();
+        servers.spawn(async move { axum::serve(listener, app).await });
+    }
     // Not gracefully: Prometheus keeps its connection open and must not keep the agent.
-    let served = stop.run_until_cancelled(async { axum::serve(listener, app).await }).await;
-    served.unwrap_or(Ok(())).context("metrics server failed")
-}
-
-fn render(registry: &Registry) -> impl IntoResponse + use<> {
-    let mut text = String::new();
-    match encode(&mut text, registry) {
-        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, CONTENT_TYPE)], text),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], String::new()),
+    match stop.run_until_cancelled(servers.join_next()).await {
+        Some(Some(ended)) => ended.context("the metrics server panicked")?.context("metrics server failed"),
+        Some(None) | None => Ok(()),
     }
 }

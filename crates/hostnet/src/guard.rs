@@ -26,7 +26,16 @@ pub struct Guarded {
     /// the whole subnet would drop the containers' replies as well.
     pub address: Ipv4Addr,
     /// TCP ports of this host itself that may be opened through the link.
-    pub open_tcp: Vec<u16>,
+    pub open_tcp: Vec<OpenTcp>,
+}
+
+/// A TCP port that may be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenTcp {
+    /// Which.
+    pub port: u16,
+    /// By whom; `None`: by everybody in the tunnel.
+    pub from: Option<Ipv4Addr>,
 }
 
 /// Why the guard could not be put in place or removed.
@@ -88,8 +97,9 @@ fn render(guarded: &[Guarded]) -> Result<String, GuardError> {
         let known = format!("iifname \"{device}\" ct state established,related accept\n");
         input += &known;
         let _ = writeln!(input, "iifname \"{device}\" icmp type echo-request accept");
-        for port in open_tcp {
-            let _ = writeln!(input, "iifname \"{device}\" tcp dport {port} accept");
+        for OpenTcp { port, from } in open_tcp {
+            let from = from.map(|from| format!("ip saddr {from} ")).unwrap_or_default();
+            let _ = writeln!(input, "iifname \"{device}\" {from}tcp dport {port} accept");
         }
         let _ = writeln!(input, "iifname \"{device}\" counter drop");
         forward += &known;

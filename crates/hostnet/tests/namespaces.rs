@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 
-use hostnet::guard::{self, Guarded};
+use hostnet::guard::{self, Guarded, OpenTcp};
 use hostnet::{LinkState, Netlink, NetlinkError, Wanted};
 use ipnet::Ipv4Net;
 use lab::capability::skip;
@@ -130,16 +130,21 @@ fn through_the_tunnel_only_open_ports_are_reached() {
         neighbour.run("ip addr add 10.86.0.1/24 dev tun1");
         neighbour.run("ip link set tun1 up");
         let listen = |port: u16| std::net::TcpListener::bind((TUNNEL_ADDRESS, port)).unwrap();
-        let _servers = (listen(7443), listen(22));
+        let _servers = (listen(7443), listen(22), listen(9586), listen(9587));
         let reaches =
             |port: u16| neighbour.run(&format!("socat -u OPEN:/dev/null TCP:10.86.0.2:{port},connect-timeout=1"));
         runtime.block_on(async {
             assert!(reaches(7443) && reaches(22), "without the guard everything is reached");
-            let guarded = [Guarded { device: "cah0".to_owned(), address: TUNNEL_ADDRESS, open_tcp: vec![7443, 8080] }];
+            let of = |port, from: Option<[u8; 4]>| OpenTcp { port, from: from.map(Into::into) };
+            let open_tcp =
+                vec![of(7443, None), of(8080, None), of(9586, Some([10, 86, 0, 1])), of(9587, Some([10, 86, 0, 3]))];
+            let guarded = [Guarded { device: "cah0".to_owned(), address: TUNNEL_ADDRESS, open_tcp }];
             assert!(guard::ensure(&guarded).await.unwrap());
             assert!(!guard::ensure(&guarded).await.unwrap(), "a second pass changes nothing");
             assert!(reaches(7443), "an open port is reached");
             assert!(!reaches(22), "another one is not");
+            assert!(reaches(9586), "what is open to the neighbour is reached");
+            assert!(!reaches(9587), "what is open to another is not");
             assert!(neighbour.run("ping -c1 -W2 10.86.0.2"), "a ping is answered");
             assert!(run("ping", "-c1 -W2 10.86.0.1").0, "the host itself may open what it likes");
         });

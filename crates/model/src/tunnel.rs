@@ -18,6 +18,18 @@ pub struct TunnelReport {
     pub mtu: u32,
     /// How packets pass between the link and the sockets.
     pub data_path: DataPath,
+    /// Inner packets from peers since start, of those that are gone too.
+    pub received_packets: u64,
+    /// Inner packets to peers since start.
+    pub sent_packets: u64,
+    /// Sessions that came up since start.
+    pub handshakes_completed: u64,
+    /// New keys of connected peers since start.
+    pub renewals_completed: u64,
+    /// New keys of connected peers that did not come to be, since start.
+    pub renewals_failed: u64,
+    /// Unix time when the list of revoked certificates ends, in seconds; `None` without one.
+    pub crl_next_update: Option<u64>,
     /// Dropped packets since start, by the reason's name; all reasons that there are.
     pub drops: BTreeMap<String, u64>,
     /// Connected peers, devices too.

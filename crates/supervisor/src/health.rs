@@ -75,8 +75,11 @@ pub(crate) struct Checks<E> {
 }
 
 struct Running {
+    service: ServiceName,
     check: Check,
     verdict: Verdict,
+    /// How long the last answer took.
+    latency: watch::Receiver<Option<Duration>>,
     _task: DropGuard,
 }
 
@@ -91,15 +94,19 @@ impl<E: Engine> Checks<E> {
         let mut wanted = BTreeMap::new();
         for service in services.iter().filter(|service| service.run != Run::Nothing) {
             for unit in &service.units {
-                wanted.extend(unit.ready.as_ref().map(|check| (Key::Unit(unit.container.name.clone()), check)));
+                let key = || Key::Unit(unit.container.name.clone());
+                wanted.extend(unit.ready.as_ref().map(|check| (key(), (&service.name, check))));
             }
             let own = service.checks.iter().enumerate();
-            wanted.extend(own.map(|(at, check)| (Key::Service(service.name.clone(), at), check)));
+            wanted.extend(own.map(|(at, check)| (Key::Service(service.name.clone(), at), (&service.name, check))));
         }
-        self.running.retain(|key, running| wanted.get(key).is_some_and(|check| **check == running.check));
-        for (key, check) in wanted {
+        let same = |running: &Running, (service, check): &(&ServiceName, &Check)| {
+            (&running.service, &running.check) == (*service, *check)
+        };
+        self.running.retain(|key, running| wanted.get(key).is_some_and(|wanted| same(running, wanted)));
+        for (key, (service, check)) in wanted {
             if !self.running.contains_key(&key) {
-                let running = self.start(key.clone(), check.clone());
+                let running = self.start(key.clone(), service.clone(), check.clone());
                 self.running.insert(key, running);
             }
         }
@@ -108,6 +115,18 @@ impl<E: Engine> Checks<E> {
     /// What a check has shown last.
     pub(crate) fn verdict(&self, key: &Key) -> Verdict {
         self.running.get(key).map(|running| running.verdict.clone()).unwrap_or_default()
+    }
+
+    /// By service: how long the slowest of its checks took when it was asked last.
+    pub(crate) fn latencies(&self) -> BTreeMap<ServiceName, Duration> {
+        let mut slowest = BTreeMap::new();
+        for running in self.running.values() {
+            if let Some(took) = *running.latency.borrow() {
+                let known: &mut Duration = slowest.entry(running.service.clone()).or_default();
+                *known = took.max(*known);
+            }
+        }
+        slowest
     }
 
     /// Waits until a check has something new to say, and notes it.
@@ -120,12 +139,13 @@ impl<E: Engine> Checks<E> {
         }
     }
 
-    fn start(&self, key: Key, check: Check) -> Running {
+    fn start(&self, key: Key, service: ServiceName, check: Check) -> Running {
         let token = CancellationToken::new();
+        let (took, latency) = watch::channel(None);
         let (engine, statuses, sender) = (Arc::clone(&self.engine), self.statuses.clone(), self.sender.clone());
-        let work = watch_check(engine, key, check.clone(), statuses, sender);
+        let work = watch_check(engine, key, check.clone(), statuses, sender, took);
         tokio::spawn(token.clone().run_until_cancelled_owned(work));
-        Running { check, verdict: Verdict::default(), _task: token.drop_guard() }
+        Running { service, check, verdict: Verdict::default(), latency, _task: token.drop_guard() }
     }
 }
 
@@ -135,6 +155,7 @@ async fn watch_check<E: Engine>(
     check: Check,
     mut statuses: watch::Receiver<Vec<ContainerStatus>>,
     sender: mpsc::Sender<(Key, Verdict)>,
+    took: watch::Sender<Option<Duration>>,
 ) {
     let start = |all: &Vec<ContainerStatus>| {
         let name = check.container.as_ref()?;
@@ -146,9 +167,13 @@ async fn watch_check<E: Engine>(
         let now = start(&statuses.borrow_and_update());
         let verdict = if check.container.is_some() && now.is_none() {
             memory = Memory::default();
+            took.send_replace(None);
             Verdict::default()
         } else {
-            let health = match ask(&*engine, &check, now.as_ref().map(|start| start.id.as_str())).await {
+            let asked = Instant::now();
+            let answer = ask(&*engine, &check, now.as_ref().map(|start| start.id.as_str())).await;
+            took.send_replace(Some(asked.elapsed()));
+            let health = match answer {
                 // Nobody has seen how the service is.
                 Err(CheckError::Engine(EngineError::Unreachable { .. })) => Health::Unknown,
                 answer => memory.judge(answer.map_err(|error| chain(&error)), now.as_ref(), check.grace, unix_now()),

@@ -78,7 +78,8 @@ async fn it_asks_as_a_proxy_would_and_follows_the_answers() {
     let (containers, statuses) = watch::channel(vec![container(ContainerState::Running)]);
     let (sender, mut news) = mpsc::channel(NEWS);
     let key = Key::Unit("nextcloud".into());
-    tokio::spawn(watch_check(engine(), key, check(Probe::Http(http(address))), statuses, sender));
+    let (took, latency) = watch::channel(None);
+    tokio::spawn(watch_check(engine(), key, check(Probe::Http(http(address))), statuses, sender, took));
 
     let mut until = async |word: &str, reason: &str| {
         let fits = async {
@@ -92,6 +93,7 @@ async fn it_asks_as_a_proxy_would_and_follows_the_answers() {
         timeout(Duration::from_secs(10), fits).await.unwrap_or_else(|_| panic!("never {word}: {reason}"))
     };
     assert_eq!(until("healthy", "").await.start, Some(Start { id: "abc".into(), at: 1000 }));
+    assert!(latency.borrow().is_some_and(|took| took > Duration::ZERO && took < Duration::from_secs(10)));
     let request = seen.wait_for(|request| !request.is_empty()).await.unwrap().to_lowercase();
     assert!(request.starts_with("get /status.php http/1.1\r\n"), "{request}");
     assert!(request.contains("\r\nhost: cloud.example.com\r\n"), "{request}");
@@ -110,6 +112,7 @@ async fn it_asks_as_a_proxy_would_and_follows_the_answers() {
     // One that no longer runs is not asked; its next run is.
     containers.send_replace(vec![container(ContainerState::Exited)]);
     assert_eq!(until("unknown", "").await, Verdict::default());
+    assert_eq!(*latency.borrow(), None);
     containers.send_replace(vec![ContainerStatus { started_at: 2000, ..container(ContainerState::Running) }]);
     assert_eq!(until("healthy", "").await.start, Some(Start { id: "abc".into(), at: 2000 }));
 }

@@ -37,7 +37,7 @@ pub use operations::{Operations, Steps, Written};
 pub use record::{Former, PinnedImage, Record, RecordError, RecordMap, Records, Release, Wanted};
 pub use secrets::{SecretKind, Secrets, SecretsError};
 pub use storage::{Helper, ImageFacts, Storage};
-pub use supervisor::{Applied, RequestError, Requests, Supervisor, SupervisorOptions};
+pub use supervisor::{Applied, Passes, RequestError, Requests, Supervisor, SupervisorOptions};
 
 /// Every container of ours is called this and its own name.
 pub const NAME_PREFIX: &str = "cloudathome-";

@@ -76,12 +76,27 @@ pub struct Supervisor {
     /// By container name: how many times it was started again after it had ended by itself or hung, since the agent
     /// started.
     pub restarts: watch::Receiver<BTreeMap<String, u64>>,
+    /// How its passes went.
+    pub passes: watch::Receiver<Passes>,
+    /// By service: how long the slowest of its checks took to answer, or to fail, when it was asked last.
+    pub latencies: watch::Receiver<BTreeMap<ServiceName, Duration>>,
     /// What it acts on, by service: no step that was planned for anything before is still being taken.
     pub applied: watch::Receiver<BTreeMap<ServiceName, Applied>>,
     /// To ask something of it.
     pub requests: Requests,
     /// Ends soon after the token is cancelled. Containers are left as they are.
     pub task: JoinHandle<()>,
+}
+
+/// How the passes of a supervisor went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Passes {
+    /// Passes since the agent started.
+    pub count: u64,
+    /// Those in which the engine did not say what there is.
+    pub failures: u64,
+    /// How long the last one took. The steps are not in it: they are taken beside.
+    pub last: Duration,
 }
 
 /// What of a service's definition a supervisor acts on.
@@ -105,6 +120,8 @@ impl Supervisor {
         let (statuses_sender, statuses) = watch::channel(Vec::new());
         let (health_sender, health) = watch::channel(BTreeMap::new());
         let (restarts_sender, restarts) = watch::channel(BTreeMap::new());
+        let (passes_sender, passes) = watch::channel(Passes::default());
+        let (latencies_sender, latencies) = watch::channel(BTreeMap::new());
         let (applied_sender, applied) = watch::channel(BTreeMap::new());
         let (requests_sender, requests) = mpsc::channel(REQUESTS);
         let worker = Worker {
@@ -121,6 +138,8 @@ impl Supervisor {
             statuses: statuses_sender,
             health: health_sender,
             restarts: restarts_sender,
+            passes: passes_sender,
+            latencies: latencies_sender,
             applied: applied_sender,
             requests,
             observed: None,
@@ -148,7 +167,8 @@ impl Supervisor {
             // Dropping the work anywhere is fine: see the module's text.
             let _ = token.run_until_cancelled(worker.run()).await;
         });
-        Self { statuses, health, restarts, applied, requests: Requests(requests_sender), task }
+        let requests = Requests(requests_sender);
+        Self { statuses, health, restarts, passes, latencies, applied, requests, task }
     }
 }
 
@@ -160,6 +180,8 @@ struct Worker<E> {
     statuses: watch::Sender<Vec<ContainerStatus>>,
     health: watch::Sender<BTreeMap<ServiceName, Health>>,
     restarts: watch::Sender<BTreeMap<String, u64>>,
+    passes: watch::Sender<Passes>,
+    latencies: watch::Sender<BTreeMap<ServiceName, Duration>>,
     applied: watch::Sender<BTreeMap<ServiceName, Applied>>,
     requests: mpsc::Receiver<Request>,
     checks: Checks<E>,
@@ -200,7 +222,13 @@ struct Worker<E> {
 impl<E: Engine> Worker<E> {
     async fn run(mut self) {
         loop {
+            let begun = Instant::now();
             let next = self.pass().await;
+            self.passes.send_modify(|passes| {
+                passes.count += 1;
+                passes.failures += u64::from(self.engine_failures > 0);
+                passes.last = begun.elapsed();
+            });
             self.wait(next).await;
         }
     }

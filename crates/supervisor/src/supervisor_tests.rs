@@ -361,6 +361,8 @@ async fn an_engine_that_is_gone_is_told_and_awaited() {
     bench.engine.with(|world| world.gone = false);
     assert_eq!(bench.running().await, before);
     assert!(bench.engine.calls().is_empty());
+    let passes = *bench.supervisor.passes.borrow();
+    assert!(passes.failures > 0 && passes.count > passes.failures, "{passes:?}");
 }
 
 #[tokio::test(start_paused = true)]

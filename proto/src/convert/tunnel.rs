@@ -14,6 +14,12 @@ impl From<TunnelReport> for v1::TunnelReport {
             data_path: Some(report.data_path.into()),
             drops: report.drops.into_iter().collect(),
             peers: report.peers.into_iter().map(Into::into).collect(),
+            received_packets: report.received_packets,
+            sent_packets: report.sent_packets,
+            handshakes_completed: report.handshakes_completed,
+            renewals_completed: report.renewals_completed,
+            renewals_failed: report.renewals_failed,
+            crl_next_update: report.crl_next_update,
         }
     }
 }
@@ -32,6 +38,12 @@ impl TryFrom<v1::TunnelReport> for TunnelReport {
             data_path: wire.data_path.map(Into::into).unwrap_or_default(),
             drops: wire.drops.into_iter().map(|(reason, count)| (bounded(&reason), count)).collect(),
             peers: list("TunnelReport.peers", wire.peers)?,
+            received_packets: wire.received_packets,
+            sent_packets: wire.sent_packets,
+            handshakes_completed: wire.handshakes_completed,
+            renewals_completed: wire.renewals_completed,
+            renewals_failed: wire.renewals_failed,
+            crl_next_update: wire.crl_next_update,
         })
     }
 }
@@ -132,6 +144,12 @@ mod tests {
                 udp_send: step("segmented"),
                 udp_receive: step("single"),
             },
+            received_packets: 11,
+            sent_packets: 12,
+            handshakes_completed: 13,
+            renewals_completed: 14,
+            renewals_failed: 15,
+            crl_next_update: Some(1_800_000_000),
             drops: [("replay".to_owned(), 7)].into(),
             peers: vec![TunnelPeer {
                 name: "phone".into(),

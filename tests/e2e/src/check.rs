@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use lab::http::sha256;
@@ -70,9 +70,14 @@ fn metrics(cloud: &Cloud) -> Result<String> {
     for agent in [&cloud.edge, &cloud.home] {
         let connected = agent.metric("cloudathome_tunnel_connected")?;
         ensure!(connected == Some(1.0), "cloudathome_tunnel_connected is {connected:?} on {}", agent.host.name());
-        let page = agent.metrics()?;
-        ensure!(page.ends_with("# EOF\n"), "the metrics page of {} is not complete", agent.host.name());
     }
+    let took = cloud.edge.metric("cloudathome_proof_duration_seconds")?;
+    ensure!(took.is_some_and(|seconds| seconds > 0.0 && seconds < 5.0), "the proof took {took:?} s");
+    let ends = cloud.edge.metric("cloudathome_certificate_expiry_timestamp_seconds")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    ensure!(ends.is_some_and(|ends| ends > now), "the certificate ends at {ends:?}, and it is {now}");
+    let check = cloud.home.metric("cloudathome_service_check_duration_seconds")?;
+    ensure!(check.is_some_and(|seconds| seconds > 0.0), "the health check took {check:?} s");
     Ok("/metrics answers on both and agrees".to_owned())
 }
 

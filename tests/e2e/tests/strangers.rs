@@ -39,7 +39,7 @@ fn strangers_are_refused_and_counted() -> Result<()> {
     let strangers = [
         ("other-ca", "handshakes_failed", with_our_key(trusting_us(identity(&theirs, Role::Home, "attic", valid())?))),
         ("expired", "handshakes_failed", with_our_key(identity(&ours, Role::Home, "attic", past)?)),
-        ("wrong-key", "packets_dropped", identity(&ours, Role::Home, "attic", valid())?),
+        ("wrong-key", "drops", identity(&ours, Role::Home, "attic", valid())?),
     ];
     for (label, counter, stranger) in strangers {
         let dir = home.dir().join(label);

@@ -79,6 +79,7 @@ pub const TESTS: &[Package] = &[
     program("wrk", "wrk", "put Caddy under load"),
     file("bind9", "/usr/sbin/named", "be a name server that takes dynamic updates"),
     program("bind9-dnsutils", "nsupdate", "change a zone by a command"),
+    program("prometheus", "prometheus", "read the metrics, and check them and the alerts by its promtool"),
 ];
 
 /// To measure tunnels side by side.

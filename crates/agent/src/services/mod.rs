@@ -22,7 +22,9 @@ use supervisor::apps::{
     Credential, GhostSecrets, Health as AppHealth, NextcloudSecrets, Place, container, external, ghost, nextcloud,
 };
 use supervisor::upgrade::{Automatic, Host, HostClock, HostOptions, NoCrash, Retry, Rule, Upgrader};
-use supervisor::{DockerEngine, Operations, PinnedImage, RecordMap, Records, Secrets, Supervisor, SupervisorOptions};
+use supervisor::{
+    DockerEngine, Operations, Passes, PinnedImage, RecordMap, Records, Secrets, Supervisor, SupervisorOptions,
+};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +74,17 @@ pub struct Services {
     relay_news: watch::Sender<()>,
     relays_changed: watch::Receiver<()>,
     stop: CancellationToken,
+}
+
+/// What the supervisor counts and measures, for the metrics.
+#[derive(Debug, Clone)]
+pub struct Supervision {
+    /// By container: how many times it was started again by itself since the agent started.
+    pub restarts: watch::Receiver<BTreeMap<String, u64>>,
+    /// How the supervisor's passes went.
+    pub passes: watch::Receiver<Passes>,
+    /// By service: how long the slowest of its checks took last.
+    pub latencies: watch::Receiver<BTreeMap<ServiceName, Duration>>,
 }
 
 #[derive(Debug)]
@@ -250,6 +263,17 @@ impl Services {
     #[must_use]
     pub fn containers(&self) -> Vec<ContainerStatus> {
         self.supervisor.statuses.borrow().clone()
+    }
+
+    /// What the supervisor counts and measures.
+    #[must_use]
+    pub fn supervision(&self) -> Supervision {
+        let supervisor = &self.supervisor;
+        Supervision {
+            restarts: supervisor.restarts.clone(),
+            passes: supervisor.passes.clone(),
+            latencies: supervisor.latencies.clone(),
+        }
     }
 
     /// The health of every service that the supervisor knows.

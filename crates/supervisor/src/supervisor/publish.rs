@@ -32,6 +32,7 @@ impl<E: Engine> Worker<E> {
         // Counters first: whoever sees the status of a container that runs again finds it counted.
         let restarts = self.tracks.iter().map(|(name, track)| (name.clone(), track.restarts())).collect();
         replace(&self.restarts, restarts);
+        replace(&self.latencies, self.checks.latencies());
         replace(&self.statuses, statuses);
         replace(&self.health, health);
     }

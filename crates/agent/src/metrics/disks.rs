@@ -1,0 +1,90 @@
+//! Room on the disks that services and state are on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::exposition::Family;
+use model::HostStatus;
+use nix::sys::statvfs::statvfs;
+use supervisor::DockerEngine;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{interval, timeout};
+
+use super::{family, labels};
+
+/// Disks are looked at this often.
+const INTERVAL: Duration = Duration::from_secs(15);
+/// For the engine to say where its data is.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// A directory and the room in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Which directory.
+    pub path: PathBuf,
+    /// Bytes that can still be written there.
+    pub free: u64,
+    /// Bytes of its whole filesystem.
+    pub size: u64,
+}
+
+/// Keeps looking at the agent's state directory and at where the engine has its images and volumes, for as long as
+/// somebody watches.
+#[must_use]
+pub fn watch_disks(state_dir: PathBuf, engine: Arc<DockerEngine>) -> watch::Receiver<Vec<Disk>> {
+    let (sender, receiver) = watch::channel(Vec::new());
+    tokio::spawn(async move {
+        let (mut ticks, mut data_root) = (interval(INTERVAL), None);
+        loop {
+            tokio::select! {
+                () = sender.closed() => return,
+                _ = ticks.tick() => {}
+            }
+            // It stays where it is until the engine says otherwise.
+            if let Ok(Ok(info)) = timeout(DEADLINE, engine.info()).await {
+                data_root = Some(info.data_root);
+            }
+            let paths: Vec<PathBuf> = [Some(state_dir.clone()), data_root.clone()].into_iter().flatten().collect();
+            let look = spawn_blocking(move || paths.iter().filter_map(|path| room(path)).collect());
+            sender.send_replace(look.await.unwrap_or_default());
+        }
+    });
+    receiver
+}
+
+/// None when the directory cannot be looked at; the doctor says why.
+fn room(path: &Path) -> Option<Disk> {
+    let stat = statvfs(path).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    Some(Disk { path: path.to_owned(), free: bytes(stat.blocks_available()), size: bytes(stat.blocks()) })
+}
+
+pub(super) fn families(status: &HostStatus, disks: &[Disk]) -> [Family; 2] {
+    let of = |disk: &Disk| labels(status, [("path", disk.path.display().to_string())]);
+    [
+        family(
+            "cloudathome_disk_free_bytes",
+            "What can still be written to the disk of a directory",
+            disks.iter().map(|disk| (of(disk), disk.free as f64)),
+        ),
+        family(
+            "cloudathome_disk_size_bytes",
+            "Size of the disk of a directory",
+            disks.iter().map(|disk| (of(disk), disk.size as f64)),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_room_on_a_disk() {
+        let disk = room(Path::new("/")).unwrap();
+        assert!(disk.size > 0 && disk.free <= disk.size, "{disk:?}");
+        assert_eq!(room(Path::new("/no/such/directory")), None);
+    }
+}
