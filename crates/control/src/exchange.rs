@@ -1,6 +1,6 @@
 //! The loop both ends of a session run: latest state out, messages in, silence ends it.
 
-use std::time::Duration;
+use std::collections::VecDeque;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -8,9 +8,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::{HEARTBEAT, SILENCE_LIMIT};
-
-/// How long the peer may take to make room for a message before it counts as gone.
-const SEND_DEADLINE: Duration = SILENCE_LIMIT;
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +28,10 @@ pub(crate) enum Ended {
     Transport(#[from] Box<tonic::Status>),
 }
 
-/// Runs until the session ends. `encode` turns the latest state into the messages that are due (called at
-/// every change and every [`HEARTBEAT`]); `handle` turns one message into the event it means, if any, or ends the
-/// session; events wait for the agent to take them, so that a busy agent slows the peer down.
+/// Runs until the session ends. `encode` turns the latest state into the messages that are due: at every change and every
+/// [`HEARTBEAT`], and not before those of the last time have gone out, so that a peer that reads slowly gets the latest state later
+/// and nothing queues. `handle` turns one message into the event it means, if any, or ends the session; events wait for the
+/// agent to take them, so that a busy agent slows the peer down.
 pub(crate) async fn exchange<State, Out, In, Event>(
     mut inbound: Streaming<In>,
     outbound: mpsc::Sender<Out>,
@@ -45,12 +43,22 @@ pub(crate) async fn exchange<State, Out, In, Event>(
 ) -> Ended {
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard = Instant::now();
+    let (mut heard, mut took) = (Instant::now(), Instant::now());
+    let mut due = VecDeque::new();
     state.mark_changed();
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ended::Stopped,
             () = sleep_until(heard + SILENCE_LIMIT) => return Ended::Silent,
+            () = sleep_until(took + SILENCE_LIMIT), if !due.is_empty() => return Ended::Stuck,
+            room = outbound.reserve(), if !due.is_empty() => {
+                let Ok(room) = room else { return Ended::Closed };
+                took = Instant::now();
+                if let Some(message) = due.pop_front() {
+                    room.send(message);
+                }
+                continue;
+            }
             message = inbound.message() => match message {
                 Ok(Some(message)) => {
                     heard = Instant::now();
@@ -64,17 +72,11 @@ pub(crate) async fn exchange<State, Out, In, Event>(
                 Ok(None) => return Ended::Closed,
                 Err(status) => return Ended::Transport(Box::new(status)),
             },
-            changed = state.changed() => if changed.is_err() { return Ended::Stopped },
-            _ = heartbeat.tick() => {}
+            changed = state.changed(), if due.is_empty() => if changed.is_err() { return Ended::Stopped },
+            _ = heartbeat.tick(), if due.is_empty() => {}
         }
-        let due = encode(&state.borrow_and_update());
-        for message in due {
-            match timeout(SEND_DEADLINE, outbound.send(message)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Ended::Closed,
-                Err(_) => return Ended::Stuck,
-            }
-        }
+        due.extend(encode(&state.borrow_and_update()));
+        took = Instant::now();
     }
 }
 

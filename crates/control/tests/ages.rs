@@ -1,45 +1,26 @@
 //! An end of the oldest release that must be understood, in the words of its own protocol, with an end of this release.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod raw;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::{ControlTls, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction};
-use hyper_util::rt::TokioIo;
+use control::{EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction};
 use model::{DesiredConfig, Generation, HostStatus, IngressOptions, Role, RoleUri, ServiceAnnouncement, Timeline};
-use pki::{Ca, Identity, Subject, Validity};
+use pki::{Ca, Validity};
 use proto::baseline as old;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use secrecy::ExposeSecret;
-use tokio::net::{TcpListener, TcpStream};
+use raw::tls;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Endpoint, Server, Uri};
+use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 const DEADLINE: Duration = Duration::from_secs(20);
-
-fn issued(ca: &Ca, role: Role, name: &str) -> Identity {
-    let validity = Validity::from_now(Validity::LEAF);
-    ca.issue(&Subject { role, name: name.parse().unwrap(), validity }).unwrap()
-}
-
-fn tls(ca: &Ca, role: Role, name: &str) -> ControlTls {
-    let identity = issued(ca, role, name);
-    ControlTls::new(ca.cert_pem(), &identity.cert_pem, identity.key_pem.expose_secret()).unwrap()
-}
-
-fn pems(identity: &Identity) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-    let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes()).map(Result::unwrap).collect();
-    (chain, PrivateKeyDer::from_pem_slice(identity.key_pem.expose_secret().as_bytes()).unwrap())
-}
 
 fn introduction(role: Role, name: &str) -> Introduction {
     Introduction {
@@ -142,20 +123,8 @@ async fn an_old_home_gets_along_with_this_edge() {
     tokio::spawn(control::serve_edge(listener, tls(&ca, Role::Edge, "vps"), attic, service, stop.clone()));
 
     // The old home.
-    let (chain, key) = pems(&issued(&ca, Role::Home, "attic"));
-    let config = ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(TakesAny));
-    let mut config = config.with_client_auth_cert(chain, key).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = TlsConnector::from(Arc::new(config));
-    let endpoint = Endpoint::from_static("http://edge");
-    let channel = endpoint.connect_with_connector(tower::service_fn(move |_: Uri| {
-        let connector = connector.clone();
-        async move {
-            let stream = TcpStream::connect(address).await?;
-            connector.connect(ServerName::try_from("edge").unwrap(), stream).await.map(TokioIo::new)
-        }
-    }));
-    let mut client = old::control_client::ControlClient::new(channel.await.unwrap());
+    let channel = raw::channel(&ca, Role::Home, "attic", address).await;
+    let mut client = old::control_client::ControlClient::new(channel);
     let (outbound, stream) = mpsc::channel(8);
     let send = |message| outbound.try_send(old::HomeMessage { message: Some(message) }).unwrap();
     send(old::home_message::Message::Hello(old_hello("home", "attic")));
@@ -239,22 +208,14 @@ impl old::control_server::Control for OldEdge {
 async fn this_home_gets_along_with_an_old_edge() {
     let ca = Ca::generate("test", Validity::from_now(Validity::CA)).unwrap();
     let stop = CancellationToken::new();
-    let (chain, key) = pems(&issued(&ca, Role::Edge, "vps"));
-    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = raw::acceptor(&ca, Role::Edge, "vps", &["h2"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("an IPv4 listener") };
     let (heard_by, mut heard) = mpsc::channel(64);
     tokio::spawn(async move {
-        let (accepted, incoming) = mpsc::channel(1);
-        let stream = listener.accept().await.unwrap().0;
-        let mut stream = acceptor.accept(stream).await.unwrap();
-        let (plain, mut inner) = tokio::io::duplex(64 * 1024);
-        tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut inner).await });
-        accepted.send(Ok::<_, std::io::Error>(plain)).await.unwrap();
+        let incoming = raw::incoming(listener, acceptor);
         let service = old::control_server::ControlServer::new(OldEdge(heard_by));
-        Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(incoming)).await.unwrap();
+        Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
     });
 
     // As every Nextcloud and Ghost has them.
@@ -298,43 +259,4 @@ async fn this_home_gets_along_with_an_old_edge() {
     let announced: Vec<String> = report.services.into_iter().map(|service| service.name).collect();
     assert_eq!(announced, ["open"]);
     stop.cancel();
-}
-
-/// Who the edge is, is another test's business.
-#[derive(Debug)]
-struct TakesAny;
-
-impl ServerCertVerifier for TakesAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ED25519, SignatureScheme::RSA_PSS_SHA256]
-    }
 }
