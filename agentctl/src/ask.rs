@@ -25,7 +25,11 @@ pub(crate) async fn ask_at<T>(
     question: impl AsyncFnOnce(&mut Inspector) -> Result<T, InspectorError>,
 ) -> Result<T, Failure> {
     let answer = async { question(&mut Inspector::connect(socket).await?).await };
-    answer.await.map_err(|error| unreachable(socket, error))
+    answer.await.map_err(|error| match error {
+        // Of the many layers between, only the system's own word helps.
+        InspectorError::Connect { .. } => unreachable(socket, error),
+        error => explain(&format!("the agent on {}", socket.display()), error),
+    })
 }
 
 /// What the tasks of a command run on.
@@ -72,44 +76,48 @@ fn find_socket(dir: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// What a failed question means and what can be done.
+const LOOK: &str = "look at the agent with systemctl status cloudathome-edge (or cloudathome-home)";
+
+/// What it means that nobody answers.
 fn unreachable(socket: &Path, error: InspectorError) -> Failure {
-    let look = "look at the agent with systemctl status cloudathome-edge (or cloudathome-home)";
+    let (error, hint) = match io_cause(&error) {
+        Some(io::ErrorKind::PermissionDenied) => {
+            (anyhow!("{} may be opened by the agent's user only", socket.display()), "run it with sudo")
+        }
+        Some(io::ErrorKind::NotFound) => (anyhow!("there is no {}", socket.display()), LOOK),
+        Some(io::ErrorKind::ConnectionRefused) => {
+            (anyhow!("nobody answers on {}: the agent that made it has ended", socket.display()), LOOK)
+        }
+        _ => (error.into(), LOOK),
+    };
+    Failure { exit: Exit::Unreachable, error, hint: Some(hint.to_owned()) }
+}
+
+/// What a failed question to an agent means and what can be done.
+pub(crate) fn explain(agent: &str, error: InspectorError) -> Failure {
     let (exit, hint) = match &error {
-        InspectorError::Connect { .. } => (Exit::Unreachable, look),
         InspectorError::Call(_) => (
             Exit::Unreachable,
             "try again, then look at the agent's log with journalctl -u cloudathome-edge (or cloudathome-home)",
         ),
         InspectorError::Refused(_) => (Exit::Failed, "ask the agent of the other host"),
+        InspectorError::Away(_) => (Exit::Unreachable, AWAY),
+        InspectorError::Forbidden(_) => (Exit::Failed, "run it on that host, or change its configuration there"),
         InspectorError::Answer(_) | InspectorError::Empty | InspectorError::Unknown => {
-            (Exit::Failed, "install agent and agentctl of the same release")
+            (Exit::Failed, "install both agents and agentctl of the same release")
         }
-        InspectorError::Bind { .. } | InspectorError::Serve(_) => (Exit::Failed, look),
+        InspectorError::Connect { .. } | InspectorError::Bind { .. } | InspectorError::Serve(_) => (Exit::Failed, LOOK),
     };
     let error = match error {
-        // Of the many layers between, only the system's own word helps.
-        InspectorError::Connect { .. } => match io_cause(&error) {
-            Some(io::ErrorKind::PermissionDenied) => {
-                return Failure {
-                    exit,
-                    error: anyhow!("{} may be opened by the agent's user only", socket.display()),
-                    hint: Some("run it with sudo".to_owned()),
-                };
-            }
-            Some(io::ErrorKind::NotFound) => anyhow!("there is no {}", socket.display()),
-            Some(io::ErrorKind::ConnectionRefused) => {
-                anyhow!("nobody answers on {}: the agent that made it has ended", socket.display())
-            }
-            _ => error.into(),
-        },
-        InspectorError::Call(status) => {
-            anyhow!("the agent on {} did not answer: {}", socket.display(), status.message())
-        }
+        InspectorError::Call(status) => anyhow!("{agent} did not answer: {}", status.message()),
+        InspectorError::Unknown => anyhow!("{agent} is of a release that cannot answer this"),
         other => other.into(),
     };
     Failure { exit, error, hint: Some(hint.to_owned()) }
 }
+
+/// What to do when the opposite host cannot be asked.
+pub(crate) const AWAY: &str = "`agentctl status` shows what is wrong with the control channel";
 
 fn io_cause(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
     let mut cause = Some(error);

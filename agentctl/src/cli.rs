@@ -128,12 +128,13 @@ pub(crate) enum Command {
     },
     /// Looks at what services and tunnel of this host stand on: engine, disk, tunnel, path, clock, certificate, names
     ///
-    /// Names are looked up at home, which knows where the edge is. Run it on the other host too.
+    /// Names are looked up at home, which knows where the edge is. Look at the other host too, with --host.
     #[command(after_help = examples(&[
         ("sudo agentctl doctor", "what is well, what is not, and what to do about it"),
+        ("sudo agentctl doctor --host attic", "the same of the other host, called attic"),
         ("sudo agentctl doctor --json | jq '.[] | select(.grade != \"good\")'", "JSON for programs: a list of {check, grade, text, next}"),
     ]))]
-    Doctor(AskArgs),
+    Doctor(HostArgs),
     /// Shows this host's end of the tunnel: its peers, what was dropped, and which of the kernel's offloads are in use
     ///
     /// Where a step carries not much more than one packet a call, offloads do not help there: "plain" and "single" stand for
@@ -143,10 +144,11 @@ pub(crate) enum Command {
         ("sudo agentctl tunnel --json | jq .data_path", "JSON for programs: {status, device, mtu, data_path, drops, peers}"),
         ("sudo agentctl tunnel --socket /run/cloudathome/home.sock", "where both agents run on one host"),
     ]))]
-    Tunnel(AskArgs),
-    /// Acts on a service of this host: starts and stops it, shows what it writes, upgrades it
+    Tunnel(HostArgs),
+    /// Acts on a service: starts and stops it, shows what it writes, upgrades it
     ///
-    /// NAME and the command may change places.
+    /// NAME and the command may change places. A service of the other host is acted upon there, as far as that host's
+    /// configuration allows: from home it does, from the edge it does not unless home says so.
     #[command(after_help = examples(&[
         ("sudo agentctl service nextcloud restart", "stops and starts its containers in order"),
         ("sudo agentctl service nextcloud logs -f", "what they write, until Ctrl-C"),
@@ -229,6 +231,15 @@ pub(crate) struct StatusArgs {
     pub(crate) ask: AskArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct HostArgs {
+    /// The host that it is about, by its name in `agentctl status` [default: the one of the agent that is asked]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host: Option<HostId>,
+    #[command(flatten)]
+    pub(crate) ask: AskArgs,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Shows what is in force in the running agent: what is set in its file, its environment and its flags, without secrets
@@ -298,6 +309,9 @@ pub(crate) struct ServiceArgs {
     /// The service's name, as in `agentctl status`
     #[arg(value_name = "NAME")]
     pub(crate) name: ServiceName,
+    /// The host that has the service, by its name in `agentctl status` [default: found out]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host: Option<HostId>,
     /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
@@ -409,6 +423,9 @@ pub(crate) struct OccArgs {
     /// The service
     #[arg(long, value_name = "NAME", default_value = "nextcloud")]
     pub(crate) service: ServiceName,
+    /// The host that has the service, by its name in `agentctl status` [default: found out]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host: Option<HostId>,
     /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,

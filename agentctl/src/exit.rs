@@ -12,7 +12,7 @@ pub enum Exit {
     Failed,
     /// The command line makes no sense; clap ends the process with it.
     Usage,
-    /// No agent answers.
+    /// No agent answers, or the other host's cannot be asked.
     Unreachable,
     /// The agent answered, and something is not well.
     Unwell,
@@ -29,7 +29,7 @@ Exit codes:
   0  done; of status: everything is healthy and every service is serving; of tunnel: the opposite agent is connected
   1  could not be done
   2  the command line makes no sense
-  3  the agent cannot be reached
+  3  the agent, or the other host's by way of it, cannot be reached
   4  the agent answered, and something is not well: degraded, not serving, or not connected
   64  the profile or the configuration, or a file that it names, cannot be used; nothing was changed
 Of `service NAME exec` and of `occ`, which run a command in a container, it is the command's own code.";

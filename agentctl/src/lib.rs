@@ -12,6 +12,7 @@ mod events;
 mod exit;
 mod ingress;
 mod pki_command;
+mod place;
 mod profile_command;
 mod render;
 mod revocation_command;

@@ -1,4 +1,4 @@
-//! `agentctl service NAME ...` and `agentctl occ`: asks the agent next to it to act on a service, and tells what happens.
+//! `agentctl service NAME ...` and `agentctl occ`: has an agent act on a service, and tells what happens.
 
 use std::io::{self, IsTerminal, Write, stderr, stdin, stdout};
 use std::path::Path;
@@ -6,26 +6,27 @@ use std::path::Path;
 use anyhow::anyhow;
 use control::{OperateError, OperationsClient, OutputAnswers, StepAnswers};
 use futures_util::StreamExt;
-use model::{ExecQuery, LogsQuery, Output, Refusal, RunCommand, ServiceName};
+use model::{ExecQuery, HostId, LogsQuery, Output, Refusal, RunCommand, ServiceName};
 
-use crate::ask::ask;
+use crate::ask::{AWAY, ask};
 use crate::cli::{ExecArgs, LogsArgs, OccArgs, PurgeArgs, ServiceArgs, ServiceCommand};
 use crate::exit::{Exit, Failure};
+use crate::place::{Place, of_service};
 use crate::render::{Colour, credentials};
 use crate::terminal::{self, Terminal};
 
 /// Does what `agentctl service` says.
 pub(crate) fn run(args: ServiceArgs, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let ServiceArgs { name, socket, command } = args;
-    let socket = socket.as_deref();
+    let ServiceArgs { name, host, socket, command } = args;
+    let at = &At { socket: socket.as_deref(), host: host.as_ref(), service: &name.clone() };
     match command {
-        ServiceCommand::Start => change(socket, name, RunCommand::Start),
-        ServiceCommand::Stop => change(socket, name, RunCommand::Stop),
-        ServiceCommand::Restart => change(socket, name, RunCommand::Restart),
-        ServiceCommand::Logs(args) => logs(socket, name, args),
-        ServiceCommand::Exec(args) => exec(socket, exec_query(name, args)),
+        ServiceCommand::Start => change(at, name, RunCommand::Start),
+        ServiceCommand::Stop => change(at, name, RunCommand::Stop),
+        ServiceCommand::Restart => change(at, name, RunCommand::Restart),
+        ServiceCommand::Logs(args) => logs(at, name, args),
+        ServiceCommand::Exec(args) => exec(at, exec_query(name, args)),
         ServiceCommand::Credentials { json } => {
-            let list = operate(socket, async |client| client.credentials(&name).await)?;
+            let list = operate(at, async |client| client.credentials(&name).await)?;
             if json {
                 serde_json::to_writer_pretty(&mut *out, &list).map_err(io::Error::from)?;
                 writeln!(out)?;
@@ -36,7 +37,7 @@ pub(crate) fn run(args: ServiceArgs, colour: Colour, out: &mut dyn Write) -> Res
         }
         ServiceCommand::Upgrade { to } => {
             let to = to.unwrap_or_default();
-            operate(socket, async |client| follow(client.upgrade(&name, &to).await?).await)?;
+            operate(at, async |client| follow(client.upgrade(&name, &to).await?).await)?;
             Ok(Exit::Ok)
         }
         ServiceCommand::Rollback(args) => {
@@ -45,10 +46,10 @@ pub(crate) fn run(args: ServiceArgs, colour: Colour, out: &mut dyn Write) -> Res
                 args.yes,
                 "What was written into its database and settings since the last upgrade is lost.",
             )?;
-            operate(socket, async |client| follow(client.rollback(&name).await?).await)?;
+            operate(at, async |client| follow(client.rollback(&name).await?).await)?;
             Ok(Exit::Ok)
         }
-        ServiceCommand::Purge(args) => purge(socket, name, args),
+        ServiceCommand::Purge(args) => purge(at, name, args),
     }
 }
 
@@ -62,26 +63,27 @@ pub(crate) fn occ(args: OccArgs) -> Result<Exit, Failure> {
         admin: true,
         terminal: terminal::size(),
     };
-    exec(args.socket.as_deref(), query)
+    let service = query.service.clone();
+    exec(&At { socket: args.socket.as_deref(), host: args.host.as_ref(), service: &service }, query)
 }
 
-fn change(socket: Option<&Path>, name: ServiceName, command: RunCommand) -> Result<Exit, Failure> {
-    operate(socket, async |client| follow(client.run(&name, command).await?).await)?;
+fn change(at: &At<'_>, name: ServiceName, command: RunCommand) -> Result<Exit, Failure> {
+    operate(at, async |client| follow(client.run(&name, command).await?).await)?;
     Ok(Exit::Ok)
 }
 
-fn purge(socket: Option<&Path>, name: ServiceName, args: PurgeArgs) -> Result<Exit, Failure> {
+fn purge(at: &At<'_>, name: ServiceName, args: PurgeArgs) -> Result<Exit, Failure> {
     let warning =
         "Its containers, its database and everything that people put into it are removed and do not come back.";
     confirm(&name, args.yes_remove_everything, warning)?;
-    operate(socket, async |client| follow(client.purge(&name).await?).await)?;
+    operate(at, async |client| follow(client.purge(&name).await?).await)?;
     Ok(Exit::Ok)
 }
 
-fn logs(socket: Option<&Path>, service: ServiceName, args: LogsArgs) -> Result<Exit, Failure> {
+fn logs(at: &At<'_>, service: ServiceName, args: LogsArgs) -> Result<Exit, Failure> {
     let names = if args.container.is_some() { Names::Left } else { Names::Shown };
     let query = LogsQuery { service, container: args.container, follow: args.follow, tail: args.tail };
-    operate(socket, async |client| {
+    operate(at, async |client| {
         let mut lines = client.logs(query).await?;
         tokio::select! {
             ended = show(&mut lines, names) => ended.map(drop),
@@ -97,8 +99,8 @@ fn exec_query(service: ServiceName, args: ExecArgs) -> ExecQuery {
 }
 
 /// The command's exit code becomes ours.
-fn exec(socket: Option<&Path>, query: ExecQuery) -> Result<Exit, Failure> {
-    let code = operate(socket, async |client| {
+fn exec(at: &At<'_>, query: ExecQuery) -> Result<Exit, Failure> {
+    let code = operate(at, async |client| {
         let raw = query.terminal.map(|_| Terminal::raw()).transpose().map_err(|error| broken(&error))?;
         let input = terminal::input(query.terminal.is_some());
         let mut output = client.exec(query, input).await?;
@@ -188,21 +190,46 @@ fn confirm(name: &ServiceName, yes: bool, warning: &str) -> Result<(), Failure> 
     }
 }
 
-/// Runs operations at the agent whose socket is at `socket`, or else at the one that runs here.
+/// What is acted upon.
+struct At<'a> {
+    /// The agent's socket, if it is not that of the one that runs here.
+    socket: Option<&'a Path>,
+    /// The service's host, if it was said.
+    host: Option<&'a HostId>,
+    service: &'a ServiceName,
+}
+
+/// Runs operations at the agent of the host that has the service.
 fn operate<T>(
-    socket: Option<&Path>,
+    at: &At<'_>,
     work: impl AsyncFnOnce(&mut OperationsClient) -> Result<T, OperateError>,
 ) -> Result<T, Failure> {
-    ask(socket, async |inspector| Ok(work(&mut inspector.operations()).await))?.map_err(|error| {
-        let hint = match &error {
-            OperateError::Refused(Refusal::NotFound(_)) => {
-                "`agentctl status` shows the services of both hosts; run this on the host that has it"
-            }
-            OperateError::Refused(Refusal::Refused(_)) => "nothing was changed",
-            OperateError::Refused(Refusal::Failed(_)) => "`agentctl status` shows how it is now",
-            OperateError::Unknown | OperateError::Answer(_) => "install agent and agentctl of the same release",
-            OperateError::Broken(_) => "what was begun goes on; `agentctl status` shows how it is",
+    ask(at.socket, async |inspector| {
+        let (local, peer) = inspector.status().await?;
+        let place = match of_service(at.service, at.host, &local, peer.as_ref().map(|(peer, _)| peer)) {
+            Ok(place) => place,
+            Err(failure) => return Ok(Err(failure)),
         };
-        Failure::new(error, hint)
-    })
+        let done = work(&mut place.inspector(inspector).operations()).await;
+        Ok(done.map_err(|error| explain(&place, error)))
+    })?
+}
+
+fn explain(place: &Place, error: OperateError) -> Failure {
+    let (exit, hint) = match (&error, place) {
+        (OperateError::Refused(Refusal::NotFound(_)), _) => {
+            (Exit::Failed, "`agentctl status` shows the services of both hosts")
+        }
+        (OperateError::Refused(Refusal::Refused(_)), _) => (Exit::Failed, "nothing was changed"),
+        (OperateError::Refused(Refusal::Failed(_)), _) => (Exit::Failed, "`agentctl status` shows how it is now"),
+        (OperateError::Away(_), _) => (Exit::Unreachable, AWAY),
+        (OperateError::Unknown, Place::There(_)) => {
+            (Exit::Failed, "install both agents of the same release, or run this on that host")
+        }
+        (OperateError::Unknown | OperateError::Answer(_), _) => {
+            (Exit::Failed, "install agent and agentctl of the same release")
+        }
+        (OperateError::Broken(_), _) => (Exit::Failed, "what was begun goes on; `agentctl status` shows how it is"),
+    };
+    Failure { exit, error: error.into(), hint: Some(hint.to_owned()) }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use agent::services::Live;
 use agent::{LinkView, Myself, NewServices, Proof, Recorder, Services, conclude};
-use control::{ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
+use control::{Asked, ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
 use ingress::Resolution;
 use model::{
     ControlStatus, DesiredConfig, Health, HostId, HostStatus, IngressReport, ServiceName, ServiceStatus, Serving,
@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) published: watch::Sender<IngressReport>,
     pub(crate) output: watch::Sender<EdgeOutput>,
     pub(crate) recorder: Recorder,
+    /// Requests to act on services.
+    pub(crate) requests: mpsc::Receiver<Asked>,
     pub(crate) control_events: mpsc::Receiver<EdgeEvent>,
     /// What to ask while home is silent.
     pub(crate) asked: watch::Sender<Upstreams>,
@@ -116,6 +118,7 @@ impl Core {
                 changed = self.answers.changed() => changed?,
                 changed = self.services.changed() => changed?,
                 Some(new) = self.new_services.recv() => self.replace(new),
+                Some(asked) = self.requests.recv() => self.recorder.asked(asked),
                 event = self.control_events.recv() => match event {
                     Some(event) => self.handle(&mut home, event),
                     None => return Ok(()),

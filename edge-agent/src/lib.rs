@@ -25,7 +25,7 @@ use std::sync::Arc;
 use agent::services::Service;
 use agent::{Configuration, Doctor, Link, Metrics, Myself, Recorder, Services};
 use anyhow::Context;
-use control::{ControlTls, EdgeOutput, EdgeService, Inspected, InspectionSocket, Snapshot};
+use control::{ControlTls, EdgeOutput, EdgeService, Inspected, InspectionSocket, Offered, Opposite, Snapshot};
 use daemon::Ready;
 use daemon::config::Loaded;
 use ingress::LimitsSocket;
@@ -73,8 +73,10 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let link = Link::start(&common.tunnel, identity, Role::Edge, ports, opened, stop.clone()).await?;
     let (output, output_receiver) = watch::channel(EdgeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
+    let (requests_sender, requests) = mpsc::channel(EVENTS);
+    let (way, opposite) = Opposite::none("home has not connected yet");
     let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });
-    let service = EdgeService::new(myself.introduction(), output_receiver, events, stop.clone());
+    let service = EdgeService::new(myself.introduction(), output_receiver, events, way, stop.clone());
     let listener = control::bind_on_device(SocketAddrV4::new(address, common.control_port), &common.tunnel.device)?;
 
     let home = RoleUri { role: Role::Home, name: common.tunnel.peer.clone() };
@@ -116,6 +118,8 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         doctor: Arc::new(doctor),
         ingress: publisher.as_ref().map(|_| ingress_report),
     };
+    let offered = Offered { host: myself.host.clone(), inspected, operator, asked: requests_sender };
+    let may = common.opposite_may;
     let (asked, asked_receiver) = watch::channel(Upstreams::new());
     let (answers_sender, answers) = watch::channel(false);
     tokio::spawn(stop.clone().run_until_cancelled_owned(reach::watch_upstreams(asked_receiver, answers_sender)));
@@ -129,6 +133,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         published,
         output,
         recorder,
+        requests,
         control_events,
         asked,
         answers,
@@ -142,12 +147,14 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         parts.spawn(async move { limits.serve(stop).await.context("the limits of attempts to log in") });
     }
     parts.spawn({
-        let stop = stop.clone();
-        async move { control::serve_edge(listener, tls, home, service, stop).await.context("the control channel") }
+        let (offered, stop) = (offered.clone(), stop.clone());
+        async move {
+            control::serve_edge(listener, tls, home, service, offered, may, stop).await.context("the control channel")
+        }
     });
     parts.spawn({
         let stop = stop.clone();
-        async move { socket.serve(inspected, operator, configurator, stop).await.context("the agent's socket") }
+        async move { socket.serve(offered, configurator, opposite, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(pages, metrics.source(), stop.clone()));
     parts.spawn(core.run(stop.clone()));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use agent::services::Live;
 use agent::{LinkView, Myself, NewServices, Proof, Recorder, Services, conclude};
-use control::{ConfigResult, HomeEvent, HomeOutput, Snapshot};
+use control::{Asked, ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
 use model::{
     ControlStatus, DesiredConfig, Generation, Health, HostId, HostStatus, Hostname, OutsideProof, PublicName,
@@ -34,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) link: watch::Receiver<LinkView>,
     pub(crate) output: watch::Sender<HomeOutput>,
     pub(crate) recorder: Recorder,
+    /// Requests to act on services.
+    pub(crate) requests: mpsc::Receiver<Asked>,
     pub(crate) control_events: mpsc::Receiver<HomeEvent>,
     /// What is to be fetched from outside.
     pub(crate) published: watch::Sender<Vec<PublicName>>,
@@ -89,6 +91,7 @@ impl Core {
                 changed = self.proofs.changed() => changed?,
                 changed = self.services.changed() => changed?,
                 Some(new) = self.new_services.recv() => self.replace(new),
+                Some(asked) = self.requests.recv() => self.recorder.asked(asked),
                 event = self.control_events.recv() => match event {
                     Some(event) => self.handle(&mut edge, event),
                     None => return Ok(()),

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use agent::{Configuration, Doctor, Link, Metrics, Myself, Recorder, Services};
 use anyhow::Context;
-use control::{ControlTls, HomeLink, HomeOutput, Inspected, InspectionSocket, Snapshot};
+use control::{ControlTls, HomeLink, HomeOutput, Inspected, InspectionSocket, Offered, Opposite, Snapshot};
 use daemon::Ready;
 use daemon::config::Loaded;
 use ingress::Prober;
@@ -60,17 +60,8 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let (output, output_receiver) = watch::channel(HomeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
     let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });
-    let control = HomeLink {
-        us: myself.introduction(),
-        edge: RoleUri { role: Role::Edge, name: common.tunnel.peer.clone() },
-        address: SocketAddrV4::new(common.tunnel.edge_address(), common.control_port),
-        device: common.tunnel.device.clone(),
-        tls,
-        state: output_receiver,
-        tunnel_up: link.up.clone(),
-        events,
-        stop: stop.clone(),
-    };
+    let (requests_sender, requests) = mpsc::channel(EVENTS);
+    let (way, opposite) = Opposite::none("the edge has not been reached yet");
     let socket = InspectionSocket::bind(&common.control_socket)?;
     let pages = common.bind_metrics(common.tunnel.home_address()).await?;
     let services = Services::start(common, "home-agent", config.services, Vec::new(), stop.clone())?;
@@ -103,6 +94,21 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let (published, published_receiver) = watch::channel(Vec::new());
     let (proofs_sender, proofs) = watch::channel(Vec::new());
     tokio::spawn(stop.clone().run_until_cancelled_owned(outside::prove(prober, published_receiver, proofs_sender)));
+    let offered = Offered { host: myself.host.clone(), inspected, operator, asked: requests_sender };
+    let control = HomeLink {
+        us: myself.introduction(),
+        edge: RoleUri { role: Role::Edge, name: common.tunnel.peer.clone() },
+        address: SocketAddrV4::new(common.tunnel.edge_address(), common.control_port),
+        device: common.tunnel.device.clone(),
+        tls,
+        state: output_receiver,
+        tunnel_up: link.up.clone(),
+        events,
+        way,
+        offered: offered.clone(),
+        may: common.opposite_may,
+        stop: stop.clone(),
+    };
     let core = Core {
         myself,
         subnet: common.tunnel.subnet,
@@ -114,6 +120,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         link: link.view.clone(),
         output,
         recorder,
+        requests,
         control_events,
         published,
         proofs,
@@ -122,7 +129,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     parts.spawn({
         let stop = stop.clone();
-        async move { socket.serve(inspected, operator, configurator, stop).await.context("the agent's socket") }
+        async move { socket.serve(offered, configurator, opposite, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(pages, metrics.source(), stop.clone()));
     parts.spawn(async move {

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use control::{Configurator, Doctor, Inspected, InspectionSocket, Operator, Outputs, Steps};
+use control::{Configurator, Doctor, Inspected, InspectionSocket, Offered, Operator, Opposite, Outputs, Steps};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use model::{
@@ -32,7 +32,7 @@ impl FakeAgent {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let stop = CancellationToken::new();
         let bound = runtime.block_on(async { InspectionSocket::bind(&socket).unwrap() });
-        runtime.spawn(bound.serve(inspected, Arc::new(FakeOperator), Arc::new(FakeConfigurator), stop.clone()));
+        runtime.spawn(serve(bound, inspected, stop.clone()));
         Self { socket, _dir: dir, runtime, stop }
     }
 
@@ -48,13 +48,15 @@ impl FakeAgent {
     pub(crate) fn start_again(&mut self, inspected: Inspected) {
         self.stop = CancellationToken::new();
         let bound = self.runtime.block_on(async { InspectionSocket::bind(&self.socket).unwrap() });
-        self.runtime.spawn(bound.serve(
-            inspected,
-            Arc::new(FakeOperator),
-            Arc::new(FakeConfigurator),
-            self.stop.clone(),
-        ));
+        self.runtime.spawn(serve(bound, inspected, self.stop.clone()));
     }
+}
+
+async fn serve(bound: InspectionSocket, inspected: Inspected, stop: CancellationToken) {
+    // Nobody asks for anything to be done.
+    let (asked, _asked) = mpsc::channel(1);
+    let offered = Offered { host: "vps".parse().unwrap(), inspected, operator: Arc::new(FakeOperator), asked };
+    bound.serve(offered, Arc::new(FakeConfigurator), Opposite::none("").1, stop).await.unwrap();
 }
 
 /// Its file says another port, and, when reloaded, that only a new start changes the domain.

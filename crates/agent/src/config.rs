@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use control::Rights;
 use daemon::config::Invalid;
 use daemon::logs;
 use ipnet::Ipv4Net;
@@ -34,6 +35,8 @@ pub struct MetricsSection {
 pub struct ControlSection {
     port: Option<u16>,
     socket: Option<PathBuf>,
+    home_may: Option<String>,
+    edge_may: Option<String>,
 }
 
 /// `[engine]` as written.
@@ -117,6 +120,8 @@ pub struct Common {
     pub control_port: u16,
     /// The unix socket for `agentctl`.
     pub control_socket: PathBuf,
+    /// What the opposite agent may ask of this one.
+    pub opposite_may: Rights,
     /// The Docker engine's unix socket.
     pub engine_socket: PathBuf,
     /// The tunnel.
@@ -221,10 +226,26 @@ impl Written {
                 Some(0) => return Err(Invalid::new("control.port", "0 is no port; use 1 to 65535")),
                 port => port.unwrap_or(7443),
             },
+            opposite_may: self.control.rights(role)?,
             control_socket: absolute("control.socket", self.control.socket, &default_socket)?,
             engine_socket: absolute("engine.socket", self.engine.socket, "/var/run/docker.sock")?,
             tunnel,
         })
+    }
+}
+
+impl ControlSection {
+    /// Each host's own file says what the other may do there.
+    fn rights(&self, role: Role) -> Result<Rights, Invalid> {
+        let (ours, others) = match role {
+            Role::Edge => (("control.home_may", &self.home_may), ("control.edge_may", &self.edge_may)),
+            Role::Home | Role::Device => (("control.edge_may", &self.edge_may), ("control.home_may", &self.home_may)),
+        };
+        if others.1.is_some() {
+            return Err(Invalid::new(others.0, format_args!("belongs to the opposite host; here it is {}", ours.0)));
+        }
+        let Some(word) = ours.1 else { return Ok(Rights::of_opposite(role)) };
+        word.parse().map_err(|error| Invalid::new(ours.0, error))
     }
 }
 
@@ -404,4 +425,27 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_file_says_what_the_other_host_may() {
+        let rights = |role, home_may: Option<&str>, edge_may: Option<&str>| {
+            let (home_may, edge_may) = (home_may.map(str::to_owned), edge_may.map(str::to_owned));
+            let section = ControlSection { home_may, edge_may, ..ControlSection::default() };
+            section.rights(role).map_err(|invalid| format!("{invalid:?}"))
+        };
+        assert_eq!(rights(Role::Edge, None, None), Ok(Rights::Operate));
+        assert_eq!(rights(Role::Home, None, None), Ok(Rights::Inspect));
+        assert_eq!(rights(Role::Edge, Some("inspect"), None), Ok(Rights::Inspect));
+        assert_eq!(rights(Role::Home, None, Some("operate")), Ok(Rights::Operate));
+        assert_eq!(rights(Role::Home, None, Some("nothing")), Ok(Rights::Nothing));
+        let others = rights(Role::Home, Some("operate"), None).unwrap_err();
+        assert!(others.contains("control.home_may") && others.contains("here it is control.edge_may"), "{others}");
+        let unknown = rights(Role::Edge, Some("all"), None).unwrap_err();
+        assert!(unknown.contains("control.home_may") && unknown.contains("is none of"), "{unknown}");
+    }
 }

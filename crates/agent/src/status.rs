@@ -33,6 +33,7 @@ impl Myself {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: self.boot_id.clone(),
             keeps_to_ingress_options: true,
+            keeps_to_calls: true,
         }
     }
 

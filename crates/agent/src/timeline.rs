@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use control::{Clocks, News, Snapshot, Timelines};
+use control::{Asked, Clocks, News, Snapshot, Timelines};
 use model::{
     ControlStatus, Event, EventKind, HostId, HostStatus, ServiceName, ServiceStatus, Serving, Subject, Timeline,
 };
@@ -98,6 +98,12 @@ impl Recorder {
             timelines.ahead_millis = clocks.ahead_millis;
             false
         });
+    }
+
+    /// Somebody asked for something to be done with a service of this host.
+    pub fn asked(&mut self, asked: Asked) {
+        let text = format!("asked on {}: {}", asked.on, asked.what);
+        self.note(Noted::of(Subject::Service, &asked.service, EventKind::Change, text));
     }
 
     /// Writes what is known of the way to the peer into a status.
@@ -269,6 +275,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("timeline.json"), "half a f").unwrap();
         assert_eq!(recorder(dir.path()).own().last(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_asked_for_what_is_noted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recorder = recorder(dir.path());
+        let (on, service) = ("vps".parse().unwrap(), "nextcloud".parse().unwrap());
+        recorder.asked(Asked { on, service, what: "restart".into() });
+        let own = recorder.own();
+        let last = own.events.back().unwrap();
+        assert_eq!((last.text.as_str(), last.host.as_str()), ("asked on vps: restart", "attic"));
+        assert_eq!(last.service.as_ref().unwrap().as_str(), "nextcloud");
     }
 
     #[tokio::test]

@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
-use model::{ConfigReport, Event, Finding, HostStatus, IngressReport, Timeline, TunnelReport};
+use model::{ConfigReport, Event, Finding, HostId, HostStatus, IngressReport, Timeline, TunnelReport};
 use proto::{InvalidMessage, MAX_EVENTS, MAX_MESSAGE_BYTES, v1};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::configuration::{Configuration, Configurator};
-use crate::operate::{Operations, OperationsClient, Operator};
+use crate::offered::Offered;
+use crate::operate::{OperationsClient, broken_off};
+use crate::opposite::{self, Opposite};
 
 /// How long `agentctl` waits for the agent next to it.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -71,6 +73,7 @@ pub trait Doctor: Send + Sync + 'static {
 }
 
 /// What the inspection service tells of.
+#[derive(Clone)]
 pub struct Inspected {
     /// The state of both hosts.
     pub state: watch::Receiver<Snapshot>,
@@ -123,6 +126,12 @@ pub enum InspectorError {
     /// The agent cannot do that as things are.
     #[error("{0}")]
     Refused(String),
+    /// The opposite agent does not do this for this host; it says why.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The opposite agent cannot be asked; the agent says why.
+    #[error("{0}")]
+    Away(String),
     /// The agent answered with an error.
     #[error("the agent refused the request")]
     Call(#[source] Box<Status>),
@@ -137,8 +146,10 @@ pub enum InspectorError {
 impl InspectorError {
     fn of_call(status: Status) -> Self {
         match status.code() {
-            tonic::Code::Unimplemented => Self::Unknown,
-            tonic::Code::FailedPrecondition => Self::Refused(proto::bounded(status.message())),
+            Code::Unimplemented => Self::Unknown,
+            Code::FailedPrecondition => Self::Refused(proto::bounded(status.message())),
+            Code::PermissionDenied => Self::Forbidden(proto::bounded(status.message())),
+            Code::Unavailable if !broken_off(&status) => Self::Away(proto::bounded(status.message())),
             _ => Self::Call(Box::new(status)),
         }
     }
@@ -161,27 +172,22 @@ impl InspectionSocket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Serves what is `inspected`, operations, and the configuration, until stopped, and removes the socket.
+    /// Serves what is `offered`, and the configuration, and hands on what is for the opposite agent, until stopped, and removes the
+    /// socket.
     ///
     /// # Errors
     /// When the server fails as a whole.
     pub async fn serve(
         self,
-        inspected: Inspected,
-        operator: Arc<dyn Operator>,
+        offered: Offered,
         configurator: Arc<dyn Configurator>,
+        opposite: Opposite,
         stop: CancellationToken,
     ) -> Result<(), InspectorError> {
-        let service =
-            v1::inspection_server::InspectionServer::new(inspected).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let operations = v1::operation_server::OperationServer::new(Operations(operator))
-            .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let configuration = v1::configuration_server::ConfigurationServer::new(Configuration(configurator))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let serving = Server::builder()
-            .add_service(service)
-            .add_service(operations)
-            .add_service(configuration)
+            .add_routes(offered.to_ourselves().add_service(configuration).add_service(opposite))
             .serve_with_incoming(UnixListenerStream::new(self.listener));
         // Not gracefully: a client that keeps its connection must not keep the agent.
         let served = stop.run_until_cancelled(serving).await;
@@ -267,10 +273,19 @@ impl v1::inspection_server::Inspection for Inspected {
     }
 }
 
+impl Inspected {
+    /// This host.
+    pub(crate) fn host(&self) -> HostId {
+        self.state.borrow().local.host.clone()
+    }
+}
+
 /// A client of an agent's inspection service.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Inspector {
     channel: Channel,
+    /// What paths begin with.
+    origin: Uri,
     client: v1::inspection_client::InspectionClient<Channel>,
 }
 
@@ -291,9 +306,25 @@ impl Inspector {
             .connect_with_connector(connector)
             .await
             .map_err(|source| InspectorError::Connect { path: path.to_owned(), source })?;
-        let client = v1::inspection_client::InspectionClient::new(channel.clone())
+        Ok(Self::new(channel, Uri::default()))
+    }
+
+    fn new(channel: Channel, origin: Uri) -> Self {
+        let client = v1::inspection_client::InspectionClient::with_origin(channel.clone(), origin.clone())
             .max_decoding_message_size(2 * MAX_MESSAGE_BYTES);
-        Ok(Self { channel, client })
+        Self { channel, origin, client }
+    }
+
+    /// The same of the opposite agent, asked by way of this one. It answers for its own reports and operations.
+    #[must_use]
+    pub fn opposite(&self) -> Self {
+        Self::new(self.channel.clone(), Uri::from_static(opposite::PREFIX))
+    }
+
+    /// This agent as the opposite one of another.
+    #[must_use]
+    pub fn as_opposite(&self) -> Opposite {
+        Opposite::at(self.channel.clone())
     }
 
     /// Asks for the status of both hosts: the agent's own, and its peer's with its age.
@@ -379,7 +410,8 @@ impl Inspector {
     /// Operations on the services of the agent's host, over the same connection.
     #[must_use]
     pub fn operations(&self) -> OperationsClient {
-        OperationsClient(v1::operation_client::OperationClient::new(self.channel.clone()))
+        let (channel, origin) = (self.channel.clone(), self.origin.clone());
+        OperationsClient(v1::operation_client::OperationClient::with_origin(channel, origin))
     }
 }
 
@@ -421,5 +453,9 @@ mod tests {
         assert!(matches!(InspectorError::of_call(Status::internal("")), InspectorError::Call(_)));
         let refused = InspectorError::of_call(Status::failed_precondition("there is none"));
         assert_eq!(refused.to_string(), "there is none");
+        assert!(matches!(InspectorError::of_call(Status::unavailable("")), InspectorError::Away(_)));
+        let mut broken = Status::unavailable("");
+        broken.set_source(Arc::new(io::Error::other("gone")));
+        assert!(matches!(InspectorError::of_call(broken), InspectorError::Call(_)));
     }
 }

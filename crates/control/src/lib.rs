@@ -1,5 +1,5 @@
-//! gRPC transport: the stream between the agents (mutual TLS inside the tunnel), and for `agentctl` (unix socket) the
-//! inspection of both hosts and the operations on the services of its own.
+//! gRPC transport: the stream between the agents (mutual TLS inside the tunnel), and inspection and operations, for `agentctl`
+//! (unix socket) and, with the rights that configuration gives, for the opposite agent.
 //!
 //! Who may connect is decided here and nowhere else: [`ControlTls`] takes certificates of the private CA only,
 //! and each end takes the one opposite agent only, by role and name, so that a device, which holds a certificate
@@ -8,15 +8,25 @@
 //! ```text
 //!   home agent ── watch<HomeOutput> ─▶ HomeLink ══ Session stream ══ EdgeService ◀─ watch<EdgeOutput> ── edge agent
 //!              ◀─ mpsc<HomeEvent> ──                                             ── mpsc<EdgeEvent> ──▶
+//!
+//!   agentctl ══ unix socket ══ Offered                     of this host
+//!                          └── Opposite ══ calls ══ Offered, within Rights, of the opposite host
 //! ```
+//! Home opens every connection. Its own calls share that of the session; for the edge's calls it opens a second one, on which
+//! it is HTTP/2's server (`cloudathome-calls` in ALPN). What runs on a stream of calls cannot hold up the session: the window of a
+//! connection has room for all of its streams.
 #![forbid(unsafe_code)]
 
 mod clock;
 mod configuration;
+mod connection;
 mod exchange;
 mod inspect;
 mod listen;
+mod offered;
 mod operate;
+mod opposite;
+mod reach;
 mod session;
 mod tls;
 
@@ -24,7 +34,9 @@ pub use clock::Clocks;
 pub use configuration::Configurator;
 pub use inspect::{Doctor, Inspected, InspectionSocket, Inspector, InspectorError, Snapshot, Timelines};
 pub use listen::{ListenError, bind_on_device, serve_edge};
+pub use offered::{Asked, Offered, Rights, UnknownRights};
 pub use operate::{OperateError, OperationsClient, Operator, OutputAnswers, Outputs, StepAnswers, Steps};
+pub use opposite::{Opposite, OppositeWay};
 pub use session::{
     ConfigResult, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, News, SessionId,
 };

@@ -2,25 +2,28 @@
 
 use std::io;
 use std::net::SocketAddrV4;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::time::Duration;
 
 use model::RoleUri;
 use proto::{MAX_MESSAGE_BYTES, v1};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-use crate::{ControlTls, EdgeService};
+use crate::connection::PeerConnection;
+use crate::opposite::{self, OppositeWay};
+use crate::tls::Purpose;
+use crate::{CONNECT_DEADLINE, ControlTls, EdgeService, Offered, Rights};
 
 /// Handshakes that may run at a time.
 const HANDSHAKES: usize = 16;
+/// Connections of home. It needs two, and some more while old ones have not been found dead.
+const CONNECTIONS: usize = 16;
 
 /// Why the control listener could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +59,7 @@ pub fn bind_on_device(address: SocketAddrV4, device: &str) -> Result<TcpListener
     bind().map_err(|source| ListenError::Bind { address, device: device.to_owned(), source })
 }
 
-/// Serves `home`, and nobody else, on `listener` until stopped.
+/// Serves `home`, and nobody else, on `listener` until stopped: sessions, and of what is `offered` what home `may` have.
 ///
 /// # Errors
 /// When the HTTP/2 server fails as a whole; a single connection's fault is logged.
@@ -65,89 +68,85 @@ pub async fn serve_edge(
     tls: ControlTls,
     home: RoleUri,
     service: EdgeService,
+    offered: Offered,
+    may: Rights,
     stop: CancellationToken,
 ) -> Result<(), ListenError> {
     let (accepted, incoming) = mpsc::channel(HANDSHAKES);
-    let accepting = tokio::spawn(accept(listener, tls, home, accepted, stop.clone()));
+    let routes = offered.to_opposite(&home.name, may);
+    let door = Door { tls, home, accepted, way: service.way().clone(), stop: stop.clone() };
+    let accepting = tokio::spawn(door.accept(listener));
     let service = v1::control_server::ControlServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let serving = Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(incoming));
+    let routes = routes.add_service(service);
+    let serving = opposite::server().add_routes(routes).serve_with_incoming(ReceiverStream::new(incoming));
     // Not gracefully: the tunnel ends at the same time, and connections whose peer is gone would never drain.
     let served = stop.run_until_cancelled(serving).await;
     accepting.abort();
     Ok(served.unwrap_or(Ok(()))?)
 }
 
-async fn accept(
-    listener: TcpListener,
+/// Where home's connections come in.
+#[derive(Clone)]
+struct Door {
     tls: ControlTls,
     home: RoleUri,
-    accepted: mpsc::Sender<Result<HomeConnection, io::Error>>,
+    /// Those that the server is for.
+    accepted: mpsc::Sender<Result<PeerConnection<TlsStream<TcpStream>>, io::Error>>,
+    /// Where the latest of the others is put.
+    way: OppositeWay,
     stop: CancellationToken,
-) {
-    let handshakes = std::sync::Arc::new(Semaphore::new(HANDSHAKES));
-    loop {
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        let connection = tokio::select! {
-            () = stop.cancelled() => return,
-            connection = listener.accept() => connection,
-        };
-        let (stream, remote) = match connection {
-            Ok(connection) => connection,
-            Err(error) => {
-                // Out of descriptors, most likely: let some go before the next try.
-                warn!(%error, "control connection not accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (tls, peer, accepted) = (tls.clone(), home.clone(), accepted.clone());
-        tokio::spawn(async move {
-            let _permit = permit;
-            match tls.accept(stream, &peer).await {
-                Ok(stream) => {
-                    drop(accepted.send(Ok(HomeConnection { stream, peer })).await);
-                }
+}
+
+impl Door {
+    async fn accept(self, listener: TcpListener) {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+            let connection = tokio::select! {
+                () = self.stop.cancelled() => return,
+                connection = listener.accept() => connection,
+            };
+            let (stream, remote) = match connection {
+                Ok(connection) => connection,
                 Err(error) => {
-                    debug!(%remote, "control connection refused");
-                    warn!(error = &error as &dyn std::error::Error, "control connection refused");
+                    // Out of descriptors, most likely: let some go before the next try.
+                    warn!(%error, "control connection not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
                 }
-            }
-        });
-    }
-}
-
-/// A connection whose peer has proven to be the home.
-struct HomeConnection {
-    stream: TlsStream<TcpStream>,
-    peer: RoleUri,
-}
-
-impl Connected for HomeConnection {
-    type ConnectInfo = RoleUri;
-
-    fn connect_info(&self) -> RoleUri {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for HomeConnection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for HomeConnection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+            };
+            let (door, connections) = (self.clone(), connections.clone());
+            tokio::spawn(async move {
+                let _permit = permit;
+                match door.tls.accept(stream, &door.home).await {
+                    Ok(stream) => door.enter(stream, connections).await,
+                    Err(error) => {
+                        debug!(%remote, "control connection refused");
+                        warn!(error = &error as &dyn std::error::Error, "control connection refused");
+                    }
+                }
+            });
+        }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    /// Takes a connection whose peer has proven to be the home.
+    async fn enter(self, stream: TlsStream<TcpStream>, connections: Arc<Semaphore>) {
+        let purpose = Purpose::of(&stream);
+        let Ok(held) = connections.try_acquire_owned() else {
+            warn!(home = %self.home, "home has too many connections; one more is refused");
+            return;
+        };
+        let connection = PeerConnection::new(stream, self.home, self.stop).holding(held);
+        match purpose {
+            Purpose::Session => drop(self.accepted.send(Ok(connection)).await),
+            Purpose::Calls => match timeout(CONNECT_DEADLINE, opposite::client(connection)).await {
+                Ok(Ok(channel)) => self.way.open(channel),
+                Ok(Err(error)) => debug!(%error, "home's connection for calls cannot be used"),
+                Err(_) => debug!("home's connection for calls does not answer"),
+            },
+        }
     }
 }

@@ -1,15 +1,17 @@
-//! Operations on this host's services, for `agentctl`: the server's side and the client's.
+//! Operations on this host's services: the server's side and the client's.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt};
-use model::{Credential, ExecInput, ExecQuery, LogsQuery, Output, Refusal, RunCommand, ServiceName};
+use model::{Credential, ExecInput, ExecQuery, HostId, LogsQuery, Output, Refusal, RunCommand, ServiceName};
 use proto::{InvalidMessage, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::offered::Asked;
 
 /// Input that waits for a command to take it.
 const INPUT_QUEUE: usize = 16;
@@ -38,8 +40,30 @@ pub trait Operator: Send + Sync + 'static {
     fn purge(&self, service: ServiceName) -> Steps;
 }
 
+/// Where whoever asks sits.
+#[derive(Debug, Clone)]
+pub(crate) enum Caller {
+    /// On this host.
+    Here(HostId),
+    /// On the opposite one.
+    There(HostId),
+}
+
 /// The server's side.
-pub(crate) struct Operations(pub(crate) Arc<dyn Operator>);
+pub(crate) struct Operations {
+    pub(crate) operator: Arc<dyn Operator>,
+    pub(crate) caller: Caller,
+    pub(crate) asked: mpsc::Sender<Asked>,
+}
+
+impl Operations {
+    /// Nothing is done before the agent has heard of it.
+    async fn tell(&self, service: &ServiceName, what: &str) -> Result<(), Status> {
+        let (Caller::Here(on) | Caller::There(on)) = &self.caller;
+        let asked = Asked { on: on.clone(), service: service.clone(), what: what.to_owned() };
+        self.asked.send(asked).await.map_err(|_| Status::unavailable("the agent is stopping"))
+    }
+}
 
 fn status(refusal: Refusal) -> Status {
     match refusal {
@@ -77,12 +101,24 @@ impl v1::operation_server::Operation for Operations {
     type PurgeStream = BoxStream<'static, Result<v1::Progress, Status>>;
 
     async fn run(&self, request: Request<v1::RunRequest>) -> Answer<v1::Progress> {
-        let command = request.get_ref().command().try_into().map_err(wrong)?;
-        progress(self.0.run(service(&request.get_ref().service)?, command))
+        let command: RunCommand = request.get_ref().command().try_into().map_err(wrong)?;
+        let service = service(&request.get_ref().service)?;
+        let what = match command {
+            RunCommand::Start => "start",
+            RunCommand::Stop => "stop",
+            RunCommand::Restart => "restart",
+        };
+        self.tell(&service, what).await?;
+        progress(self.operator.run(service, command))
     }
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<v1::Output> {
-        output(self.0.logs(request.into_inner().try_into().map_err(wrong)?))
+        let query: LogsQuery = request.into_inner().try_into().map_err(wrong)?;
+        // Who looks at its own host leaves no trace; somebody from another one does.
+        if matches!(self.caller, Caller::There(_)) {
+            self.tell(&query.service, "logs").await?;
+        }
+        output(self.operator.logs(query))
     }
 
     async fn exec(&self, request: Request<Streaming<v1::ExecInput>>) -> Answer<v1::Output> {
@@ -91,7 +127,10 @@ impl v1::operation_server::Operation for Operations {
         let Some(v1::exec_input::Input::Start(start)) = first else {
             return Err(Status::invalid_argument("the first message must be ExecInput.start"));
         };
-        let query = start.try_into().map_err(wrong)?;
+        let query: ExecQuery = start.try_into().map_err(wrong)?;
+        // Its words may hold secrets.
+        let what = if query.admin { "a command of its administration program" } else { "a command in its container" };
+        self.tell(&query.service, what).await?;
         let (sender, input) = mpsc::channel(INPUT_QUEUE);
         // Ends with the call, or when the command takes no more.
         tokio::spawn(async move {
@@ -102,24 +141,32 @@ impl v1::operation_server::Operation for Operations {
                 }
             }
         });
-        output(self.0.exec(query, input))
+        output(self.operator.exec(query, input))
     }
 
     async fn credentials(
         &self,
         request: Request<v1::CredentialsRequest>,
     ) -> Result<Response<v1::CredentialsResponse>, Status> {
-        let credentials = self.0.credentials(service(&request.get_ref().service)?).await.map_err(status)?;
+        let service = service(&request.get_ref().service)?;
+        self.tell(&service, "its logins").await?;
+        let credentials = self.operator.credentials(service).await.map_err(status)?;
         Ok(Response::new(v1::CredentialsResponse { credentials: credentials.into_iter().map(Into::into).collect() }))
     }
 
     async fn upgrade(&self, request: Request<v1::UpgradeRequest>) -> Answer<v1::Progress> {
         let request = request.into_inner();
-        progress(self.0.upgrade(service(&request.service)?, request.to))
+        let service = service(&request.service)?;
+        if !request.to.is_empty() {
+            self.tell(&service, &format!("upgrade to {}", request.to)).await?;
+        }
+        progress(self.operator.upgrade(service, request.to))
     }
 
     async fn rollback(&self, request: Request<v1::RollbackRequest>) -> Answer<v1::Progress> {
-        progress(self.0.rollback(service(&request.get_ref().service)?))
+        let service = service(&request.get_ref().service)?;
+        self.tell(&service, "rollback").await?;
+        progress(self.operator.rollback(service))
     }
 
     async fn purge(&self, request: Request<v1::PurgeRequest>) -> Answer<v1::Progress> {
@@ -130,8 +177,15 @@ impl v1::operation_server::Operation for Operations {
                 request.service
             )));
         }
-        progress(self.0.purge(service(&request.service)?))
+        let service = service(&request.service)?;
+        self.tell(&service, "purge").await?;
+        progress(self.operator.purge(service))
     }
+}
+
+/// Whether a status tells of the connection, and nobody at its other end has said it.
+pub(crate) fn broken_off(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
 }
 
 /// Why an operation did not do what it was asked.
@@ -146,6 +200,9 @@ pub enum OperateError {
     /// The agent's answer makes no sense.
     #[error("the agent's answer cannot be read: bring agent and agentctl to the same release")]
     Answer(#[from] InvalidMessage),
+    /// The opposite agent cannot be asked; the agent says why. Nothing was begun.
+    #[error("{0}")]
+    Away(String),
     /// The connection to the agent broke off; what was begun goes on.
     #[error("the connection to the agent broke off: {0}")]
     Broken(String),
@@ -154,7 +211,12 @@ pub enum OperateError {
 impl From<Status> for OperateError {
     fn from(status: Status) -> Self {
         let text = status.message().to_owned();
+        if broken_off(&status) {
+            return Self::Broken(text);
+        }
         match status.code() {
+            Code::Unavailable => Self::Away(text),
+            Code::PermissionDenied => Refusal::Refused(text).into(),
             Code::NotFound => Refusal::NotFound(text).into(),
             Code::FailedPrecondition | Code::InvalidArgument => Refusal::Refused(text).into(),
             Code::Internal => Refusal::Failed(text).into(),

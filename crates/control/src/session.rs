@@ -5,21 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use hyper_util::rt::TokioIo;
 use model::{DesiredConfig, Event, Generation, HostId, HostStatus, Role, RoleUri, ServiceAnnouncement, Timeline};
 use proto::{MAX_EVENTS, MAX_MESSAGE_BYTES, PROTOCOL, v1};
-use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::clock::{ClockExchange, Clocks};
 use crate::exchange::{Ended, exchange, first};
-use crate::{CONNECT_DEADLINE, ControlTls, HEARTBEAT};
+use crate::opposite::{self, OppositeWay};
+use crate::tls::Purpose;
+use crate::{CONNECT_DEADLINE, ControlTls, Offered, Rights};
 
 /// Messages waiting to be written to a stream; more than this waits for the peer to read.
 const OUTBOUND_MESSAGES: usize = 4;
@@ -28,7 +27,7 @@ const MAX_SERVICES: usize = 128;
 /// First wait before home connects again; doubled up to [`RETRY_MAX`], with jitter.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// Longest wait before home connects again.
-const RETRY_MAX: Duration = Duration::from_secs(4);
+pub(crate) const RETRY_MAX: Duration = Duration::from_secs(4);
 
 /// What an agent says of itself when a session opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +42,14 @@ pub struct Introduction {
     pub boot_id: String,
     /// Whether it keeps to what a service asks of the ingress; an older release would publish it without its guards.
     pub keeps_to_ingress_options: bool,
+    /// Whether an agent can be asked for something by the edge: home opens a connection for that, which the edge takes.
+    pub keeps_to_calls: bool,
 }
 
 /// In `Hello.keeps_to`.
 const INGRESS_OPTIONS: &str = "ingress-options";
+/// In `Hello.keeps_to`.
+const CALLS: &str = "calls";
 
 impl From<Introduction> for v1::Hello {
     fn from(us: Introduction) -> Self {
@@ -56,7 +59,10 @@ impl From<Introduction> for v1::Hello {
             role: us.role.to_string(),
             agent_version: us.agent_version,
             boot_id: us.boot_id,
-            keeps_to: us.keeps_to_ingress_options.then(|| INGRESS_OPTIONS.to_owned()).into_iter().collect(),
+            keeps_to: [(us.keeps_to_ingress_options, INGRESS_OPTIONS), (us.keeps_to_calls, CALLS)]
+                .into_iter()
+                .filter_map(|(keeps, what)| keeps.then(|| what.to_owned()))
+                .collect(),
         }
     }
 }
@@ -79,6 +85,7 @@ fn introduced(hello: v1::Hello, peer: &RoleUri) -> Result<Introduction, Ended> {
         agent_version: short(hello.agent_version),
         boot_id: short(hello.boot_id),
         keeps_to_ingress_options: hello.keeps_to.iter().any(|what| what == INGRESS_OPTIONS),
+        keeps_to_calls: hello.keeps_to.iter().any(|what| what == CALLS),
     })
 }
 
@@ -203,6 +210,11 @@ impl Shared {
     }
 }
 
+/// Why a host cannot be asked.
+fn away(host: &HostId, ended: &Ended) -> String {
+    format!("{host} cannot be asked: there is no control channel: {ended}")
+}
+
 /// What the peer says that happened there; on no other host.
 fn news(wire: v1::Events, peer: &HostId) -> Result<News, Ended> {
     let (timeline, mut events) = proto::events(wire).map_err(|error| Ended::Refused(error.to_string()))?;
@@ -216,20 +228,26 @@ pub struct EdgeService {
     us: Introduction,
     state: watch::Receiver<EdgeOutput>,
     events: mpsc::Sender<EdgeEvent>,
+    way: OppositeWay,
     stop: CancellationToken,
     next_session: Arc<AtomicU64>,
 }
 
 impl EdgeService {
-    /// A service that introduces itself as `us`, sends `state` and reports to `events`.
+    /// A service that introduces itself as `us`, sends `state` and reports to `events`; home is asked by `way`.
     #[must_use]
     pub fn new(
         us: Introduction,
         state: watch::Receiver<EdgeOutput>,
         events: mpsc::Sender<EdgeEvent>,
+        way: OppositeWay,
         stop: CancellationToken,
     ) -> Self {
-        Self { us, state, events, stop, next_session: Arc::default() }
+        Self { us, state, events, way, stop, next_session: Arc::default() }
+    }
+
+    pub(crate) fn way(&self) -> &OppositeWay {
+        &self.way
     }
 
     async fn run(
@@ -257,6 +275,16 @@ impl EdgeService {
                 return;
             }
         };
+        // Before the hello, after which home opens its connection for calls.
+        self.way.close(if introduction.keeps_to_calls {
+            format!("{} is connected and has not opened its connection for calls yet: try again", introduction.host)
+        } else {
+            let version = &introduction.agent_version;
+            format!(
+                "the agent of {} is of release {version}, too old to be asked from here: upgrade it",
+                introduction.host
+            )
+        });
         if outbound.send(wrap(Out::Hello(self.us.clone().into()))).await.is_err() {
             return;
         }
@@ -322,6 +350,9 @@ impl EdgeService {
         let ended =
             exchange(inbound, outbound, self.state.clone(), self.stop.clone(), encode, &self.events, handle).await;
         info!(%peer, reason = %ended, "control session closed");
+        if self.next_session.load(Ordering::Relaxed) == session.0 + 1 {
+            self.way.close(away(&peer.name, &ended));
+        }
         drop(self.events.send(EdgeEvent::Closed { session, reason: ended.to_string() }).await);
     }
 }
@@ -387,6 +418,12 @@ pub struct HomeLink {
     pub tunnel_up: watch::Receiver<bool>,
     /// Where events go.
     pub events: mpsc::Sender<HomeEvent>,
+    /// The way by which the edge is asked.
+    pub way: OppositeWay,
+    /// What the edge may ask for.
+    pub offered: Offered,
+    /// As far as it may.
+    pub may: Rights,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -417,6 +454,7 @@ impl HomeLink {
                 return;
             }
             debug!(reason = %ended, "control session closed");
+            self.way.close(away(&self.edge.name, &ended));
             if self.events.send(HomeEvent::Closed { reason: ended.to_string() }).await.is_err() {
                 return;
             }
@@ -435,8 +473,10 @@ impl HomeLink {
         use v1::home_message::Message as Out;
         let wrap = |message| v1::HomeMessage { message: Some(message) };
 
-        let channel = self.connect().await.map_err(Ended::Refused)?;
-        let mut client = v1::control_client::ControlClient::new(channel)
+        let stream = self.connect(Purpose::Session).await.map_err(Ended::Refused)?;
+        let channel = opposite::client(stream).await;
+        let channel = channel.map_err(|error| Ended::Refused(self.failed("opening HTTP/2 to", &error)))?;
+        let mut client = v1::control_client::ControlClient::new(channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (outbound, stream) = mpsc::channel(OUTBOUND_MESSAGES);
@@ -452,7 +492,8 @@ impl HomeLink {
         };
         let peer = introduced(hello, &self.edge)?;
         info!(edge = %peer.host, version = peer.agent_version, "control session open");
-        let keeps_to_options = peer.keeps_to_ingress_options;
+        let (keeps_to_options, keeps_to_calls) = (peer.keeps_to_ingress_options, peer.keeps_to_calls);
+        self.way.open(channel);
         self.events.send(HomeEvent::Opened { peer }).await.map_err(|_| Ended::Stopped)?;
         *wait = RETRY_MIN;
 
@@ -502,41 +543,11 @@ impl HomeLink {
                 Some(In::Hello(_)) | None => None,
             })
         };
-        Ok(exchange(inbound, outbound, self.state.clone(), self.stop.clone(), encode, &self.events, handle).await)
-    }
-
-    /// A connection to the edge over the tunnel's link.
-    async fn connect(&self) -> Result<Channel, String> {
-        let failed = |what: &str, error: &dyn std::error::Error| {
-            let mut text = format!("{what} {}: {error}", self.address);
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            text
-        };
-        let socket = TcpSocket::new_v4().map_err(|error| failed("opening a socket for", &error))?;
-        socket
-            .bind_device(Some(self.device.as_bytes()))
-            .map_err(|error| failed(&format!("binding to {} for", self.device), &error))?;
-        let connecting = timeout(CONNECT_DEADLINE, socket.connect(self.address.into()));
-        let stream = connecting
-            .await
-            .map_err(|_| format!("the edge's control address {} does not answer through the tunnel", self.address))?
-            .map_err(|error| failed("connecting to", &error))?;
-        let stream = self.tls.connect(stream, &self.edge).await.map_err(|error| failed("identifying", &error))?;
-
-        let mut stream = Some(TokioIo::new(stream));
-        let connector = tower::service_fn(move |_: Uri| {
-            let stream = stream.take().ok_or_else(|| std::io::Error::other("the session's connection ended"));
-            async move { stream }
-        });
-        let channel = Endpoint::from_static("http://edge.cloudathome.internal")
-            .http2_keep_alive_interval(HEARTBEAT)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|error| failed("opening HTTP/2 to", &error))?;
-        Ok(channel)
+        let exchanged =
+            exchange(inbound, outbound, self.state.clone(), self.stop.clone(), encode, &self.events, handle);
+        tokio::select! {
+            ended = exchanged => Ok(ended),
+            never = self.answer_calls(), if keeps_to_calls => match never {},
+        }
     }
 }

@@ -53,11 +53,35 @@ pub enum TlsError {
     NoCertificate,
 }
 
+/// What a connection that home opens is for; agreed on by ALPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The session, and calls of home. Home is HTTP/2's client.
+    Session,
+    /// Calls of the edge. Home is HTTP/2's server.
+    Calls,
+}
+
+impl Purpose {
+    const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Session => b"h2",
+            Self::Calls => b"cloudathome-calls",
+        }
+    }
+
+    /// Of a connection that was accepted.
+    pub(crate) fn of<S>(stream: &server::TlsStream<S>) -> Self {
+        if stream.get_ref().1.alpn_protocol() == Some(Self::Calls.alpn()) { Self::Calls } else { Self::Session }
+    }
+}
+
 /// The TLS configuration of one agent, for both directions.
 #[derive(Clone)]
 pub struct ControlTls {
     server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
+    session: Arc<ClientConfig>,
+    calls: Arc<ClientConfig>,
 }
 
 impl std::fmt::Debug for ControlTls {
@@ -91,13 +115,17 @@ impl ControlTls {
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain.clone(), key.clone_key())?;
-        server.alpn_protocols = vec![b"h2".to_vec()];
+        server.alpn_protocols = [Purpose::Session, Purpose::Calls].map(|purpose| purpose.alpn().to_vec()).to_vec();
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
-        client.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+        let mut client_for = |purpose: Purpose| {
+            client.alpn_protocols = vec![purpose.alpn().to_vec()];
+            Arc::new(client.clone())
+        };
+        let (session, calls) = (client_for(Purpose::Session), client_for(Purpose::Calls));
+        Ok(Self { server: Arc::new(server), session, calls })
     }
 
     /// Takes an incoming connection of a peer that is `wanted`.
@@ -119,13 +147,22 @@ impl ControlTls {
     ///
     /// # Errors
     /// When the handshake fails or takes longer than [`CONNECT_DEADLINE`], or the peer is not `wanted`.
-    pub(crate) async fn connect<S>(&self, stream: S, wanted: &RoleUri) -> Result<client::TlsStream<S>, TlsError>
+    pub(crate) async fn connect<S>(
+        &self,
+        stream: S,
+        wanted: &RoleUri,
+        purpose: Purpose,
+    ) -> Result<client::TlsStream<S>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         #[expect(clippy::expect_used, reason = "ROLE.cloudathome.internal is a DNS name for every role")]
         let name = ServerName::try_from(pki::server_name(wanted.role)).expect("a DNS name");
-        let handshake = TlsConnector::from(self.client.clone()).connect(name, stream);
+        let config = match purpose {
+            Purpose::Session => &self.session,
+            Purpose::Calls => &self.calls,
+        };
+        let handshake = TlsConnector::from(Arc::clone(config)).connect(name, stream);
         let stream =
             timeout(CONNECT_DEADLINE, handshake).await.map_err(|_| TlsError::Deadline)?.map_err(TlsError::Handshake)?;
         check_peer(stream.get_ref().1.peer_certificates(), wanted)?;

@@ -1,12 +1,16 @@
 //! An end of the oldest release that must be understood, in the words of its own protocol, with an end of this release.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod fake;
 mod raw;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::{EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction};
+use control::{
+    EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, InspectorError, Introduction, OperateError,
+    Opposite, Rights,
+};
 use model::{DesiredConfig, Generation, HostStatus, IngressOptions, Role, RoleUri, ServiceAnnouncement, Timeline};
 use pki::{Ca, Validity};
 use proto::baseline as old;
@@ -29,6 +33,7 @@ fn introduction(role: Role, name: &str) -> Introduction {
         agent_version: "9.9.9".into(),
         boot_id: "boot".into(),
         keeps_to_ingress_options: true,
+        keeps_to_calls: true,
     }
 }
 
@@ -118,9 +123,19 @@ async fn an_old_home_gets_along_with_this_edge() {
         timeline: timeline("vps"),
     });
     let (sender, mut events) = mpsc::channel(16);
-    let service = EdgeService::new(introduction(Role::Edge, "vps"), receiver, sender, stop.clone());
+    let (offered, _, _) = fake::offered("vps", Role::Edge);
+    let (way, opposite) = Opposite::none("");
+    let service = EdgeService::new(introduction(Role::Edge, "vps"), receiver, sender, way, stop.clone());
     let attic = RoleUri { role: Role::Home, name: "attic".parse().unwrap() };
-    tokio::spawn(control::serve_edge(listener, tls(&ca, Role::Edge, "vps"), attic, service, stop.clone()));
+    tokio::spawn(control::serve_edge(
+        listener,
+        tls(&ca, Role::Edge, "vps"),
+        attic,
+        service,
+        offered,
+        Rights::Operate,
+        stop.clone(),
+    ));
 
     // The old home.
     let channel = raw::channel(&ca, Role::Home, "attic", address).await;
@@ -161,6 +176,12 @@ async fn an_old_home_gets_along_with_this_edge() {
     let EdgeEvent::Report { services, status, .. } = soon(events.recv()).await else { panic!("no report") };
     assert_eq!((services.len(), status.host.as_str()), (1, "attic"));
     assert_eq!(status.control.round_trip_micros, None);
+    // It cannot be asked from here.
+    let (edge, _dir) = fake::socket(fake::offered("vps", Role::Edge).0, opposite, stop.clone()).await;
+    let Err(InspectorError::Away(why)) = edge.opposite().doctor().await else { panic!("it answered") };
+    assert!(why.contains("attic is of release 0.1.0, too old to be asked"), "{why}");
+    let refused = edge.opposite().operations().credentials(&"nextcloud".parse().unwrap()).await;
+    assert!(matches!(refused, Err(OperateError::Away(_))), "{refused:?}");
     drop(state);
     stop.cancel();
 }
@@ -230,6 +251,7 @@ async fn this_home_gets_along_with_an_old_edge() {
     });
     let (sender, mut events) = mpsc::channel(16);
     let (_up, tunnel_up) = watch::channel(true);
+    let (way, opposite) = Opposite::none("");
     let link = HomeLink {
         us: introduction(Role::Home, "attic"),
         edge: RoleUri { role: Role::Edge, name: "vps".parse().unwrap() },
@@ -239,6 +261,9 @@ async fn this_home_gets_along_with_an_old_edge() {
         state: receiver,
         tunnel_up,
         events: sender,
+        way,
+        offered: fake::offered("attic", Role::Home).0,
+        may: Rights::Inspect,
         stop: stop.clone(),
     };
     tokio::spawn(link.run());
@@ -258,5 +283,11 @@ async fn this_home_gets_along_with_an_old_edge() {
     // That edge would publish the other one to everybody.
     let announced: Vec<String> = report.services.into_iter().map(|service| service.name).collect();
     assert_eq!(announced, ["open"]);
+    // It knows nothing of being asked.
+    let (home, _dir) = fake::socket(fake::offered("attic", Role::Home).0, opposite, stop.clone()).await;
+    let refused = home.opposite().tunnel().await;
+    assert!(matches!(refused, Err(InspectorError::Unknown)), "{refused:?}");
+    let refused = home.opposite().operations().credentials(&"ghost".parse().unwrap()).await;
+    assert!(matches!(refused, Err(OperateError::Unknown)), "{refused:?}");
     stop.cancel();
 }

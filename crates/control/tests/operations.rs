@@ -1,141 +1,32 @@
 //! Operations over a real unix socket, done by an operator that only writes down what it is asked.
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test that fails")]
 
-use std::sync::{Arc, Mutex};
+mod fake;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use control::{
-    Configurator, Doctor, Inspected, InspectionSocket, Inspector, OperateError, OperationsClient, Operator, Outputs,
-    Snapshot, Steps, Timelines,
-};
-use futures_util::future::BoxFuture;
-use futures_util::stream::{self, StreamExt};
-use model::{
-    ConfigReport, Credential, ExecInput, ExecQuery, Finding, HostStatus, LogsQuery, Output, Refusal, Role, RunCommand,
-    ServiceName, TerminalSize, TunnelReport,
-};
-use tokio::sync::{mpsc, watch};
+use control::{Asked, OperateError, OperationsClient, Opposite};
+use fake::Recorder;
+use futures_util::stream::StreamExt;
+use model::{ExecInput, ExecQuery, LogsQuery, Output, Refusal, Role, RunCommand, ServiceName, TerminalSize};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-#[derive(Default)]
-struct Recorder(Mutex<Vec<String>>);
-
-impl Recorder {
-    fn note(&self, what: String) {
-        self.0.lock().unwrap().push(what);
-    }
-}
-
-fn known(service: &ServiceName) -> Result<(), Refusal> {
-    if service.as_str() == "nextcloud" { Ok(()) } else { Err(Refusal::NotFound(format!("no service {service} here"))) }
-}
-
-impl Operator for Recorder {
-    fn run(&self, service: ServiceName, command: RunCommand) -> Steps {
-        self.note(format!("{command:?} {service}"));
-        let steps = match known(&service) {
-            Ok(()) => vec![Ok("stopping".to_owned()), Ok("done".to_owned())],
-            Err(refusal) => vec![Err(refusal)],
-        };
-        stream::iter(steps).boxed()
-    }
-
-    fn logs(&self, query: LogsQuery) -> Outputs {
-        self.note(format!("{query:?}"));
-        let line = Output::Stderr { container: "nextcloud-db".into(), bytes: vec![0xff, b'\n'] };
-        stream::iter([Ok(line)]).chain(stream::pending()).boxed()
-    }
-
-    /// Hands the input back and ends with its length.
-    fn exec(&self, query: ExecQuery, input: mpsc::Receiver<ExecInput>) -> Outputs {
-        self.note(format!("{query:?}"));
-        stream::unfold((input, 0, false), async |(mut input, length, ended)| {
-            if ended {
-                return None;
-            }
-            Some(match input.recv().await? {
-                ExecInput::Stdin(bytes) => {
-                    let length = length + i64::try_from(bytes.len()).unwrap();
-                    (Ok(Output::Stdout { container: String::new(), bytes }), (input, length, false))
-                }
-                ExecInput::Size(size) => {
-                    let bytes = format!("{size:?}").into_bytes();
-                    (Ok(Output::Stderr { container: String::new(), bytes }), (input, length, false))
-                }
-                ExecInput::Eof => (Ok(Output::Ended(length)), (input, length, true)),
-            })
-        })
-        .boxed()
-    }
-
-    fn credentials(&self, service: ServiceName) -> BoxFuture<'static, Result<Vec<Credential>, Refusal>> {
-        Box::pin(async move {
-            known(&service)?;
-            Ok(vec![Credential { label: "password".into(), value: "geheim".into() }])
-        })
-    }
-
-    fn upgrade(&self, service: ServiceName, to: String) -> Steps {
-        self.note(format!("upgrade {service} {to}"));
-        let failed = Refusal::Failed("it did not get healthy; 32.0.1 is back".into());
-        stream::iter([Ok("saving".to_owned()), Err(failed)]).boxed()
-    }
-
-    fn rollback(&self, service: ServiceName) -> Steps {
-        self.note(format!("rollback {service}"));
-        stream::iter([Err(Refusal::Refused("there is nothing to go back to".into()))]).boxed()
-    }
-
-    fn purge(&self, service: ServiceName) -> Steps {
-        self.note(format!("purge {service}"));
-        stream::empty().boxed()
-    }
-}
-
 struct Served {
     operator: Arc<Recorder>,
+    asked: mpsc::Receiver<Asked>,
     client: OperationsClient,
     _dir: tempfile::TempDir,
     _stop: tokio_util::sync::DropGuard,
 }
 
-/// Has nothing to say.
-struct FakeDoctor;
-
-impl Doctor for FakeDoctor {
-    fn examine(&self) -> BoxFuture<'static, Vec<Finding>> {
-        Box::pin(async { Vec::new() })
-    }
-}
-
-/// Knows nothing.
-struct FakeConfigurator;
-
-impl Configurator for FakeConfigurator {
-    fn show(&self) -> BoxFuture<'static, Option<ConfigReport>> {
-        Box::pin(async { None })
-    }
-
-    fn reload(&self) -> BoxFuture<'static, Option<ConfigReport>> {
-        Box::pin(async { None })
-    }
-}
-
 async fn serve() -> Served {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("agent.sock");
-    let operator = Arc::new(Recorder::default());
     let stop = CancellationToken::new();
-    let local = HostStatus::new("attic".parse().unwrap(), Role::Home);
-    let (_, state) = watch::channel(Snapshot { local, peer: None });
-    let (_, tunnel) = watch::channel(TunnelReport::default());
-    let socket = InspectionSocket::bind(&path).unwrap();
-    let (_, timelines) = watch::channel(Timelines::default());
-    let inspected = Inspected { state, timelines, tunnel, doctor: Arc::new(FakeDoctor), ingress: None };
-    tokio::spawn(socket.serve(inspected, operator.clone(), Arc::new(FakeConfigurator), stop.clone()));
-    let client = Inspector::connect(&path).await.unwrap().operations();
-    Served { operator, client, _dir: dir, _stop: stop.drop_guard() }
+    let (offered, operator, asked) = fake::offered("attic", Role::Home);
+    let (inspector, dir) = fake::socket(offered, Opposite::none("nobody is there").1, stop.clone()).await;
+    Served { operator, asked, client: inspector.operations(), _dir: dir, _stop: stop.drop_guard() }
 }
 
 async fn all<T>(
@@ -179,6 +70,13 @@ async fn steps_come_in_order_and_end_with_the_reason() {
         asked,
         ["Restart nextcloud", "upgrade nextcloud 33.0.1-apache", "rollback nextcloud", "Stop ghost", "purge nextcloud"]
     );
+    // The agent has heard of each.
+    let first = served.asked.recv().await.unwrap();
+    let (on, service) = ("attic".parse().unwrap(), nextcloud);
+    assert_eq!(first, Asked { on, service, what: "restart".into() });
+    for what in ["upgrade to 33.0.1-apache", "rollback", "stop", "purge"] {
+        assert_eq!(served.asked.recv().await.unwrap().what, what);
+    }
 }
 
 #[tokio::test]
@@ -220,6 +118,7 @@ async fn logs_follow_and_credentials_are_told() {
     let line = timeout(Duration::from_secs(10), lines.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(line, Output::Stderr { container: "nextcloud-db".into(), bytes: vec![0xff, b'\n'] });
     assert_eq!(*served.operator.0.lock().unwrap(), [format!("{query:?}")]);
+    assert!(served.asked.try_recv().is_err(), "who reads at home leaves no trace");
 
     let logins = served.client.credentials(&nextcloud).await.unwrap();
     assert_eq!(logins[0].value, "geheim");

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod fake;
+
 use std::fmt::Debug;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use control::{
     ConfigResult, ControlTls, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction,
-    bind_on_device, serve_edge,
+    Opposite, Rights, bind_on_device, serve_edge,
 };
 use model::{
     DesiredConfig, Event, EventKind, Generation, Health, HostStatus, Role, RoleUri, ServiceAnnouncement, Subject,
@@ -40,6 +42,7 @@ fn introduction(role: Role, name: &str) -> Introduction {
         agent_version: "0.0.0".into(),
         boot_id: "boot".into(),
         keeps_to_ingress_options: true,
+        keeps_to_calls: true,
     }
 }
 
@@ -60,9 +63,19 @@ fn edge(ca: &Ca) -> Edge {
     let (sender, events) = mpsc::channel(16);
     let listener = bind_on_device("127.0.0.1:0".parse().unwrap(), "lo").unwrap();
     let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("an IPv4 listener") };
-    let service = EdgeService::new(introduction(Role::Edge, "vps"), receiver, sender, stop.clone());
+    let (offered, _, _) = fake::offered("vps", Role::Edge);
+    let service =
+        EdgeService::new(introduction(Role::Edge, "vps"), receiver, sender, Opposite::none("").0, stop.clone());
     let home = RoleUri { role: Role::Home, name: "attic".parse().unwrap() };
-    tokio::spawn(serve_edge(listener, tls(ca, Role::Edge, "vps"), home, service, stop.clone()));
+    tokio::spawn(serve_edge(
+        listener,
+        tls(ca, Role::Edge, "vps"),
+        home,
+        service,
+        offered,
+        Rights::Operate,
+        stop.clone(),
+    ));
     Edge { address, state, events, stop }
 }
 
@@ -85,6 +98,9 @@ fn home(edge: &Edge, tls: ControlTls) -> Home {
         state: receiver,
         tunnel_up,
         events: sender,
+        way: Opposite::none("").0,
+        offered: fake::offered("attic", Role::Home).0,
+        may: Rights::Inspect,
         stop: edge.stop.clone(),
     };
     tokio::spawn(link.run());

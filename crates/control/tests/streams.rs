@@ -1,18 +1,20 @@
 //! What a session does on a network that stands still, with a peer that does not read, and with messages that are too long.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod fake;
 mod raw;
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use control::{EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, SILENCE_LIMIT};
+use control::{
+    EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, Opposite, Rights, SILENCE_LIMIT,
+};
 use model::{ContainerState, ContainerStatus, Generation, HostStatus, Role, RoleUri};
 use pki::{Ca, Validity};
 use proto::v1;
 use raw::tls;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -34,6 +36,7 @@ fn introduction(role: Role, name: &str) -> Introduction {
         agent_version: "0.0.0".into(),
         boot_id: "boot".into(),
         keeps_to_ingress_options: true,
+        keeps_to_calls: true,
     }
 }
 
@@ -58,9 +61,19 @@ fn edge() -> Edge {
     let (sender, events) = mpsc::channel(16);
     let listener = control::bind_on_device("127.0.0.1:0".parse().unwrap(), "lo").unwrap();
     let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("an IPv4 listener") };
-    let service = EdgeService::new(introduction(Role::Edge, "vps"), receiver, sender, stop.clone());
+    let (offered, _, _) = fake::offered("vps", Role::Edge);
+    let service =
+        EdgeService::new(introduction(Role::Edge, "vps"), receiver, sender, Opposite::none("").0, stop.clone());
     let home = RoleUri { role: Role::Home, name: "attic".parse().unwrap() };
-    tokio::spawn(control::serve_edge(listener, tls(&ca, Role::Edge, "vps"), home, service, stop.clone()));
+    tokio::spawn(control::serve_edge(
+        listener,
+        tls(&ca, Role::Edge, "vps"),
+        home,
+        service,
+        offered,
+        Rights::Operate,
+        stop.clone(),
+    ));
     Edge { ca, address, state, events, _stops: stop.clone().drop_guard(), stop }
 }
 
@@ -83,6 +96,9 @@ fn home(edge: &Edge, address: SocketAddrV4) -> Home {
         state: receiver,
         tunnel_up,
         events: sender,
+        way: Opposite::none("").0,
+        offered: fake::offered("attic", Role::Home).0,
+        may: Rights::Inspect,
         stop: edge.stop.clone(),
     };
     tokio::spawn(link.run());
@@ -110,38 +126,11 @@ fn home_closed(event: HomeEvent) -> Option<String> {
     if let HomeEvent::Closed { reason } = event { Some(reason) } else { None }
 }
 
-/// A network between the two that can stand still: nothing is lost or closed, and nothing arrives.
-async fn network(to: SocketAddrV4) -> (SocketAddrV4, watch::Sender<bool>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("an IPv4 listener") };
-    let (flows, flowing) = watch::channel(true);
-    tokio::spawn(async move {
-        while let Ok((near, _)) = listener.accept().await {
-            let far = TcpStream::connect(to).await.unwrap();
-            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-            for (mut from, mut to) in [(near_in, far_out), (far_in, near_out)] {
-                let mut flowing = flowing.clone();
-                tokio::spawn(async move {
-                    let mut bytes = vec![0; 16 * 1024];
-                    while let Ok(read @ 1..) = from.read(&mut bytes).await {
-                        if flowing.wait_for(|flowing| *flowing).await.is_err()
-                            || to.write_all(&bytes[..read]).await.is_err()
-                        {
-                            return;
-                        }
-                    }
-                });
-            }
-        }
-    });
-    (address, flows)
-}
-
 #[tokio::test]
 async fn a_stream_that_stands_still_is_noticed_within_five_seconds_and_then_only_the_latest_state_is_sent() {
     let mut edge = edge();
     edge.state.send_modify(|state| state.status = Some(status(Role::Edge, "vps", 1)));
-    let (address, flows) = network(edge.address).await;
+    let (address, flows) = raw::network(edge.address).await;
     let mut home = home(&edge, address);
     home.state.send_modify(|state| state.status = Some(status(Role::Home, "attic", 1)));
     let from_edge = |event| if let HomeEvent::Report { status } = event { Some(status.generation.0) } else { None };

@@ -103,8 +103,11 @@ fn operated(cloud: &Cloud) -> Result<()> {
     let password = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     ensure!(logins.contains(OWNER) && logins.contains(password.trim()), "the logins lack the owner's");
 
-    let unknown = edge.agentctl(&["service", "nextcloud", "stop"]).err().map(|error| format!("{error:#}"));
-    ensure!(unknown.as_deref().is_some_and(|told| told.contains("no service nextcloud")), "the edge says {unknown:?}");
+    let refused = edge.agentctl(&["service", "nextcloud", "stop"]).err().map(|error| format!("{error:#}"));
+    let by_home = "control.edge_may in its configuration is \"inspect\"";
+    ensure!(refused.as_deref().is_some_and(|told| told.contains(by_home)), "the edge says {refused:?}");
+    let logs = home.agentctl(&["service", "blog", "logs", "--tail", "1"])?;
+    ensure!(!logs.is_empty(), "home sees no logs of the edge's service");
     edge.agentctl(&["service", "blog", "stop"])?;
     let running = cloud.edge_engine.docker(&["ps", "--format", "{{.Names}}"])?;
     ensure!(!running.contains("cloudathome-blog"), "after a stop these run: {running}");

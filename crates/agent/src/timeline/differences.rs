@@ -19,7 +19,7 @@ impl Noted {
         Self { subject, service: None, kind, text }
     }
 
-    fn of(subject: Subject, service: &ServiceName, kind: EventKind, text: String) -> Self {
+    pub(super) fn of(subject: Subject, service: &ServiceName, kind: EventKind, text: String) -> Self {
         Self { service: Some(service.clone()), ..Self::new(subject, kind, text) }
     }
 }

@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part")]
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use control::ControlTls;
@@ -14,9 +14,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme}
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use secrecy::ExposeSecret;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -62,6 +62,43 @@ pub(crate) fn incoming(listener: TcpListener, acceptor: TlsAcceptor) -> Receiver
         }
     });
     ReceiverStream::new(incoming)
+}
+
+/// A network between the two that can stand still: nothing is lost or closed, and nothing arrives.
+pub(crate) async fn network(to: SocketAddrV4) -> (SocketAddrV4, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("an IPv4 listener") };
+    let (flows, flowing) = watch::channel(true);
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(to).await.unwrap();
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            for (mut from, mut to) in [(near_in, far_out), (far_in, near_out)] {
+                let mut flowing = flowing.clone();
+                tokio::spawn(async move {
+                    let mut bytes = vec![0; 16 * 1024];
+                    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+                        if flowing.wait_for(|flowing| *flowing).await.is_err()
+                            || to.write_all(&bytes[..read]).await.is_err()
+                        {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    (address, flows)
+}
+
+/// An HTTP/2 client on a connection that is there.
+pub(crate) async fn over(stream: DuplexStream) -> Channel {
+    let mut stream = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_: Uri| {
+        let stream = stream.take().ok_or_else(|| io::Error::other("the connection ended"));
+        async move { stream }
+    });
+    Endpoint::from_static("http://home").connect_with_connector(connector).await.unwrap()
 }
 
 /// An HTTP/2 connection to whoever listens there.

@@ -1,0 +1,67 @@
+//! The connections that home opens to the edge, and what it does on the one where the edge asks.
+
+use std::convert::Infallible;
+
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::client::TlsStream;
+use tokio_stream::StreamExt;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::connection::PeerConnection;
+use crate::session::RETRY_MAX;
+use crate::tls::Purpose;
+use crate::{CONNECT_DEADLINE, HomeLink, opposite};
+
+impl HomeLink {
+    /// Keeps a connection open on which the edge asks and home answers. It ends with the session, and what runs on it too.
+    pub(crate) async fn answer_calls(&self) -> Infallible {
+        loop {
+            if let Err(reason) = self.answer_on_one().await {
+                debug!(reason, "no connection for calls of the edge");
+            }
+            sleep(RETRY_MAX).await;
+        }
+    }
+
+    async fn answer_on_one(&self) -> Result<(), String> {
+        let stream = self.connect(Purpose::Calls).await?;
+        let (end, gone) = (CancellationToken::new(), CancellationToken::new());
+        let _end = end.clone().drop_guard();
+        let connection = PeerConnection::new(stream, self.edge.clone(), end).telling(gone.clone());
+        let incoming = tokio_stream::once(Ok::<_, std::io::Error>(connection)).chain(tokio_stream::pending());
+        let routes = self.offered.to_opposite(&self.edge.name, self.may);
+        let serving = opposite::server().add_routes(routes).serve_with_incoming(incoming);
+        tokio::select! {
+            served = serving => served.map_err(|error| self.failed("serving", &error)),
+            () = gone.cancelled() => Ok(()),
+        }
+    }
+
+    /// What did not work, with its causes.
+    pub(crate) fn failed(&self, what: &str, error: &dyn std::error::Error) -> String {
+        let mut text = format!("{what} {}: {error}", self.address);
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        text
+    }
+
+    /// A connection to the edge over the tunnel's link.
+    pub(crate) async fn connect(&self, purpose: Purpose) -> Result<TlsStream<TcpStream>, String> {
+        let socket = TcpSocket::new_v4().map_err(|error| self.failed("opening a socket for", &error))?;
+        socket
+            .bind_device(Some(self.device.as_bytes()))
+            .map_err(|error| self.failed(&format!("binding to {} for", self.device), &error))?;
+        let connecting = timeout(CONNECT_DEADLINE, socket.connect(self.address.into()));
+        let stream = connecting
+            .await
+            .map_err(|_| format!("the edge's control address {} does not answer through the tunnel", self.address))?
+            .map_err(|error| self.failed("connecting to", &error))?;
+        let identified = self.tls.connect(stream, &self.edge, purpose).await;
+        identified.map_err(|error| self.failed("identifying", &error))
+    }
+}
