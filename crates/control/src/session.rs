@@ -61,7 +61,8 @@ impl From<Introduction> for v1::Hello {
             boot_id: us.boot_id,
             keeps_to: [(us.keeps_to_ingress_options, INGRESS_OPTIONS), (us.keeps_to_calls, CALLS)]
                 .into_iter()
-                .filter_map(|(keeps, what)| keeps.then(|| what.to_owned()))
+                .filter(|(keeps, _)| *keeps)
+                .map(|(_, what)| what.to_owned())
                 .collect(),
         }
     }
