@@ -197,6 +197,7 @@ mod tests {
             well_known_dav: true,
             ingress: model::IngressOptions::default(),
             health,
+            full: false,
         }
     }
 

@@ -80,7 +80,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         tunnel: link.report.clone(),
         supervision: services.supervision(),
         proofs: None,
-        disks: agent::watch_disks(common.state_dir.clone(), services.engine()),
+        disks: services.disks(),
         identity_ends: info.not_after,
     };
     let inspected = Inspected {

@@ -211,6 +211,7 @@ impl From<ServiceAnnouncement> for v1::ServiceAnnouncement {
             health_status: service.health_status.map(u32::from),
             well_known_dav: service.well_known_dav,
             ingress: Some(service.ingress.into()),
+            full: service.full,
         }
     }
 }
@@ -229,6 +230,7 @@ impl TryFrom<v1::ServiceAnnouncement> for ServiceAnnouncement {
             well_known_dav: wire.well_known_dav,
             ingress: wire.ingress.map(TryInto::try_into).transpose()?.unwrap_or_default(),
             health: wire.health.ok_or_else(|| missing("ServiceAnnouncement.health"))?.into(),
+            full: wire.full,
         })
     }
 }

@@ -39,11 +39,15 @@ pub struct ControlSection {
     edge_may: Option<String>,
 }
 
+/// What is to stay free on the disk of the engine's data, MiB: databases and logs need some to go on.
+const KEEP_FREE_MIB: u64 = 1024;
+
 /// `[engine]` as written.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSection {
     socket: Option<PathBuf>,
+    keep_free_mib: Option<u64>,
 }
 
 /// `[tunnel]` as written.
@@ -124,6 +128,8 @@ pub struct Common {
     pub opposite_may: Rights,
     /// The Docker engine's unix socket.
     pub engine_socket: PathBuf,
+    /// Bytes that are to stay free on the disk of the engine's data. With less, uploads are refused; 0: they never are.
+    pub keep_free: u64,
     /// The tunnel.
     pub tunnel: TunnelSettings,
 }
@@ -228,6 +234,7 @@ impl Written {
             },
             opposite_may: self.control.rights(role)?,
             control_socket: absolute("control.socket", self.control.socket, &default_socket)?,
+            keep_free: self.engine.keep_free_mib.unwrap_or(KEEP_FREE_MIB).saturating_mul(1 << 20),
             engine_socket: absolute("engine.socket", self.engine.socket, "/var/run/docker.sock")?,
             tunnel,
         })

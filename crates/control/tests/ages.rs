@@ -103,6 +103,7 @@ fn service(name: &str, ingress: IngressOptions) -> ServiceAnnouncement {
         health_status: None,
         well_known_dav: false,
         ingress,
+        full: false,
         health: model::Health::Healthy,
     }
 }

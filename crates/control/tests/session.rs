@@ -153,6 +153,7 @@ async fn configuration_results_and_reports_cross() {
         well_known_dav: true,
         ingress: model::IngressOptions::default(),
         health: Health::Healthy,
+        full: false,
     };
     home.state.send_modify(|state| {
         state.status = Some(status(Role::Home, "attic"));

@@ -236,6 +236,7 @@ pub(crate) mod tests {
             health_status: Some(200),
             well_known_dav: true,
             options: model::IngressOptions::default(),
+            full: false,
         }
     }
 
@@ -300,7 +301,7 @@ pub(crate) mod tests {
         assert_eq!(server["routes"].as_array().unwrap().len(), 3);
         assert_eq!(server["routes"][0]["match"], json!([{ "host": ["cloud.example.com"] }]));
         let inner = server["routes"][0]["handle"][0]["routes"].as_array().unwrap();
-        let forged = inner[0]["handle"][0]["request"]["delete"].as_array().unwrap();
+        let forged = inner[1]["handle"][0]["request"]["delete"].as_array().unwrap();
         assert!(forged.contains(&json!("Forwarded")) && forged.contains(&json!("X-Forwarded-*")), "{forged:?}");
         let proxy = &inner.last().unwrap()["handle"][0];
         assert_eq!(proxy["upstreams"], json!([{ "dial": "10.86.0.2:8080" }]));

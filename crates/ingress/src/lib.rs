@@ -17,6 +17,7 @@ mod probe;
 mod proxy;
 mod resolver;
 mod site;
+mod storage;
 
 pub use admin::{AdminClient, AdminError};
 pub use caddy_config::{Acme, Certificates, IngressState, Listen, ordered_names, render};

@@ -120,6 +120,7 @@ fn site(domain: &Hostname, source: &Source, announcement: &ServiceAnnouncement) 
         health_status: announcement.health_status,
         well_known_dav: announcement.well_known_dav,
         options: options.clone(),
+        full: announcement.full,
     })
 }
 
@@ -153,6 +154,7 @@ mod tests {
             well_known_dav: name == "nextcloud",
             ingress: model::IngressOptions::default(),
             health: Health::Healthy,
+            full: false,
         }
     }
 

@@ -7,7 +7,7 @@ use model::{HostId, Hostname, IngressOptions, PublicName, ServiceName};
 use serde_json::{Map, Value, json};
 
 use crate::guard::{self, Guard};
-use crate::{holding, proxy};
+use crate::{holding, proxy, storage};
 
 /// Half a year: what Nextcloud's own check asks for. Without `includeSubDomains`, for the domain's other names are
 /// not ours.
@@ -47,6 +47,8 @@ pub struct Site {
     pub well_known_dav: bool,
     /// What else its owner asks for, checked.
     pub options: IngressOptions,
+    /// Whether its host's disk is nearly full.
+    pub full: bool,
 }
 
 /// Why and since when a service cannot be asked.
@@ -123,6 +125,7 @@ pub(crate) fn routes(site: &Site, guarding: &Guard) -> Value {
             }],
         }));
     }
+    routes.extend(site.full.then(storage::refuse_uploads));
     routes.push(proxy::echo_nonce());
     routes.push(json!({ "handle": [proxy::to_upstream(site, upstream)] }));
     Value::Array(routes)

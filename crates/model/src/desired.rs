@@ -63,4 +63,7 @@ pub struct ServiceAnnouncement {
     pub ingress: IngressOptions,
     /// How it is now.
     pub health: Health,
+    /// Whether its host's disk is nearly full: the ingress lets nothing large in, and everything else goes on.
+    #[serde(default)]
+    pub full: bool,
 }

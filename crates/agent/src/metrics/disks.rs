@@ -15,7 +15,7 @@ use tokio::time::{interval, timeout};
 use super::{family, labels};
 
 /// Disks are looked at this often.
-const INTERVAL: Duration = Duration::from_secs(15);
+const INTERVAL: Duration = Duration::from_secs(5);
 /// For the engine to say where its data is.
 const DEADLINE: Duration = Duration::from_secs(3);
 
@@ -28,12 +28,14 @@ pub struct Disk {
     pub free: u64,
     /// Bytes of its whole filesystem.
     pub size: u64,
+    /// Whether less is free than is to stay free. It has to be a quarter more before there is room again.
+    pub full: bool,
 }
 
 /// Keeps looking at the agent's state directory and at where the engine has its images and volumes, for as long as
-/// somebody watches.
+/// somebody watches. `keep_free` is how many bytes are to stay free on each.
 #[must_use]
-pub fn watch_disks(state_dir: PathBuf, engine: Arc<DockerEngine>) -> watch::Receiver<Vec<Disk>> {
+pub fn watch_disks(state_dir: PathBuf, engine: Arc<DockerEngine>, keep_free: u64) -> watch::Receiver<Vec<Disk>> {
     let (sender, receiver) = watch::channel(Vec::new());
     tokio::spawn(async move {
         let (mut ticks, mut data_root) = (interval(INTERVAL), None);
@@ -47,7 +49,8 @@ pub fn watch_disks(state_dir: PathBuf, engine: Arc<DockerEngine>) -> watch::Rece
                 data_root = Some(info.data_root);
             }
             let paths: Vec<PathBuf> = [Some(state_dir.clone()), data_root.clone()].into_iter().flatten().collect();
-            let look = spawn_blocking(move || paths.iter().filter_map(|path| room(path)).collect());
+            let before = sender.borrow().clone();
+            let look = spawn_blocking(move || paths.iter().filter_map(|path| room(path, keep_free, &before)).collect());
             sender.send_replace(look.await.unwrap_or_default());
         }
     });
@@ -55,10 +58,17 @@ pub fn watch_disks(state_dir: PathBuf, engine: Arc<DockerEngine>) -> watch::Rece
 }
 
 /// None when the directory cannot be looked at; the doctor says why.
-fn room(path: &Path) -> Option<Disk> {
+fn room(path: &Path, keep_free: u64, before: &[Disk]) -> Option<Disk> {
     let stat = statvfs(path).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
-    Some(Disk { path: path.to_owned(), free: bytes(stat.blocks_available()), size: bytes(stat.blocks()) })
+    let free = bytes(stat.blocks_available());
+    let full = is_full(free, keep_free, before.iter().any(|disk| disk.path == path && disk.full));
+    Some(Disk { path: path.to_owned(), free, size: bytes(stat.blocks()), full })
+}
+
+/// What is full needs a quarter more before it is not: it would change its mind with every file.
+fn is_full(free: u64, keep_free: u64, was_full: bool) -> bool {
+    free < if was_full { keep_free.saturating_add(keep_free / 4) } else { keep_free }
 }
 
 pub(super) fn families(status: &HostStatus, disks: &[Disk]) -> [Family; 2] {
@@ -83,8 +93,17 @@ mod tests {
 
     #[test]
     fn a_directory_has_room_on_a_disk() {
-        let disk = room(Path::new("/")).unwrap();
+        let disk = room(Path::new("/"), 0, &[]).unwrap();
         assert!(disk.size > 0 && disk.free <= disk.size, "{disk:?}");
-        assert_eq!(room(Path::new("/no/such/directory")), None);
+        assert_eq!(room(Path::new("/no/such/directory"), 0, &[]), None);
+        assert!(!disk.full);
+        assert!(room(Path::new("/"), u64::MAX, &[disk]).unwrap().full);
+    }
+
+    #[test]
+    fn a_full_disk_needs_some_room_before_it_is_not() {
+        assert!(!is_full(100, 100, false) && is_full(99, 100, false));
+        assert!(is_full(124, 100, true) && !is_full(125, 100, true));
+        assert!(!is_full(0, 0, true), "nothing is to stay free");
     }
 }

@@ -33,6 +33,7 @@ use tracing::{info, warn};
 use self::operator::{ByItself, Logins, Operator};
 use self::relay::Relay;
 use crate::config::{Common, chain};
+use crate::metrics::{Disk, watch_disks};
 
 pub use check::{Kind, Service, check};
 pub use ingress::Published;
@@ -73,6 +74,7 @@ pub struct Services {
     supervising: CancellationToken,
     relay_news: watch::Sender<()>,
     relays_changed: watch::Receiver<()>,
+    disks: watch::Receiver<Vec<Disk>>,
     stop: CancellationToken,
 }
 
@@ -154,6 +156,7 @@ impl Services {
             health: supervisor.health.clone(),
             purging: Arc::default(),
         };
+        let disks = watch_disks(state_dir.clone(), Arc::clone(&operations.engine), common.keep_free);
         let (relay_news, relays_changed) = watch::channel(());
         Ok(Self {
             managed,
@@ -169,6 +172,7 @@ impl Services {
             supervising,
             relay_news,
             relays_changed,
+            disks,
             stop,
         })
     }
@@ -292,6 +296,12 @@ impl Services {
         })
     }
 
+    /// The disks that they and their agent's state are on.
+    #[must_use]
+    pub fn disks(&self) -> watch::Receiver<Vec<Disk>> {
+        self.disks.clone()
+    }
+
     /// The engine that runs them.
     #[must_use]
     pub fn engine(&self) -> Arc<DockerEngine> {
@@ -337,6 +347,7 @@ impl Services {
             health_path: path,
             health_status: status,
             well_known_dav: matches!(service.kind, Kind::Nextcloud(_)),
+            full: self.full(service).is_some(),
             ingress: service.ingress.announced(|judge| {
                 let judge = self.managed.iter().find(|managed| managed.service.name == *judge)?;
                 Some(judge.service.upstream(address))
@@ -369,7 +380,22 @@ impl Services {
         if let Some(reason) = managed.relay.as_ref().and_then(Relay::problem) {
             return Health::Unhealthy { reason };
         }
-        self.supervisor.health.borrow().get(name).cloned().unwrap_or_default()
+        let health = self.supervisor.health.borrow().get(name).cloned().unwrap_or_default();
+        match self.full(&managed.service) {
+            Some(reason) if health == Health::Healthy => Health::Degraded { reason },
+            _ => health,
+        }
+    }
+
+    /// Why a service takes no uploads, while it does not.
+    fn full(&self, service: &Service) -> Option<String> {
+        if matches!(service.kind, Kind::External(_)) {
+            return None;
+        }
+        let disks = self.disks.borrow();
+        let disk = disks.iter().find(|disk| disk.full)?;
+        let (path, free) = (disk.path.display(), disk.free >> 20);
+        Some(format!("the disk of {path} is nearly full ({free} MiB left): uploads are refused until there is room"))
     }
 }
 

@@ -101,3 +101,30 @@ async fn a_site_serves_with_an_acme_certificate_and_is_held_on_purpose() {
     published.load(|state| state.sites = vec![site(Some(upstream))]).await;
     assert!(published.probe().await.is_ok());
 }
+
+#[tokio::test]
+async fn while_the_disk_is_full_uploads_are_refused_and_all_else_goes_on() {
+    let Some(mut published) = Published::start().await else { return };
+    published.load(|state| state.sites[0].full = true).await;
+    let status = |path: &str, words: &[&str]| {
+        let answer = published.lab.visit(path, words);
+        answer.split(' ').nth(1).map(str::to_owned).unwrap_or_default()
+    };
+    let large = published.lab.path("large");
+    std::fs::write(&large, vec![0; 1_000_000]).unwrap();
+    let large = format!("@{}", large.display());
+    assert_eq!(status("/remote.php/dav/files/me/a", &["-X", "PUT", "--data-binary", "x"]), "507");
+    assert_eq!(status("/remote.php/dav/uploads/me/1/.file", &["-X", "MOVE"]), "507");
+    assert_eq!(status("/any/form", &["--data-binary", &large]), "507");
+    for goes_on in [
+        ("/remote.php/dav/files/me/a", "GET"),
+        ("/remote.php/dav/files/me/a", "DELETE"),
+        ("/remote.php/dav/files/me/a", "PROPFIND"),
+        ("/login", "POST"),
+        ("/ocs/v2.php/settings", "PUT"),
+    ] {
+        let (path, method) = goes_on;
+        assert_ne!(status(path, &["-X", method, "--data-binary", "x"]), "507", "{goes_on:?}");
+    }
+    assert!(published.probe().await.is_ok(), "it serves");
+}

@@ -164,6 +164,7 @@ pub(crate) fn site(upstream: Option<SocketAddr>) -> Site {
         health_status: Some(200),
         well_known_dav: true,
         options: model::IngressOptions::default(),
+        full: false,
     }
 }
 
