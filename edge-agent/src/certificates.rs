@@ -140,6 +140,7 @@ mod tests {
             health_path: "/".to_owned(),
             health_status: None,
             well_known_dav: false,
+            full: false,
             options: model::IngressOptions::default(),
         }
     }
