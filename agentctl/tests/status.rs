@@ -191,7 +191,21 @@ fn a_tunnel_is_0_while_connected_and_4_otherwise() {
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["data_path", "device", "drops", "mtu", "peers", "status"]);
+    let documented = [
+        "crl_next_update",
+        "data_path",
+        "device",
+        "drops",
+        "handshakes_completed",
+        "mtu",
+        "peers",
+        "received_packets",
+        "renewals_completed",
+        "renewals_failed",
+        "sent_packets",
+        "status",
+    ];
+    assert_eq!(keys, documented);
     assert_eq!((&json["drops"]["replay"], &json["status"]["handshakes_failed"]), (&9.into(), &3.into()));
 }
 

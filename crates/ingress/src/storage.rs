@@ -32,7 +32,6 @@ pub(crate) fn refuse_uploads() -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::caddy_config::tests::site;
     use crate::guard::Guard;
     use crate::site::{Site, routes};
