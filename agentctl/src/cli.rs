@@ -145,6 +145,17 @@ pub(crate) enum Command {
         ("sudo agentctl tunnel --socket /run/cloudathome/home.sock", "where both agents run on one host"),
     ]))]
     Tunnel(HostArgs),
+    /// Writes an archive for whoever is to find out what is wrong: all that agent and host say, without secrets
+    ///
+    /// Configuration, status, events, findings, the last lines of containers and agents, and what the host is. Secrets that the agent
+    /// knows are masked, and what looks like one; look through it all the same before you hand it on. The exit code is 4 when a
+    /// part could not be had.
+    #[command(after_help = examples(&[
+        ("sudo agentctl bundle", "cloudathome-DATE-TIME.tar.gz here, readable for root alone"),
+        ("sudo agentctl bundle --out /tmp/case.tar.gz --lines 5000", "with more of the logs"),
+        ("tar -tzf cloudathome-2026-11-23-201500.tar.gz", "what is in it"),
+    ]))]
+    Bundle(BundleArgs),
     /// Acts on a service: starts and stops it, shows what it writes, upgrades it
     ///
     /// NAME and the command may change places. A service of the other host is acted upon there, as far as that host's
@@ -238,6 +249,19 @@ pub(crate) struct HostArgs {
     pub(crate) host: Option<HostId>,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundleArgs {
+    /// The archive to make, which must not be there [default: cloudathome-DATE-TIME.tar.gz here]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// How many of the last lines of each log are taken
+    #[arg(long, value_name = "LINES", default_value = "1000", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) lines: u32,
+    /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

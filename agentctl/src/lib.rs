@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod ask;
+mod bundle;
 mod cli;
 mod config_command;
 mod connect;
@@ -11,6 +12,7 @@ mod doctor;
 mod events;
 mod exit;
 mod ingress;
+mod mask;
 mod pki_command;
 mod place;
 mod profile_command;
@@ -44,6 +46,7 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
         Command::Services(args) => services::run(&args, colour, out),
         Command::Ingress(args) => ingress::run(&args, colour, out),
         Command::Config { command } => config_command::run(&command, out),
+        Command::Bundle(args) => bundle::run(&args, out),
         Command::Doctor(args) => doctor::run(&args, colour, out),
         Command::Why(args) => why::run(&args, colour, out),
         Command::Events(args) => events::run(&args, colour, out),

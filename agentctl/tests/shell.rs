@@ -32,6 +32,7 @@ fn a_page_for_every_command() {
     assert_eq!(
         pages,
         [
+            "agentctl-bundle.1",
             "agentctl-completions.1",
             "agentctl-config-check.1",
             "agentctl-config-diff.1",

@@ -50,7 +50,8 @@ const EVENTS: usize = 64;
 /// # Errors
 /// When a part cannot start, or one that the edge cannot be without ends.
 pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken) -> anyhow::Result<()> {
-    let (configuration, configurator, new_services) = Configuration::new(&config, |config: Config| config.services)?;
+    let (configuration, configurator, new_services) =
+        Configuration::new(&config, &config.checked.common.state_dir, |config: Config| config.services)?;
     let config = config.checked;
     let common = &config.common;
     let identity = &common.identity;

@@ -12,6 +12,7 @@ use model::{
     ConfigChange, ConfigReport, Credential, ExecInput, ExecQuery, Finding, Grade, LogsQuery, Output, Refusal,
     RunCommand, ServiceName,
 };
+use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -79,12 +80,19 @@ impl Configurator for FakeConfigurator {
         Box::pin(async move { Some(report) })
     }
 
+    fn secrets(&self) -> BoxFuture<'static, Option<Vec<SecretString>>> {
+        Box::pin(async { Some(vec![SECRET.into()]) })
+    }
+
     fn reload(&self) -> BoxFuture<'static, Option<ConfigReport>> {
         let shown = self.show();
         let refused = Some("only a new start of the agent changes domain".to_owned());
         Box::pin(async move { Some(ConfigReport { refused, ..shown.await? }) })
     }
 }
+
+/// What it says that must not be handed on.
+pub(crate) const SECRET: &str = "planted-secret";
 
 /// Finds this.
 pub(crate) struct FakeDoctor(pub(crate) Grade);

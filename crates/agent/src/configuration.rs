@@ -1,6 +1,8 @@
 //! The configuration in force, and how another takes its place: by `agentctl config reload`, or by SIGHUP. The services can change
 //! while the agent runs; all else is bound into what was started with it.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use control::Configurator;
@@ -8,6 +10,7 @@ use daemon::ConfigCheck;
 use daemon::config::{Loaded, Source};
 use futures_util::future::BoxFuture;
 use model::{ConfigChange, ConfigReport};
+use secrecy::SecretString;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -32,15 +35,18 @@ pub struct NewServices {
 pub struct Configuration<C> {
     source: Source,
     in_force: Settings,
+    /// Where secrets are kept that were generated.
+    state_dir: PathBuf,
     services: fn(C) -> Vec<Service>,
     owner: mpsc::Sender<NewServices>,
     questions: mpsc::Receiver<Question>,
     hangup: Signal,
 }
 
-struct Question {
-    reload: bool,
-    answer: oneshot::Sender<ConfigReport>,
+enum Question {
+    Show(oneshot::Sender<ConfigReport>),
+    Reload(oneshot::Sender<ConfigReport>),
+    Secrets(oneshot::Sender<Vec<SecretString>>),
 }
 
 impl<C: ConfigCheck + Send + 'static> Configuration<C> {
@@ -51,6 +57,7 @@ impl<C: ConfigCheck + Send + 'static> Configuration<C> {
     /// When the signal cannot be taken.
     pub fn new(
         loaded: &Loaded<C>,
+        state_dir: &Path,
         services: fn(C) -> Vec<Service>,
     ) -> std::io::Result<(Self, Arc<dyn Configurator>, mpsc::Receiver<NewServices>)> {
         let (owner, new_services) = mpsc::channel(1);
@@ -58,6 +65,7 @@ impl<C: ConfigCheck + Send + 'static> Configuration<C> {
         let configuration = Self {
             source: loaded.source.clone(),
             in_force: Settings::of(&loaded.values),
+            state_dir: state_dir.to_owned(),
             services,
             owner,
             questions,
@@ -74,11 +82,12 @@ impl<C: ConfigCheck + Send + 'static> Configuration<C> {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                Some(Question { reload, answer }) = self.questions.recv() => {
-                    let report = if reload { self.reload().await } else { self.show().await };
-                    // Who asked may have left.
-                    answer.send(report).ok();
-                }
+                // Who asked may have left.
+                Some(question) = self.questions.recv() => match question {
+                    Question::Show(answer) => drop(answer.send(self.show().await)),
+                    Question::Reload(answer) => drop(answer.send(self.reload().await)),
+                    Question::Secrets(answer) => drop(answer.send(self.secrets())),
+                },
                 _ = self.hangup.recv() => drop(self.reload().await),
             }
         }
@@ -108,6 +117,13 @@ impl<C: ConfigCheck + Send + 'static> Configuration<C> {
             None => info!(file, changes = report.changes.len(), "the configuration is in force"),
         }
         report
+    }
+
+    /// What is configured, and what was generated for services and for the ingress.
+    fn secrets(&self) -> Vec<SecretString> {
+        let generated = fs::read_dir(self.state_dir.join("secrets")).into_iter().flatten().flatten();
+        let generated = generated.filter_map(|file| fs::read_to_string(file.path()).ok()).map(SecretString::from);
+        self.in_force.secrets().iter().cloned().chain(generated).collect()
     }
 
     /// What is in force, and what there is now, if that can be.
@@ -147,22 +163,26 @@ impl<C: ConfigCheck + Send + 'static> Configuration<C> {
 struct Asker(mpsc::Sender<Question>);
 
 impl Asker {
-    fn ask(&self, reload: bool) -> BoxFuture<'static, Option<ConfigReport>> {
+    fn ask<T: Send + 'static>(&self, question: fn(oneshot::Sender<T>) -> Question) -> BoxFuture<'static, Option<T>> {
         let questions = self.0.clone();
         Box::pin(async move {
-            let (answer, report) = oneshot::channel();
-            questions.send(Question { reload, answer }).await.ok()?;
-            report.await.ok()
+            let (sender, answer) = oneshot::channel();
+            questions.send(question(sender)).await.ok()?;
+            answer.await.ok()
         })
     }
 }
 
 impl Configurator for Asker {
     fn show(&self) -> BoxFuture<'static, Option<ConfigReport>> {
-        self.ask(false)
+        self.ask(Question::Show)
     }
 
     fn reload(&self) -> BoxFuture<'static, Option<ConfigReport>> {
-        self.ask(true)
+        self.ask(Question::Reload)
+    }
+
+    fn secrets(&self) -> BoxFuture<'static, Option<Vec<SecretString>>> {
+        self.ask(Question::Secrets)
     }
 }

@@ -1,14 +1,15 @@
-//! What is set in a configuration, as it may be shown: keys with their values, secrets masked. Of a secret, and of the files that are
-//! named, only a fingerprint is kept, which tells whether they changed.
+//! What is set in a configuration, as it may be shown: keys with their values, secrets masked; and what the secrets are, so that nothing
+//! else hands them on. A fingerprint of each value, and of the file that it names, tells whether they changed.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use model::ConfigChange;
+use secrecy::SecretString;
 use toml::{Table, Value};
 
 /// In place of a secret.
@@ -23,9 +24,14 @@ const IDENTITY: [&str; 4] = ["ca.crt", "host.crt", "host.key", "tls-crypt.key"];
 /// What changes without a new start.
 const CHANGES_LIVE: &str = "services.";
 
-/// What is set, by the paths of keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Settings(BTreeMap<String, Setting>);
+/// What is set.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    /// By the paths of keys.
+    set: BTreeMap<String, Setting>,
+    /// Not to be shown anywhere.
+    secrets: Vec<SecretString>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Setting {
@@ -49,8 +55,12 @@ impl Settings {
             match value {
                 Value::Table(table) => self.add(table, path),
                 value => {
-                    let setting = Setting { shown: shown(path, value), fingerprint: fingerprint(path, value) };
-                    self.0.insert(path.join("."), setting);
+                    let named = named_files(path, value);
+                    let setting = Setting {
+                        shown: shown(path, value, &mut self.secrets),
+                        fingerprint: fingerprint(value, &named, &mut self.secrets),
+                    };
+                    self.set.insert(path.join("."), setting);
                 }
             }
             path.pop();
@@ -59,14 +69,19 @@ impl Settings {
 
     /// For people.
     pub(crate) fn shown(&self) -> BTreeMap<String, String> {
-        self.0.iter().map(|(key, setting)| (key.clone(), setting.shown.clone())).collect()
+        self.set.iter().map(|(key, setting)| (key.clone(), setting.shown.clone())).collect()
+    }
+
+    /// What must not be shown: texts of the configuration, and of the files that it names.
+    pub(crate) fn secrets(&self) -> &[SecretString] {
+        &self.secrets
     }
 
     /// What another configuration sets differently.
     pub(crate) fn changes(&self, newer: &Self) -> Vec<ConfigChange> {
-        let keys: std::collections::BTreeSet<&String> = self.0.keys().chain(newer.0.keys()).collect();
-        let differ = keys.into_iter().filter(|key| self.0.get(*key) != newer.0.get(*key));
-        let shown = |settings: &Self, key: &String| settings.0.get(key).map(|setting| setting.shown.clone());
+        let keys: std::collections::BTreeSet<&String> = self.set.keys().chain(newer.set.keys()).collect();
+        let differ = keys.into_iter().filter(|key| self.set.get(*key) != newer.set.get(*key));
+        let shown = |settings: &Self, key: &String| settings.set.get(key).map(|setting| setting.shown.clone());
         let change = |key: &String| ConfigChange {
             key: key.clone(),
             from: shown(self, key),
@@ -88,76 +103,89 @@ fn names_file(path: &[&str]) -> bool {
     key.ends_with("_file") || FILES.contains(key) || outer.last() == Some(&"secrets")
 }
 
-fn shown(path: &[&str], value: &Value) -> String {
+fn shown(path: &[&str], value: &Value, secrets: &mut Vec<SecretString>) -> String {
     let key = path.last().copied().unwrap_or_default();
     // Anything may be in an environment, and often is a secret.
     let in_environment = path.len() > 1 && path[path.len() - 2] == "env";
     if !names_file(path) && (in_environment || is_secret_name(key)) {
+        secrets.push(value.as_str().map_or_else(|| value.to_string(), str::to_owned).into());
         return format!("\"{MASK}\"");
     }
-    masked(value.clone()).to_string()
+    masked(value, secrets).to_string()
 }
 
 /// A value without the secrets in its texts: those of `--password=x`, of the word after `--password`, and in addresses.
-fn masked(value: Value) -> Value {
+fn masked(value: &Value, secrets: &mut Vec<SecretString>) -> Value {
     match value {
-        Value::String(text) => Value::String(masked_text(&text)),
+        Value::String(text) => Value::String(masked_text(text, secrets)),
         Value::Array(items) => {
             let mut follows = false;
-            let mask = |item: Value| {
-                let is_option = item.as_str().is_some_and(|word| word.starts_with('-') && !word.contains('='));
-                let named = is_option && item.as_str().is_some_and(is_secret_name);
-                let secret = std::mem::replace(&mut follows, named);
-                if secret && !is_option { Value::String(MASK.to_owned()) } else { masked(item) }
+            let mask = |item: &Value| {
+                let option = item.as_str().filter(|word| word.starts_with('-') && !word.contains('='));
+                let named = option.is_some_and(is_secret_name);
+                match item {
+                    Value::String(secret) if std::mem::replace(&mut follows, named) && option.is_none() => {
+                        secrets.push(secret.clone().into());
+                        Value::String(MASK.to_owned())
+                    }
+                    item => masked(item, secrets),
+                }
             };
-            Value::Array(items.into_iter().map(mask).collect())
+            Value::Array(items.iter().map(mask).collect())
         }
-        other => other,
+        other => other.clone(),
     }
 }
 
-fn masked_text(text: &str) -> String {
-    let words: Vec<String> = text.split(' ').map(masked_word).collect();
+fn masked_text(text: &str, secrets: &mut Vec<SecretString>) -> String {
+    let words: Vec<String> = text.split(' ').map(|word| masked_word(word, secrets)).collect();
     words.join(" ")
 }
 
-fn masked_word(word: &str) -> String {
+fn masked_word(word: &str, secrets: &mut Vec<SecretString>) -> String {
     const ENDS: [char; 4] = ['?', '&', ';', ','];
+    let word = without_login(word, secrets);
     let part = |part: &str| match part.split_once('=') {
         Some((name, value)) if is_secret_name(name) && !value.trim_end_matches(ENDS).is_empty() => {
-            let end = &value[value.trim_end_matches(ENDS).len()..];
+            let (secret, end) = value.split_at(value.trim_end_matches(ENDS).len());
+            secrets.push(secret.into());
             format!("{name}={MASK}{end}")
         }
         _ => part.to_owned(),
     };
-    without_login(word).split_inclusive(ENDS).map(part).collect()
+    word.split_inclusive(ENDS).map(part).collect()
 }
 
 /// An address without the password in it.
-fn without_login(word: &str) -> String {
+fn without_login(word: &str, secrets: &mut Vec<SecretString>) -> String {
     let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    match authority.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?.0, host))) {
-        Some((user, host)) => format!("{scheme}://{user}:{MASK}@{host}{path}"),
-        None => word.to_owned(),
+    let login = authority.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?, host)));
+    let Some(((user, password), host)) = login else { return word.to_owned() };
+    secrets.push(password.into());
+    format!("{scheme}://{user}:{MASK}@{host}{path}")
+}
+
+fn named_files(path: &[&str], value: &Value) -> Vec<PathBuf> {
+    match value.as_str().map(Path::new) {
+        Some(file) if names_file(path) => vec![file.to_owned()],
+        Some(dir) if path == ["identity_dir"] => IDENTITY.iter().map(|name| dir.join(name)).collect(),
+        _ => vec![],
     }
 }
 
 /// By a key of this process' own: a fingerprint tells nobody anything of a secret.
-fn fingerprint(path: &[&str], value: &Value) -> u64 {
+fn fingerprint(value: &Value, files: &[PathBuf], secrets: &mut Vec<SecretString>) -> u64 {
     static KEY: OnceLock<RandomState> = OnceLock::new();
     let mut hasher = KEY.get_or_init(RandomState::new).build_hasher();
     hasher.write(value.to_string().as_bytes());
-    let named = value.as_str().map(Path::new);
-    let files = match named {
-        Some(file) if names_file(path) => vec![file.to_owned()],
-        Some(dir) if path == ["identity_dir"] => IDENTITY.iter().map(|name| dir.join(name)).collect(),
-        _ => vec![],
-    };
     for file in files {
         // One that is not there has another fingerprint than an empty one.
         match fs::read(file) {
-            Ok(content) => hasher.write(&content),
+            Ok(content) => {
+                hasher.write(&content);
+                secrets.push(String::from_utf8_lossy(&content).into_owned().into());
+            }
             Err(_) => hasher.write_u8(1),
         }
     }
@@ -166,6 +194,8 @@ fn fingerprint(path: &[&str], value: &Value) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret;
+
     use super::*;
 
     fn settings(text: &str) -> Settings {
@@ -187,7 +217,12 @@ address = "http://me:geheim6@10.0.0.1:80/path?api_key=1"
 api_key = "geheim7"
 mail = { password_file = "/etc/cloudathome/smtp" }
 "#;
-        let shown = settings(text).shown();
+        let settings = settings(text);
+        let shown = settings.shown();
+        let secrets: Vec<&str> = settings.secrets().iter().map(ExposeSecret::expose_secret).collect();
+        for number in 1..=7 {
+            assert!(secrets.contains(&&*format!("geheim{number}")), "{number} of {secrets:?}");
+        }
         let all = format!("{shown:?}");
         assert!(!all.contains("geheim"), "{all}");
         assert_eq!(shown["domain"], "\"example.test\"");
@@ -231,7 +266,7 @@ mail = { password_file = "/etc/cloudathome/smtp" }
         fs::write(&file, "geheim").unwrap();
         let text = format!("[services.app.mail]\npassword_file = {file:?}\n");
         let old = settings(&text);
-        assert_eq!(old, settings(&text));
+        assert!(old.changes(&settings(&text)).is_empty());
         fs::write(&file, "anders").unwrap();
         let changes = old.changes(&settings(&text));
         assert_eq!(changes.len(), 1);

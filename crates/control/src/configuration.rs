@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use model::ConfigReport;
 use proto::v1;
+use secrecy::{ExposeSecret, SecretString};
 use tonic::{Request, Response, Status};
 
 /// Knows the agent's configuration, and puts another in force.
@@ -13,6 +14,8 @@ pub trait Configurator: Send + Sync + 'static {
     fn show(&self) -> BoxFuture<'static, Option<ConfigReport>>;
     /// Puts what the file says in force, all of it or nothing. None: the agent is stopping.
     fn reload(&self) -> BoxFuture<'static, Option<ConfigReport>>;
+    /// What must be in nothing that is handed on. None: the agent is stopping.
+    fn secrets(&self) -> BoxFuture<'static, Option<Vec<SecretString>>>;
 }
 
 /// The server's side.
@@ -26,6 +29,12 @@ fn answer(report: Option<ConfigReport>) -> Result<Response<v1::ConfigReport>, St
 impl v1::configuration_server::Configuration for Configuration {
     async fn show(&self, _: Request<v1::ConfigShowRequest>) -> Result<Response<v1::ConfigReport>, Status> {
         answer(self.0.show().await)
+    }
+
+    async fn secrets(&self, _: Request<v1::SecretsRequest>) -> Result<Response<v1::SecretsResponse>, Status> {
+        let secrets = self.0.secrets().await.ok_or_else(|| Status::unavailable("the agent is stopping"))?;
+        let secrets = secrets.iter().map(|secret| secret.expose_secret().to_owned()).collect();
+        Ok(Response::new(v1::SecretsResponse { secrets }))
     }
 
     async fn reload(&self, _: Request<v1::ConfigReloadRequest>) -> Result<Response<v1::ConfigReport>, Status> {

@@ -12,6 +12,7 @@ use futures_util::stream::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use model::{ConfigReport, Event, Finding, HostId, HostStatus, IngressReport, Timeline, TunnelReport};
 use proto::{InvalidMessage, MAX_EVENTS, MAX_MESSAGE_BYTES, v1};
+use secrecy::SecretString;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -400,6 +401,15 @@ impl Inspector {
     pub async fn reload(&mut self) -> Result<ConfigReport, InspectorError> {
         let answer = self.configuration().reload(v1::ConfigReloadRequest {}).await;
         Ok(answer.map_err(InspectorError::of_call)?.into_inner().into())
+    }
+
+    /// Asks what must be in nothing that is handed on: secrets that are configured, and those that were generated.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn secrets(&mut self) -> Result<Vec<SecretString>, InspectorError> {
+        let answer = self.configuration().secrets(v1::SecretsRequest {}).await;
+        Ok(answer.map_err(InspectorError::of_call)?.into_inner().secrets.into_iter().map(Into::into).collect())
     }
 
     fn configuration(&self) -> v1::configuration_client::ConfigurationClient<Channel> {

@@ -148,6 +148,7 @@ fn check(edge: &Edge) -> Result<()> {
     edge.write("", &service("one", 8081, "third"))?;
     let agent = edge.agent.process.pid().to_string();
     edge.lab.host("vps")?.output(LIMIT, &["kill", "-HUP", &agent])?;
+    bundle(edge).context("the bundle")?;
     wait_until("the service that is configured no more to be gone", LIMIT, || {
         let running = edge.engine.docker(&["ps", "--format", "{{.Names}}"])?;
         Ok(!running.contains("cloudathome-two") && !edge.agentctl(&["services"])?.1.contains("two"))
@@ -157,4 +158,42 @@ fn check(edge: &Edge) -> Result<()> {
 
 fn path(path: &Path) -> Result<&str> {
     path.to_str().context("the path of the configuration")
+}
+
+/// Nothing that was planted is in the archive.
+fn bundle(edge: &Edge) -> Result<()> {
+    let vps = edge.lab.host("vps")?;
+    let archive = vps.dir().join("case.tar.gz");
+    // In the log of a container, which got it by its environment.
+    let said =
+        ["service", "one", "exec", "--", "sh", "-c", "echo \"it is $API, password=planted-by-name\" > /proc/1/fd/1"];
+    edge.expect(&said, 0, &[])?;
+    // As if it had been generated.
+    let generated = vps.dir().join("state/secrets/one-password");
+    fs::write(&generated, "secret-that-was-generated").context("plant a secret")?;
+    edge.expect(&["bundle", "--out", path(&archive)?], 0, &["case.tar.gz"])?;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&archive)?.permissions());
+    ensure!(mode & 0o777 == 0o600, "the archive's mode is {mode:o}");
+    let unpacked = vps.dir().join("case");
+    fs::create_dir(&unpacked)?;
+    let tar = ["tar", "-xzf", path(&archive)?, "-C", path(&unpacked)?];
+    ensure!(vps.output(LIMIT, &tar)?.status.success(), "it is no archive");
+    let read =
+        |name: &str| fs::read_to_string(unpacked.join("cloudathome").join(name)).with_context(|| name.to_owned());
+    let logs = read("logs/one.txt")?;
+    ensure!(logs.contains("it is ***, password=***"), "the log is {logs}");
+    ensure!(read("configuration.txt")?.contains("services.one.port = 8081"), "the configuration is not in it");
+    for name in ["status.json", "events.json", "doctor.json", "tunnel.json", "host/kernel.txt", "host/docker.txt"] {
+        ensure!(!read(name)?.is_empty(), "{name} is empty");
+    }
+    let key = fs::read_to_string(vps.dir().join("identity/host.key"))?;
+    let line = key.lines().nth(1).context("the key has no line")?;
+    let planted = ["secret-in-the-environment", "secret-that-was-generated", "planted-by-name", line];
+    for planted in planted {
+        let found = vps.output(LIMIT, &["grep", "-r", "--fixed-strings", "--", planted, path(&unpacked)?])?;
+        ensure!(found.stdout.is_empty(), "{planted} is in {}", String::from_utf8_lossy(&found.stdout));
+    }
+    // Another under the same name is not overwritten.
+    edge.expect(&["bundle", "--out", path(&archive)?], 1, &["next: name another file"])?;
+    Ok(())
 }

@@ -136,6 +136,10 @@ impl Configurator for FakeConfigurator {
     fn reload(&self) -> BoxFuture<'static, Option<ConfigReport>> {
         Box::pin(async { None })
     }
+
+    fn secrets(&self) -> BoxFuture<'static, Option<Vec<secrecy::SecretString>>> {
+        Box::pin(async { None })
+    }
 }
 
 /// Finds that there is room.
