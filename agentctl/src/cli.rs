@@ -145,6 +145,12 @@ pub(crate) enum Command {
         ("sudo agentctl tunnel --socket /run/cloudathome/home.sock", "where both agents run on one host"),
     ]))]
     Tunnel(HostArgs),
+    /// Shows live how it goes: the tunnel's rates and round trip as curves, and what people get of each service
+    ///
+    /// Needs a terminal; q or Ctrl-C ends it. Curves are drawn against their highest value; a column is a second. Of a service: a full
+    /// block while it serves, a half one while it is degraded, a low one while it starts, x while it is down, _ while it is stopped.
+    #[command(after_help = examples(&[("sudo agentctl top", "a new look every second")]))]
+    Top(TopArgs),
     /// Writes an archive for whoever is to find out what is wrong: all that agent and host say, without secrets
     ///
     /// Configuration, status, events, findings, the last lines of containers and agents, and what the host is. Secrets that the agent
@@ -249,6 +255,13 @@ pub(crate) struct HostArgs {
     pub(crate) host: Option<HostId>,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -24,6 +24,7 @@ mod services;
 mod shell;
 mod status;
 mod terminal;
+mod top;
 mod tunnel;
 mod verdict;
 mod why;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
         Command::Services(args) => services::run(&args, colour, out),
         Command::Ingress(args) => ingress::run(&args, colour, out),
         Command::Config { command } => config_command::run(&command, out),
+        Command::Top(args) => top::run(&args, colour),
         Command::Bundle(args) => bundle::run(&args, out),
         Command::Doctor(args) => doctor::run(&args, colour, out),
         Command::Why(args) => why::run(&args, colour, out),

@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod ingress;
 pub(crate) mod services;
+pub(crate) mod top;
 pub(crate) mod tunnel;
 
 use std::time::{Duration, SystemTime};

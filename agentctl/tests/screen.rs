@@ -150,3 +150,37 @@ fn ctrl_c_and_sigterm_give_the_terminal_back() {
     kill(Pid::from_raw(watched.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(watched.ended().code(), Some(4));
 }
+
+#[test]
+fn top_draws_curves_and_ends_on_every_way_out() {
+    let mut agent = FakeAgent::serve(inspected("attic"));
+    let mut top = InTerminal::run(&agent, &["top"]);
+    top.wait_for("attic at ");
+    top.wait_for("round trip");
+    // The second look has rates, which are none.
+    top.wait_for("0 B/s   \u{2581}");
+    agent.stop();
+    top.wait_for("there is no ");
+    agent.start_again(inspected("loft"));
+    top.wait_for("loft at ");
+    tcsetwinsize(&top.master, rustix::termios::Winsize { ws_row: 3, ws_col: 30, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    top.wait_for(" lines more");
+    top.press(b"q");
+    assert_eq!(top.ended().code(), Some(0));
+
+    let mut top = InTerminal::run(&agent, &["top"]);
+    top.wait_for("loft at ");
+    top.press(b"\x03");
+    assert_eq!(top.ended().code(), Some(0));
+}
+
+#[test]
+fn top_refuses_what_is_no_terminal() {
+    let agent = FakeAgent::serve(inspected("attic"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
+    let output = command.arg("top").arg("--socket").arg(&agent.socket).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty());
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("needs a terminal") && told.contains("next: use agentctl status --watch"), "{told}");
+}

@@ -63,6 +63,7 @@ fn a_page_for_every_command() {
             "agentctl-service.1",
             "agentctl-services.1",
             "agentctl-status.1",
+            "agentctl-top.1",
             "agentctl-tunnel.1",
             "agentctl-why.1",
             "agentctl.1",
