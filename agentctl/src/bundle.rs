@@ -13,7 +13,7 @@ use control::{Inspector, InspectorError};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::StreamExt;
-use model::{LogsQuery, Output, ServiceName};
+use model::{IngressReport, LogsQuery, Output, ServiceName};
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::io::AsyncReadExt;
@@ -129,9 +129,7 @@ async fn of_agent(archive: &mut Archive, socket: &Path, lines: u32) -> anyhow::R
     archive.ask("tunnel.json", socket, async |inspector| inspector.tunnel().await).await?;
     archive.ask("doctor.json", socket, async |inspector| inspector.doctor().await).await?;
     archive.ask("events.json", socket, all_events).await?;
-    if report.as_ref().is_some_and(|report| report.local.role == model::Role::Edge) {
-        archive.ask("ingress.json", socket, async |inspector| inspector.ingress().await).await?;
-    }
+    archive.ask("ingress.json", socket, ingress).await?;
     if let Some(config) = archive.ask("configuration.json", socket, async |inspector| inspector.config().await).await? {
         let mut text = Vec::new();
         write_settings(&config, &mut text)?;
@@ -150,6 +148,14 @@ async fn of_agent(archive: &mut Archive, socket: &Path, lines: u32) -> anyhow::R
         }
     }
     Ok(())
+}
+
+/// What is published, where this host has an ingress.
+async fn ingress(inspector: &mut Inspector) -> Result<Option<IngressReport>, InspectorError> {
+    match inspector.ingress().await {
+        Err(InspectorError::Refused(_)) => Ok(None),
+        answer => answer.map(Some),
+    }
 }
 
 async fn all_events(inspector: &mut Inspector) -> Result<Vec<model::Event>, InspectorError> {
