@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::render::clean;
+
 /// The exit codes, stable across releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -80,7 +82,10 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "agentctl: {:#}", self.error)?;
+        // Some of it may be another host's words, which must not steer this terminal.
+        let error = format!("{:#}", self.error);
+        let lines: Vec<String> = error.lines().map(clean).collect();
+        writeln!(f, "agentctl: {}", lines.join("\n"))?;
         if let Some(hint) = &self.hint {
             writeln!(f, "  next: {hint}")?;
         }
@@ -99,6 +104,13 @@ mod tests {
         for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable, Exit::Unwell, Exit::BadFile] {
             assert!(Exit::HELP.contains(&format!("\n  {}  ", exit.code())), "{exit:?}");
         }
+    }
+
+    #[test]
+    fn the_words_of_another_host_do_not_steer_the_terminal() {
+        let failure = Failure::from(anyhow::anyhow!("line 1\n\u{1b}]52;c;x\u{7}"));
+        assert!(!failure.to_string().contains('\u{1b}'), "{failure:?}");
+        assert!(failure.to_string().starts_with("agentctl: line 1\n"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::ask::{AWAY, ask};
 use crate::cli::{ExecArgs, LogsArgs, OccArgs, PurgeArgs, ServiceArgs, ServiceCommand};
 use crate::exit::{Exit, Failure};
 use crate::place::{Place, of_service};
-use crate::render::{Colour, credentials};
+use crate::render::{Colour, clean, credentials};
 use crate::terminal::{self, Terminal};
 
 /// Does what `agentctl service` says.
@@ -166,7 +166,7 @@ fn broken(error: &io::Error) -> OperateError {
 async fn follow(mut steps: StepAnswers) -> Result<(), OperateError> {
     while let Some(step) = steps.next().await {
         // Where nobody can be told, the work goes on.
-        drop(writeln!(stderr(), "{}", step?));
+        drop(writeln!(stderr(), "{}", clean(&step?)));
     }
     Ok(())
 }

@@ -29,6 +29,8 @@ const JUST_STARTED: Duration = Duration::from_secs(15);
 /// service's own containers is in such a network, and the port is on loopback only.
 const PRIVATE_NETWORKS: [&str; 2] = ["172.16.0.0/12", "192.168.0.0/16"];
 
+/// A home that was heard so lately is there while its tunnel is. A silent one ends its session later.
+const JUST_HEARD: Duration = Duration::from_secs(4);
 /// What home has seen from outside holds for so long after home was heard last.
 const OUTSIDE_HOLDS: Duration = Duration::from_secs(90);
 /// A home that reports has fetched a name from outside after so long.
@@ -186,7 +188,9 @@ impl Core {
 
     /// Whether home can be reached: it reports, or it answers although it does not.
     fn reachable(&self, home: &Home) -> bool {
-        self.connected(home) || self.link.borrow().agent_connected && *self.answers.borrow()
+        // A session that has just ended is no reason to send visitors away: whether home answers is known in a moment.
+        let just_heard = home.heard.is_some_and(|at| at.elapsed() < JUST_HEARD);
+        self.connected(home) || self.link.borrow().agent_connected && (just_heard || *self.answers.borrow())
     }
 
     /// Has a home asked that falls silent behind a tunnel that is up.

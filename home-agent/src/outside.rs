@@ -1,22 +1,31 @@
 //! The proof from outside: home fetches what the edge publishes as any visitor does, by the names' own addresses and its own
 //! provider's route. An edge that asks itself proves neither DNS nor its provider's firewall.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use agent::config::chain;
 use ingress::Prober;
 use model::{OutsideProof, PublicName};
+use nix::ifaddrs::getifaddrs;
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tracing::debug;
 
 /// Names are fetched this often while all of them come.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// And this often while one of them does not.
 const RETRY: Duration = Duration::from_secs(5);
+/// Between two rounds at least.
+const PAUSE: Duration = Duration::from_secs(1);
+/// So many names are fetched at once.
+const AT_ONCE: usize = 8;
 const LOOKUP: Duration = Duration::from_secs(5);
+/// All that the edge is told of a name without a public address: which address it has here instead, or that it has none, is
+/// nothing that an edge should learn of home's network.
+const NOWHERE: &str = "at home it leads to no public address: does its DNS record exist, or is it answered at home by a name server of your own?";
 /// Of a name with more addresses the first are tried.
 const ADDRESSES: usize = 4;
 /// Port of HTTPS.
@@ -30,16 +39,22 @@ pub(crate) async fn prove(
     proofs: watch::Sender<Vec<OutsideProof>>,
 ) {
     loop {
-        let names = published.borrow_and_update().clone();
-        let mut fetches = JoinSet::new();
-        for name in names {
-            let prober = prober.clone();
-            fetches.spawn(async move {
-                let failure = fetch(&prober, &name).await.err();
-                OutsideProof { hostname: name.hostname, failure }
-            });
+        let mut names = published.borrow_and_update().clone();
+        names.sort_by(|a, b| a.hostname.cmp(&b.hostname));
+        names.dedup_by(|a, b| a.hostname == b.hostname);
+        let own = own_networks();
+        let mut results = Vec::new();
+        for some in names.chunks(AT_ONCE) {
+            let mut fetches = JoinSet::new();
+            for name in some.iter().cloned() {
+                let (prober, own) = (prober.clone(), own.clone());
+                fetches.spawn(async move {
+                    let failure = fetch(&prober, &name, &own).await.err();
+                    OutsideProof { hostname: name.hostname, failure }
+                });
+            }
+            results.extend(fetches.join_all().await);
         }
-        let mut results = fetches.join_all().await;
         results.sort_by(|a, b| a.hostname.cmp(&b.hostname));
         let pause = if results.iter().all(|proof| proof.failure.is_none()) { INTERVAL } else { RETRY };
         proofs.send_if_modified(|old| {
@@ -47,6 +62,8 @@ pub(crate) async fn prove(
             *old = results;
             changed
         });
+        // Whatever the edge wants, home is nobody's hammer.
+        sleep(PAUSE).await;
         tokio::select! {
             changed = published.changed() => if changed.is_err() { return },
             () = proofs.closed() => return,
@@ -56,23 +73,30 @@ pub(crate) async fn prove(
 }
 
 /// Fetches one name from one of its addresses.
-async fn fetch(prober: &Prober, name: &PublicName) -> Result<(), String> {
+async fn fetch(prober: &Prober, name: &PublicName, own: &[Ipv6Prefix]) -> Result<(), String> {
     let hostname = &name.hostname;
     let found = timeout(LOOKUP, lookup_host((hostname.as_str(), HTTPS)))
         .await
-        .map_err(|_| format!("no name server answered for {hostname} within {} s", LOOKUP.as_secs()))?
-        .map_err(|error| format!("{hostname} has no address here ({error}): does its DNS record exist?"))?;
-    fetch_from(prober, name, found).await
+        .map_err(|_| format!("no name server answered home for it within {} s", LOOKUP.as_secs()))?
+        .map_err(|error| {
+            debug!(%hostname, %error, "has no address");
+            NOWHERE.to_owned()
+        })?;
+    fetch_from(prober, name, found, own).await
 }
 
-async fn fetch_from(prober: &Prober, name: &PublicName, found: impl Iterator<Item = SocketAddr>) -> Result<(), String> {
-    let hostname = &name.hostname;
+async fn fetch_from(
+    prober: &Prober,
+    name: &PublicName,
+    found: impl Iterator<Item = SocketAddr>,
+    own: &[Ipv6Prefix],
+) -> Result<(), String> {
     let (public, private): (Vec<SocketAddr>, Vec<SocketAddr>) =
-        found.partition(|address| is_public(address.ip().to_canonical()));
-    let mut failure = match private.first() {
-        Some(address) => format!("{hostname} leads here to {}, which is not the way visitors come", address.ip()),
-        None => format!("{hostname} has no address: does its DNS record exist?"),
-    };
+        found.partition(|address| is_public(address.ip().to_canonical(), own));
+    if let Some(address) = private.first() {
+        debug!(hostname = %name.hostname, %address, "visitors do not come by this address");
+    }
+    let mut failure = NOWHERE.to_owned();
     for address in public.into_iter().take(ADDRESSES) {
         match prober.probe(address, name).await {
             Ok(_) => return Ok(()),
@@ -82,8 +106,23 @@ async fn fetch_from(prober: &Prober, name: &PublicName, found: impl Iterator<Ite
     Err(failure)
 }
 
+/// The network of a link: the first half of its addresses.
+type Ipv6Prefix = [u16; 4];
+
+/// The IPv6 networks that this host is in, whose devices have public addresses.
+fn own_networks() -> Vec<Ipv6Prefix> {
+    let Ok(links) = getifaddrs() else { return Vec::new() };
+    let addresses = links.filter_map(|link| link.address?.as_sockaddr_in6().map(|address| address.ip()));
+    addresses.map(|address| prefix(&address)).collect()
+}
+
+fn prefix(address: &Ipv6Addr) -> Ipv6Prefix {
+    let [a, b, c, d, ..] = address.segments();
+    [a, b, c, d]
+}
+
 /// Whether visitors may come by this address. What the edge calls a public name must not make home ask in its own network.
-fn is_public(address: IpAddr) -> bool {
+fn is_public(address: IpAddr, own: &[Ipv6Prefix]) -> bool {
     match address {
         IpAddr::V4(address) => {
             let [a, b, ..] = address.octets();
@@ -97,7 +136,12 @@ fn is_public(address: IpAddr) -> bool {
                 || shared)
         }
         IpAddr::V6(address) => {
-            !(address.is_loopback()
+            // Translated into IPv4, or of sites as they were before unique local addresses.
+            let [first, second, ..] = address.segments();
+            let other = first == 0x2002 || (first, second) == (0x64, 0xff9b) || first & 0xffc0 == 0xfec0;
+            !(other
+                || own.contains(&prefix(&address))
+                || address.is_loopback()
                 || address.is_unspecified()
                 || address.is_multicast()
                 || address.is_unique_local()
@@ -112,14 +156,17 @@ mod tests {
 
     #[test]
     fn home_never_asks_in_its_own_network() {
+        let own = [prefix(&"2001:db8:1:2::3".parse().unwrap())];
         for private in ["127.0.0.1", "10.86.0.1", "192.168.1.1", "172.20.0.1", "100.64.3.4", "169.254.169.254", "::1"] {
-            assert!(!is_public(private.parse().unwrap()), "{private}");
+            assert!(!is_public(private.parse().unwrap(), &own), "{private}");
         }
-        for private in ["fd00::1", "fe80::1", "0.0.0.0", "224.0.0.1"] {
-            assert!(!is_public(private.parse().unwrap()), "{private}");
+        for private in
+            ["fd00::1", "fe80::1", "fec0::1", "0.0.0.0", "224.0.0.1", "64:ff9b::1", "2002::1", "2001:db8:1:2::7"]
+        {
+            assert!(!is_public(private.parse().unwrap(), &own), "{private}");
         }
         for public in ["198.51.100.10", "2001:db8::1", "100.128.0.1"] {
-            assert!(is_public(public.parse().unwrap()), "{public}");
+            assert!(is_public(public.parse().unwrap(), &own), "{public}");
         }
     }
 
@@ -134,7 +181,7 @@ mod tests {
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let home = [listener.local_addr().unwrap()].into_iter();
-        let failure = fetch_from(&prober, &name, home).await.unwrap_err();
-        assert!(failure.contains("not the way visitors come"), "{failure}");
+        let failure = fetch_from(&prober, &name, home, &[]).await.unwrap_err();
+        assert_eq!(failure, NOWHERE, "the edge learns no address of home's network");
     }
 }

@@ -18,7 +18,7 @@ const MASK: &str = "***";
 const SECRET: [&str; 7] = ["password", "passwd", "passphrase", "secret", "token", "credential", "private"];
 /// Keys, besides those that end with `_file` and those below `secrets`, whose value names a file that is read when the
 /// configuration is.
-const FILES: [&str; 3] = ["acme_api_root", "acme_issuer_root", "basic_auth"];
+const FILES: [&str; 4] = ["acme_api_root", "acme_issuer_root", "basic_auth", "issuer_root"];
 /// Files of an identity.
 const IDENTITY: [&str; 4] = ["ca.crt", "host.crt", "host.key", "tls-crypt.key"];
 /// What changes without a new start.

@@ -129,6 +129,8 @@ impl Recorder {
             service.since = Some(since);
             self.since.insert(key, (word, since));
         }
+        // A service that is gone is forgotten.
+        self.since.retain(|(host, name), _| services.iter().any(|known| known.host == *host && known.name == *name));
     }
 
     /// When a service came into the state that it has, if that was the last that was noted of it. A state is noted anew when its

@@ -33,7 +33,7 @@ pub struct Disk {
 }
 
 /// Keeps looking at the agent's state directory and at where the engine has its images and volumes, for as long as
-/// somebody watches. `keep_free` is how many bytes are to stay free on each.
+/// somebody watches. `keep_free` is how many bytes are to stay free on the engine's.
 #[must_use]
 pub fn watch_disks(state_dir: PathBuf, engine: Arc<DockerEngine>, keep_free: u64) -> watch::Receiver<Vec<Disk>> {
     let (sender, receiver) = watch::channel(Vec::new());
@@ -48,9 +48,14 @@ pub fn watch_disks(state_dir: PathBuf, engine: Arc<DockerEngine>, keep_free: u64
             if let Ok(Ok(info)) = timeout(DEADLINE, engine.info()).await {
                 data_root = Some(info.data_root);
             }
-            let paths: Vec<PathBuf> = [Some(state_dir.clone()), data_root.clone()].into_iter().flatten().collect();
+            // What people upload goes to the engine's disk.
+            let places: Vec<(PathBuf, u64)> = std::iter::once((state_dir.clone(), 0))
+                .chain(data_root.clone().map(|data_root| (data_root, keep_free)))
+                .collect();
             let before = sender.borrow().clone();
-            let look = spawn_blocking(move || paths.iter().filter_map(|path| room(path, keep_free, &before)).collect());
+            let look = spawn_blocking(move || {
+                places.iter().filter_map(|(path, keep_free)| room(path, *keep_free, &before)).collect()
+            });
             sender.send_replace(look.await.unwrap_or_default());
         }
     });
