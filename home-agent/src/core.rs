@@ -31,6 +31,10 @@ pub(crate) struct Core {
     pub(crate) applied: StateFile<DesiredConfig>,
     /// The configuration in force, from before the start or from the edge.
     pub(crate) stored: Option<DesiredConfig>,
+    /// Whether the file holds another one.
+    pub(crate) unsaved: bool,
+    /// Whether the log has the reason why it cannot be stored.
+    pub(crate) complained: bool,
     pub(crate) link: watch::Receiver<LinkView>,
     pub(crate) output: watch::Sender<HomeOutput>,
     pub(crate) recorder: Recorder,
@@ -81,6 +85,7 @@ impl Core {
                     changed
                 });
             }
+            self.save();
             self.tell(&edge);
             tokio::select! {
                 // In this order: once asked to stop, parts that end are no news.
@@ -151,9 +156,27 @@ impl Core {
     /// Takes a configuration, whole or not at all.
     fn accept(&mut self, config: DesiredConfig) -> Result<(), String> {
         let config = judge(config, self.stored.as_ref(), self.subnet, |name| self.services.has(name))?;
-        self.applied.store(&config).map_err(|error| agent::config::chain(&error))?;
+        self.unsaved |= self.stored.as_ref() != Some(&config);
         self.stored = Some(config);
         Ok(())
+    }
+
+    /// Stores what is in force, if that has changed. A disk that is full does not keep it from being in force: it is tried again with
+    /// each pass.
+    fn save(&mut self) {
+        let Some(config) = self.stored.as_ref().filter(|_| self.unsaved) else { return };
+        match self.applied.store(config) {
+            Ok(()) => (self.unsaved, self.complained) = (false, false),
+            Err(_) if self.complained => {}
+            Err(error) => {
+                let error = agent::config::chain(&error);
+                warn!(
+                    error,
+                    "the edge's configuration is not stored: after a restart the one before would be in force"
+                );
+                self.complained = true;
+            }
+        }
     }
 
     /// Publishes the status, to readers and to the edge.

@@ -118,6 +118,8 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         open_tcp,
         applied,
         stored,
+        unsaved: false,
+        complained: false,
         link: link.view.clone(),
         output,
         recorder,
