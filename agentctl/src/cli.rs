@@ -1,13 +1,18 @@
-//! The command line.
+//! The command line; what has commands of its own is in the modules.
+
+mod config;
+mod pki;
+mod service;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use model::{HostId, Role, ServiceName};
-use pki::Serial;
-use profile::{DeviceProfileError, DeviceRemote};
 
+pub(crate) use self::config::{ConfigCheckArgs, ConfigCommand};
+pub(crate) use self::pki::{CrlArgs, InitArgs, IssueArgs, PkiCommand, ProfileArgs, RevokeArgs};
+pub(crate) use self::service::{ExecArgs, LogsArgs, OccArgs, PurgeArgs, ServiceArgs, ServiceCommand};
 use crate::exit::Exit;
 
 /// Inspects and operates the agents of CloudAtHome
@@ -277,48 +282,6 @@ pub(crate) struct BundleArgs {
     pub(crate) socket: Option<PathBuf>,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum ConfigCommand {
-    /// Shows what is in force in the running agent: what is set in its file, its environment and its flags, without secrets
-    #[command(after_help = examples(&[
-        ("sudo agentctl config show", "lines of TOML"),
-        ("sudo agentctl config show --json | jq '.[\"tunnel.mode\"]'", "JSON for programs: values as TOML by key"),
-    ]))]
-    Show(AskArgs),
-    /// Checks a configuration file and the files that it names, as the agent does at its start; it need not run
-    #[command(after_help = examples(&[
-        ("sudo agentctl config check", "the file of the agent that is installed here"),
-        ("sudo agentctl config check ./new.toml --role home", "another one"),
-    ]))]
-    Check(ConfigCheckArgs),
-    /// Shows what the file would change of what is in force, and which of it needs a new start of the agent
-    ///
-    /// The exit code is 4 when it would change anything.
-    #[command(after_help = examples(&[
-        ("sudo agentctl config diff", "+ is set, - is set no more, ~ is set to something else"),
-        ("sudo agentctl config diff --json | jq '.changes'", "JSON for programs: {file, in_force, changes, fault, refused}"),
-    ]))]
-    Diff(AskArgs),
-    /// Puts the file in force, all of it or nothing, without a new start of the agent
-    ///
-    /// Services can change that way. A file with a fault, or with changes that need a new start, is refused whole; the configuration
-    /// before stays in force.
-    #[command(after_help = examples(&[
-        ("sudo agentctl config reload", "as systemctl reload cloudathome-edge does (or cloudathome-home)"),
-    ]))]
-    Reload(AskArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ConfigCheckArgs {
-    /// The file [default: /etc/cloudathome/edge.toml or home.toml, whichever is there]
-    #[arg(value_name = "FILE")]
-    pub(crate) file: Option<PathBuf>,
-    /// Whose file it is [default: by its name, or of the agent that is installed here]
-    #[arg(long, value_name = "ROLE")]
-    pub(crate) role: Option<AgentRole>,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
     /// The service [default: the first that does not serve]
@@ -341,137 +304,6 @@ pub(crate) struct EventsArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(arg_required_else_help = true, disable_help_subcommand = true, subcommand_value_name = "COMMAND")]
-pub(crate) struct ServiceArgs {
-    /// The service's name, as in `agentctl status`
-    #[arg(value_name = "NAME")]
-    pub(crate) name: ServiceName,
-    /// The host that has the service, by its name in `agentctl status` [default: found out]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) host: Option<HostId>,
-    /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
-    #[command(subcommand)]
-    pub(crate) command: ServiceCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ServiceCommand {
-    /// Starts it, from now on
-    #[command(after_help = examples(&[("sudo agentctl service ghost start", "after a stop")]))]
-    Start,
-    /// Stops it in order, until it is started again; its public name shows the holding page
-    #[command(after_help = examples(&[("sudo agentctl service ghost stop", "also after the next start of the host")]))]
-    Stop,
-    /// Stops and starts its containers in order
-    #[command(after_help = examples(&[("sudo agentctl service ghost restart", "a few seconds of holding page")]))]
-    Restart,
-    /// Shows what its containers write
-    #[command(after_help = examples(&[
-        ("sudo agentctl service nextcloud logs --tail 20", "the last lines of each container"),
-        ("sudo agentctl service nextcloud logs -f --container nextcloud-db", "of one, as it comes"),
-    ]))]
-    Logs(LogsArgs),
-    /// Runs a command in one of its containers
-    ///
-    /// The command gets a terminal when this one has one.
-    #[command(after_help = examples(&[
-        ("sudo agentctl service nextcloud exec -- ls /var/www/html", "in its main container"),
-        ("sudo agentctl service nextcloud exec --container nextcloud-db -- psql -U nextcloud", "in another one"),
-        ("sudo agentctl service ghost exec -- sh", "a shell"),
-    ]))]
-    Exec(ExecArgs),
-    /// Shows what a person needs to log in to it: where, and with what
-    #[command(after_help = examples(&[("sudo agentctl service ghost credentials", "and nobody else can see them")]))]
-    Credentials {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Upgrades it: saves what it has, changes the version, and goes back by itself when that does not work
-    ///
-    /// Without --to it only says what is in force, and where the policy of the configuration would lead.
-    #[command(after_help = examples(&[
-        ("sudo agentctl service nextcloud upgrade", "what there would be"),
-        ("sudo agentctl service nextcloud upgrade --to 33.0.1-apache", "a tag of its image"),
-        ("sudo agentctl service ghost upgrade --to ghost:6.65.0-alpine", "a whole image reference"),
-    ]))]
-    Upgrade {
-        /// Tag or whole reference of the image
-        #[arg(long, value_name = "TAG")]
-        to: Option<String>,
-    },
-    /// Goes back to what was before its last upgrade
-    ///
-    /// Database, settings and code become what they were then; files that people put in stay as they are.
-    #[command(after_help = examples(&[("sudo agentctl service nextcloud rollback", "asks first")]))]
-    Rollback(RollbackArgs),
-    /// Removes its containers and everything that it keeps
-    #[command(after_help = examples(&[("sudo agentctl service ghost purge", "asks first")]))]
-    Purge(PurgeArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LogsArgs {
-    /// Of this container only
-    #[arg(long, value_name = "CONTAINER")]
-    pub(crate) container: Option<String>,
-    /// Go on with what is written from now on, until Ctrl-C
-    #[arg(long, short)]
-    pub(crate) follow: bool,
-    /// How many of the last lines of each container come first
-    #[arg(long, value_name = "LINES", default_value = "100", value_parser = clap::value_parser!(u32).range(0..=100_000))]
-    pub(crate) tail: u32,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExecArgs {
-    /// In this container [default: the service's main one]
-    #[arg(long, value_name = "CONTAINER")]
-    pub(crate) container: Option<String>,
-    /// As this user, by name or number [default: the container's]
-    #[arg(long, value_name = "USER")]
-    pub(crate) user: Option<String>,
-    /// Give the command no terminal
-    #[arg(long, short = 'T')]
-    pub(crate) no_terminal: bool,
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RollbackArgs {
-    /// Do not ask
-    #[arg(long, short)]
-    pub(crate) yes: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PurgeArgs {
-    /// Do not ask
-    #[arg(long)]
-    pub(crate) yes_remove_everything: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct OccArgs {
-    /// The service
-    #[arg(long, value_name = "NAME", default_value = "nextcloud")]
-    pub(crate) service: ServiceName,
-    /// The host that has the service, by its name in `agentctl status` [default: found out]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) host: Option<HostId>,
-    /// The agent's socket [default: the one of /run/cloudathome/edge.sock and home.sock that is there]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
-    /// Arguments of occ; without any it lists its commands
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
-    pub(crate) arguments: Vec<String>,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct ConnectArgs {
     /// The profile, as your provider or your administrator gave it to you (.ovpn)
     #[arg(value_name = "FILE")]
@@ -491,154 +323,6 @@ pub(crate) struct ConnectArgs {
     /// Where it is written down how to undo what was set
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cloudathome/connections")]
     pub(crate) journals: PathBuf,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PkiCommand {
-    /// Makes the private certificate authority and the tunnel's static key
-    ///
-    /// Whoever holds the directory can make hosts that yours trust: keep it on a machine that neither agent runs on.
-    #[command(after_help = examples(&[
-        ("agentctl pki init --dir ./authority", "makes ./authority, which must not exist or be empty"),
-        ("agentctl pki init --dir ./authority --name \"Our cloud\"", "with a name that people see"),
-    ]))]
-    Init(InitArgs),
-    /// Issues an identity: the directory that an agent loads, or the files for a device
-    ///
-    /// The directory holds a private key: bring it to its host by a way that nobody else can read (scp does), and
-    /// let root own it there.
-    #[command(after_help = examples(&[
-        ("agentctl pki issue --ca ./authority --role edge --name vps --out ./vps", "for the public host"),
-        ("agentctl pki issue --ca ./authority --role home --name attic --out ./attic", "for the host at home"),
-        ("scp -r ./vps root@vps.example.com:/etc/cloudathome/identity", "where the agent looks for it"),
-    ]))]
-    Issue(IssueArgs),
-    /// Puts certificates on the authority's list of those that count no more
-    ///
-    /// The list is crl.pem in the authority's directory, good for a year. An agent whose tunnel.crl names a copy of it
-    /// takes a new copy up within seconds: it disconnects who is on it, and refuses them from then on.
-    #[command(after_help = examples(&[
-        ("agentctl pki revoke --ca ./authority --name phone", "everything that was issued to phone"),
-        ("agentctl pki revoke --ca ./authority --cert ./phone/host.crt", "one certificate"),
-        ("scp ./authority/crl.pem root@vps.example.com:/etc/cloudathome/crl.pem", "where tunnel.crl says"),
-    ]))]
-    Revoke(RevokeArgs),
-    /// Signs the list of revoked certificates anew, so that it does not end
-    ///
-    /// An agent whose list has ended refuses everybody. It warns of that a week ahead.
-    #[command(after_help = examples(&[
-        ("agentctl pki crl --ca ./authority", "the first list, or the same list for another year"),
-        ("agentctl pki crl --ca ./authority --days 90", "for a shorter time"),
-    ]))]
-    Crl(CrlArgs),
-    /// Issues a device's identity as a profile, the one file that a stock OpenVPN client imports
-    ///
-    /// OpenVPN 2.6 and newer, OpenVPN Connect, OpenVPN 3 for Linux, Tunnelblick, NetworkManager and OpenVPN for Android
-    /// take it. It holds the device's private key: bring it there by a way that nobody else can read.
-    #[command(after_help = examples(&[
-        (
-            "agentctl pki profile --ca ./authority --name phone --server vps --remote vps.example.com --out phone.ovpn",
-            "UDP, then TCP",
-        ),
-        (
-            "agentctl pki profile --ca ./authority --name phone --server vps --remote 192.0.2.1:443/tcp --out phone.ovpn",
-            "TCP only",
-        ),
-    ]))]
-    Profile(ProfileArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct InitArgs {
-    /// The directory to make
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-    /// The authority's name, for people only; 1 to 64 characters
-    #[arg(long, value_name = "NAME", default_value = "CloudAtHome", value_parser = authority_name)]
-    pub(crate) name: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct IssueArgs {
-    /// The authority's directory, as `pki init` made it
-    #[arg(long, value_name = "DIR")]
-    pub(crate) ca: PathBuf,
-    /// What the holder may be
-    #[arg(long, value_name = "ROLE")]
-    pub(crate) role: RoleArg,
-    /// The holder's name; the opposite agent's tunnel.peer must say the same
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: HostId,
-    /// The directory to make
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RevokeArgs {
-    /// The authority's directory, as `pki init` made it
-    #[arg(long, value_name = "DIR")]
-    pub(crate) ca: PathBuf,
-    #[command(flatten)]
-    pub(crate) what: RevokeWhat,
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct RevokeWhat {
-    /// Every certificate that was issued to this holder
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<HostId>,
-    /// The certificate with this number, in hexadecimal digits
-    #[arg(long, value_name = "HEX")]
-    pub(crate) serial: Option<Serial>,
-    /// The certificate in this file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) cert: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CrlArgs {
-    /// The authority's directory, as `pki init` made it
-    #[arg(long, value_name = "DIR")]
-    pub(crate) ca: PathBuf,
-    /// How long the list is good, in days
-    #[arg(long, value_name = "DAYS", default_value = "365", value_parser = clap::value_parser!(u32).range(1..=3650))]
-    pub(crate) days: u32,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ProfileArgs {
-    /// The authority's directory, as `pki init` made it
-    #[arg(long, value_name = "DIR")]
-    pub(crate) ca: PathBuf,
-    /// The device's name
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: HostId,
-    /// The name of the host that the device connects to, as it was given to `pki issue`
-    #[arg(long, value_name = "NAME")]
-    pub(crate) server: HostId,
-    /// Where that host listens: HOST[:PORT][/udp|/tcp]; repeat it for more
-    ///
-    /// Without a port it is 1194, without a transport UDP and TCP. All places for UDP are tried before those for TCP.
-    #[arg(long = "remote", value_name = "HOST", required = true, value_parser = DeviceRemotes::parse)]
-    pub(crate) remotes: Vec<DeviceRemotes>,
-    /// A tls-crypt-v2 client key of the device's own, for a server that has such keys [default: the authority's tls-crypt.key]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tls_crypt_v2: Option<PathBuf>,
-    /// The file to make, usually with the extension .ovpn
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: PathBuf,
-}
-
-/// What one `--remote` stands for.
-#[derive(Debug, Clone)]
-pub(crate) struct DeviceRemotes(pub(crate) Vec<DeviceRemote>);
-
-impl DeviceRemotes {
-    fn parse(text: &str) -> Result<Self, DeviceProfileError> {
-        DeviceRemote::parse(text).map(Self)
-    }
 }
 
 #[derive(Debug, Args)]
@@ -676,36 +360,6 @@ impl From<AgentRole> for Role {
             AgentRole::Edge => Self::Edge,
             AgentRole::Home => Self::Home,
         }
-    }
-}
-
-/// [`Role`] on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RoleArg {
-    /// The public host
-    Edge,
-    /// The host behind NAT
-    Home,
-    /// A phone or laptop with a stock OpenVPN client
-    Device,
-}
-
-impl From<RoleArg> for Role {
-    fn from(role: RoleArg) -> Self {
-        match role {
-            RoleArg::Edge => Self::Edge,
-            RoleArg::Home => Self::Home,
-            RoleArg::Device => Self::Device,
-        }
-    }
-}
-
-/// X.509 takes 64 characters for a common name.
-fn authority_name(text: &str) -> Result<String, String> {
-    if (1..=64).contains(&text.chars().count()) && !text.contains(char::is_control) {
-        Ok(text.to_owned())
-    } else {
-        Err("use 1 to 64 printable characters".to_owned())
     }
 }
 

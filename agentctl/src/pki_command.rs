@@ -23,7 +23,6 @@ use time::OffsetDateTime;
 
 use crate::cli::{InitArgs, IssueArgs};
 use crate::exit::{Exit, Failure};
-use crate::revocation_command::record;
 
 const CA_DIR: &str = "ca";
 
@@ -80,7 +79,7 @@ pub(crate) fn issue(args: &IssueArgs, out: &mut dyn Write) -> Result<Exit, Failu
     eprintln!("Identity {} issued, valid until {until}.", info.role);
     let next = match role {
         Role::Edge | Role::Home => {
-            format!("bring it to {} as /etc/cloudathome/identity, owned by root, and remove it here", args.name)
+            format!("bring it to {} as /var/lib/cloudathome/identity, owned by root, and remove it here", args.name)
         }
         Role::Device => {
             "a stock OpenVPN client takes its files as --ca, --cert, --key and --tls-crypt; agentctl pki profile \
@@ -107,7 +106,7 @@ pub(crate) fn issued(dir: &Path, role: Role, name: &HostId) -> Result<HostIdenti
     let tls_crypt = static_key(&dir.join(file::TLS_CRYPT))?;
     let subject = Subject { role, name: name.clone(), validity: Validity::from_now(Validity::LEAF) };
     let identity = HostIdentity { ca_pem: ca.cert_pem().to_owned(), identity: ca.issue(&subject)?, tls_crypt };
-    record(dir, &identity.identity.cert_pem, ca.cert_pem())?;
+    authority::issued::record(dir, &identity.identity.cert_pem, ca.cert_pem())?;
     Ok(identity)
 }
 

@@ -1,36 +1,21 @@
 //! `agentctl pki revoke` and `agentctl pki crl`: the authority's list of revoked certificates, `crl.pem` in its directory.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
+use authority::issued;
 use model::HostId;
-use pki::{Ca, CertificateInfo, RevocationList, Serial};
+use pki::{Ca, RevocationList, Serial};
 use time::OffsetDateTime;
 
 use crate::cli::{CrlArgs, RevokeArgs};
 use crate::exit::{Exit, Failure};
 use crate::pki_command::load_authority;
 
-/// The list, in the authority's directory.
-const LIST: &str = "crl.pem";
-/// Copies of the certificates that were issued, in the authority's directory.
-const ISSUED: &str = "issued";
-
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// Keeps a copy of a certificate, so that it can be revoked by its holder's name.
-pub(crate) fn record(authority: &Path, cert_pem: &str, ca_pem: &str) -> Result<(), Failure> {
-    let dir = authority.join(ISSUED);
-    let serial = Serial::of(cert_pem, ca_pem).context("the certificate just made cannot be read")?;
-    let path = dir.join(format!("{serial}.crt"));
-    fs::create_dir_all(&dir)
-        .and_then(|()| RevocationList::save(cert_pem, &path))
-        .with_context(|| format!("cannot keep a copy of the certificate at {}", path.display()))?;
-    Ok(())
-}
 
 /// Puts certificates on the list.
 pub(crate) fn revoke(args: &RevokeArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
@@ -42,7 +27,7 @@ pub(crate) fn revoke(args: &RevokeArgs, out: &mut dyn Write) -> Result<Exit, Fai
         // The command line is refused without any of them.
         (None, None, None) => vec![],
     };
-    let mut list = read(&args.ca, &ca)?;
+    let mut list = list_of(&args.ca, &ca)?;
     let now = SystemTime::now();
     for serial in serials {
         let new = list.revoke(serial.clone(), now);
@@ -54,24 +39,13 @@ pub(crate) fn revoke(args: &RevokeArgs, out: &mut dyn Write) -> Result<Exit, Fai
 /// Signs the list anew, as it is.
 pub(crate) fn renew(args: &CrlArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let ca = load_authority(&args.ca)?;
-    let mut list = read(&args.ca, &ca)?;
+    let mut list = list_of(&args.ca, &ca)?;
     publish(&args.ca, &ca, &mut list, DAY * args.days, out)
 }
 
-fn read(authority: &Path, ca: &Ca) -> Result<RevocationList, Failure> {
-    let path = authority.join(LIST);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RevocationList::default()),
-        Err(error) => return Err(Failure::from(anyhow!(error).context(format!("cannot read {}", path.display())))),
-    };
-    let list = RevocationList::from_pem(&text, ca.cert_pem());
-    list.with_context(|| format!("{} cannot be used", path.display())).map_err(|error| {
-        Failure::new(
-            error,
-            "put back the list as it was: the hosts have copies of it. Without it, who was revoked is not",
-        )
-    })
+fn list_of(authority: &Path, ca: &Ca) -> Result<RevocationList, Failure> {
+    let next = "put back the list as it was: the hosts have copies of it";
+    issued::list(authority, ca).map_err(|error| Failure::new(error, next))
 }
 
 fn publish(
@@ -81,8 +55,8 @@ fn publish(
     life: Duration,
     out: &mut dyn Write,
 ) -> Result<Exit, Failure> {
-    let path = authority.join(LIST);
-    let pem = ca.sign_list(list, life)?;
+    let path = authority.join(issued::LIST);
+    let pem = ca.sign_list(list, SystemTime::now(), life)?;
     RevocationList::save(&pem, &path).with_context(|| format!("cannot write {}", path.display()))?;
     writeln!(out, "{}", path.display())?;
     let until = OffsetDateTime::from(SystemTime::now() + life).date();
@@ -95,27 +69,12 @@ fn publish(
 
 /// The certificates that were issued to somebody.
 fn named(authority: &Path, ca_pem: &str, name: &HostId) -> Result<Vec<Serial>, Failure> {
-    let dir = authority.join(ISSUED);
-    let entries = match fs::read_dir(&dir) {
-        Ok(entries) => entries.collect::<io::Result<Vec<_>>>(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
-        Err(error) => Err(error),
-    };
-    let mut serials = Vec::new();
-    for entry in entries.with_context(|| format!("cannot look into {}", dir.display()))? {
-        let path = entry.path();
-        if path.extension().is_none_or(|extension| extension != "crt") {
-            continue;
-        }
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let info = CertificateInfo::from_pem(&text).with_context(|| format!("{} cannot be used", path.display()))?;
-        if info.role.name == *name {
-            serials.push(of_file(&path, ca_pem)?);
-        }
-    }
+    let all = issued::all(authority, ca_pem, &RevocationList::default())?;
+    let serials: Vec<Serial> =
+        all.into_iter().filter(|issued| issued.holder.name == *name).map(|issued| issued.serial).collect();
     if serials.is_empty() {
         return Err(Failure::new(
-            anyhow!("no certificate of {name} is in {}", dir.display()),
+            anyhow!("no certificate of {name} is in {}", authority.join(issued::ISSUED).display()),
             "certificates that were issued elsewhere, or by an older agentctl, are revoked with --cert or --serial",
         ));
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use acme::{Dns, Keeper, Plan, Status};
 use agent::config::{Common, chain};
+use agent::masked;
 use ingress::{Site, ordered_names};
 use model::Hostname;
 use tokio::sync::watch;
@@ -70,15 +71,21 @@ impl Certificates {
     /// in force says, has come by one itself before: that one stays until then.
     pub(crate) fn of_sites(&self, sites: &[Site], in_force: &serde_json::Value) -> ingress::Certificates {
         let status = self.status.borrow();
-        let here: &[String] = status.in_force.as_ref().map_or(&[], |certificate| &certificate.names);
+        // One that has ended helps nobody: what Caddy can order itself, it may.
+        let (good, ended) = match &status.in_force {
+            Some(certificate) if certificate.not_after <= SystemTime::now() => (None, true),
+            good => (good.as_ref(), false),
+        };
+        let here: &[String] = good.map_or(&[], |certificate| &certificate.names);
         let ordered = ordered_names(in_force);
-        let not_ordered =
-            |name: &&Hostname| covers(here, name) || (covers(&self.planned, name) && !ordered.contains(name.as_str()));
+        let not_ordered = |name: &&Hostname| {
+            covers(here, name) || (!ended && covers(&self.planned, name) && !ordered.contains(name.as_str()))
+        };
         let names: BTreeSet<&Hostname> =
             sites.iter().flat_map(|site| std::iter::once(&site.hostname).chain(&site.also)).collect();
         let inside = |file: &Path| Some(self.inside.join(file.file_name()?).to_str()?.to_owned());
         ingress::Certificates {
-            files: status.in_force.iter().filter_map(|certificate| inside(&certificate.file)).collect(),
+            files: good.iter().filter_map(|certificate| inside(&certificate.file)).collect(),
             not_ordered: names.into_iter().filter(not_ordered).cloned().collect(),
         }
     }
@@ -105,6 +112,14 @@ impl Certificates {
     pub(crate) fn trouble(&self) -> Option<String> {
         let status = self.status.borrow();
         let failure = status.failure.as_ref()?;
+        // A program of the user's may have told what it should not.
+        let reason = masked(&failure.reason);
+        if failure.is_in_force {
+            return Some(format!(
+                "the certificate for {} is in force and not stored: {reason}",
+                self.planned.join(", ")
+            ));
+        }
         let meanwhile = match &status.in_force {
             Some(certificate) => match jiff::Timestamp::try_from(certificate.not_after) {
                 Ok(end) => format!("the one before is shown, until {end}"),
@@ -112,7 +127,7 @@ impl Certificates {
             },
             None => "there is none yet".to_owned(),
         };
-        Some(format!("no certificate for {} by DNS-01 ({meanwhile}): {}", self.planned.join(", "), failure.reason))
+        Some(format!("no certificate for {} by DNS-01 ({meanwhile}): {}", self.planned.join(", "), reason))
     }
 }
 
@@ -200,6 +215,15 @@ mod tests {
     }
 
     #[test]
+    fn one_that_has_ended_keeps_nothing_from_caddy() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ended = in_force(dir.path());
+        ended.in_force.as_mut().unwrap().not_after = SystemTime::now();
+        let of_sites = certificates(dir.path(), ended).of_sites(&[site("a.example.com", &[])], &Value::Null);
+        assert_eq!((names(&of_sites), of_sites.files.len()), (vec![], 0));
+    }
+
+    #[test]
     fn files_that_nothing_names_go_and_the_newest_stays() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["1f.pem", "0a.pem", "09.pem", "09.new", "young.pem"] {
@@ -218,7 +242,7 @@ mod tests {
     #[test]
     fn trouble_says_what_is_shown_meanwhile() {
         let dir = tempfile::tempdir().unwrap();
-        let failure = Some(Failure { reason: "no credit".into(), again: SystemTime::now() });
+        let failure = Some(Failure { reason: "no credit".into(), again: SystemTime::now(), is_in_force: false });
         let none = certificates(dir.path(), Status { in_force: None, failure: failure.clone() });
         assert_eq!(
             none.trouble().unwrap(),

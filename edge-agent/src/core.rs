@@ -1,6 +1,7 @@
 //! The one owner of the edge's state. It hears from the tunnel, the homes, the supervisor and the prober, and tells
 //! each of them and the readers what follows from all of it.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use agent::{LinkView, Myself, NewServices, Proof, Recorder, Services, conclude};
 use control::{Asked, ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
 use ingress::Resolution;
 use model::{
-    ControlStatus, DesiredConfig, Health, HostId, HostStatus, IngressReport, ServiceName, ServiceStatus, Serving,
+    ControlStatus, DesiredConfig, Health, HostId, HostStatus, Hostname, IngressReport, ServiceName, ServiceStatus,
+    Serving,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -50,6 +52,8 @@ pub(crate) struct Core {
     /// Requests to act on services.
     pub(crate) requests: mpsc::Receiver<Asked>,
     pub(crate) control_events: mpsc::Receiver<EdgeEvent>,
+    /// Since when each name is published.
+    pub(crate) published_since: BTreeMap<Hostname, Instant>,
     /// What to ask while home is silent.
     pub(crate) asked: watch::Sender<Upstreams>,
     /// Whether any of that answers.
@@ -86,6 +90,10 @@ impl Core {
             self.sites.announce_own(announcements, started.elapsed() < JUST_STARTED);
             let resolution = self.sites.resolve(self.reachable(&home));
             self.ask(&home, &resolution);
+            self.published_since.retain(|name, _| resolution.sites.iter().any(|site| site.hostname == *name));
+            for site in &resolution.sites {
+                self.published_since.entry(site.hostname.clone()).or_insert_with(Instant::now);
+            }
             if refused != resolution.rejected {
                 refused.clone_from(&resolution.rejected);
                 for rejected in &refused {
@@ -219,7 +227,11 @@ impl Core {
     fn outside(&self, home: &Home, site: &ingress::Site) -> Proof {
         let fresh = home.status.as_ref().filter(|(_, at)| at.elapsed() < OUTSIDE_HOLDS);
         let found = fresh.and_then(|(status, _)| status.outside.iter().find(|proof| proof.hostname == site.hostname));
-        match (found.map(|proof| &proof.failure), home.since.filter(|_| home.session.is_some())) {
+        let published = self.published_since.get(&site.hostname).copied();
+        // The later of the two.
+        let since =
+            home.since.filter(|_| home.session.is_some()).map(|since| published.map_or(since, |at| at.max(since)));
+        match (found.map(|proof| &proof.failure), since) {
             (Some(None), _) => Proof::Passed,
             (Some(Some(reason)), _) => Proof::Failed { reason: reason.clone() },
             (None, Some(since)) if since.elapsed() < OUTSIDE_TAKES => Proof::Pending,

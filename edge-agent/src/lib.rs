@@ -9,6 +9,7 @@
 //! The core owns the edge's state; everything else is told by watches, and only the latest value counts.
 #![forbid(unsafe_code)]
 
+mod authority;
 mod certificates;
 pub mod config;
 mod core;
@@ -19,18 +20,18 @@ mod seen;
 mod sites;
 mod standstill;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use agent::services::Service;
-use agent::{Configuration, Doctor, Link, Metrics, Myself, Recorder, Services};
+use agent::{Configuration, Doctor, Link, Metrics, Myself, OwnIdentity, Recorder, Services};
 use anyhow::Context;
-use control::{ControlTls, EdgeOutput, EdgeService, Inspected, InspectionSocket, Offered, Opposite, Snapshot};
+use control::{EdgeOutput, EdgeService, Inspected, InspectionSocket, Offered, Opposite, Snapshot};
 use daemon::Ready;
 use daemon::config::Loaded;
 use ingress::LimitsSocket;
 use model::{IngressReport, Role, RoleUri};
-use secrecy::ExposeSecret;
 use state::StateFile;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -54,13 +55,11 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         Configuration::new(&config, &config.checked.common.state_dir, |config: Config| config.services)?;
     let config = config.checked;
     let common = &config.common;
-    let identity = &common.identity;
-    let info = identity.info().context("the identity's certificate")?;
-    let host = info.role.name.clone();
+    let identity = OwnIdentity::new(common)?;
+    let (tls, in_force) = (identity.tls(), identity.subscribe());
+    let host = identity.role().name.clone();
     let myself = Myself::new(host, Role::Edge);
     let address = common.tunnel.edge_address();
-    let tls =
-        ControlTls::new(&identity.ca_pem, &identity.identity.cert_pem, identity.identity.key_pem.expose_secret())?;
     let sites = Sites::open(
         &common.state_dir,
         myself.host.clone(),
@@ -71,7 +70,14 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     )?;
 
     let ((_, ports), opened) = (watch::channel(vec![common.control_port]), common.metrics_opened());
-    let link = Link::start(&common.tunnel, identity, Role::Edge, ports, opened, stop.clone()).await?;
+    let keeper = authority::Keeper::open(&common.state_dir)?;
+    let (domain, control_port) = (config.domain.clone(), common.control_port);
+    let joining = authority::joining(keeper, &common.tunnel, myself.host.clone(), domain, control_port);
+    let (stranger, strangers) = mpsc::channel(authority::STRANGERS);
+    let enrolment =
+        joining.as_ref().ok().map(|joining| authority::enrolment(joining, &in_force.borrow().identity)).transpose()?;
+    let stranger = enrolment.as_ref().map(|_| stranger);
+    let link = Link::start(&common.tunnel, in_force.clone(), Role::Edge, ports, opened, stranger, stop.clone()).await?;
     let (output, output_receiver) = watch::channel(EdgeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
     let (requests_sender, requests) = mpsc::channel(EVENTS);
@@ -81,7 +87,8 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let listener = control::bind_on_device(SocketAddrV4::new(address, common.control_port), &common.tunnel.device)?;
 
     let home = RoleUri { role: Role::Home, name: common.tunnel.peer.clone() };
-    let socket = InspectionSocket::bind(&common.control_socket)?;
+    let codes = Arc::new(authority::Codes(joining));
+    let socket = InspectionSocket::bind(&common.control_socket)?.with_codes(codes);
     let pages = common.bind_metrics(address).await?;
 
     let caddy = config.ingress.as_ref().map(|ingress| publisher::definition(common, ingress)).transpose()?;
@@ -95,11 +102,12 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         tokio::spawn(stop.clone().run_until_cancelled_owned(standstill::run(publisher.published())));
     }
     let operator = services.operator();
+    let mut watchdog = agent::watchdog(&link, &services, snapshot_receiver.clone(), stop.clone());
     let recorder = Recorder::start(StateFile::new(&common.state_dir, "timeline.json"), snapshot);
     let doctor = Doctor {
         engine: services.engine(),
         state_dir: common.state_dir.clone(),
-        identity_ends: info.not_after,
+        ends: identity.ends(),
         snapshot: snapshot_receiver.clone(),
         tunnel: link.report.clone(),
     };
@@ -110,7 +118,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         supervision: services.supervision(),
         proofs: publisher.as_ref().map(Publisher::seen),
         disks: services.disks(),
-        identity_ends: info.not_after,
+        ends: identity.ends(),
     };
     let inspected = Inspected {
         state: snapshot_receiver,
@@ -136,6 +144,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         recorder,
         requests,
         control_events,
+        published_since: BTreeMap::new(),
         asked,
         answers,
     };
@@ -147,22 +156,31 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         let stop = stop.clone();
         parts.spawn(async move { limits.serve(stop).await.context("the limits of attempts to log in") });
     }
+    if let Some(enrolment) = enrolment {
+        let stop = stop.clone();
+        parts.spawn(async move {
+            authority::serve(enrolment, in_force, strangers, stop).await;
+            Ok(())
+        });
+    }
     parts.spawn({
         let (offered, stop) = (offered.clone(), stop.clone());
-        async move {
+        let serving = async move {
             control::serve_edge(listener, tls, home, service, offered, may, stop).await.context("the control channel")
-        }
+        };
+        watchdog.attend("control channel", agent::CONTROL_DEADLINE, serving)
     });
     parts.spawn({
         let stop = stop.clone();
         async move { socket.serve(offered, configurator, opposite, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(pages, metrics.source(), stop.clone()));
-    parts.spawn(core.run(stop.clone()));
+    parts.spawn(watchdog.attend("core", agent::CORE_DEADLINE, core.run(stop.clone())));
     parts.spawn(configuration.run(stop.clone()));
+    parts.spawn(identity.run(stop.clone()));
     parts.spawn(supervision);
     parts.spawn(link.ended());
-    ready.notify();
+    ready.notify(watchdog);
 
     daemon::until_first_ends(parts, stop).await
 }

@@ -17,14 +17,13 @@ mod outside;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use agent::{Configuration, Doctor, Link, Metrics, Myself, Recorder, Services};
+use agent::{Configuration, Doctor, Link, Metrics, Myself, OwnIdentity, Recorder, Services};
 use anyhow::Context;
-use control::{ControlTls, HomeLink, HomeOutput, Inspected, InspectionSocket, Offered, Opposite, Snapshot};
+use control::{HomeLink, HomeOutput, Inspected, InspectionSocket, Offered, Opposite, Snapshot};
 use daemon::Ready;
 use daemon::config::Loaded;
 use ingress::Prober;
 use model::{Role, RoleUri};
-use secrecy::ExposeSecret;
 use state::StateFile;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -45,19 +44,17 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         Configuration::new(&config, &config.checked.common.state_dir, |config: Config| config.services)?;
     let config = config.checked;
     let common = &config.common;
-    let identity = &common.identity;
-    let info = identity.info().context("the identity's certificate")?;
-    let host = info.role.name.clone();
+    let identity = OwnIdentity::new(common)?;
+    let (tls, in_force) = (identity.tls(), identity.subscribe());
+    let host = identity.role().name.clone();
     let myself = Myself::new(host, Role::Home);
-    let tls =
-        ControlTls::new(&identity.ca_pem, &identity.identity.cert_pem, identity.identity.key_pem.expose_secret())?;
     let applied = StateFile::new(&common.state_dir, "home.json");
     let stored = applied.load()?;
 
     // The link first: services publish their ports on its address.
     let (open_tcp, ports) = watch::channel(config.services.iter().map(|service| service.port).collect());
     let opened = common.metrics_opened();
-    let link = Link::start(&common.tunnel, identity, Role::Home, ports, opened, stop.clone()).await?;
+    let link = Link::start(&common.tunnel, in_force, Role::Home, ports, opened, None, stop.clone()).await?;
     let (output, output_receiver) = watch::channel(HomeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
     let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });
@@ -67,12 +64,13 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let pages = common.bind_metrics(common.tunnel.home_address()).await?;
     let services = Services::start(common, "home-agent", config.services, Vec::new(), stop.clone())?;
     let operator = services.operator();
+    let mut watchdog = agent::watchdog(&link, &services, snapshot_receiver.clone(), stop.clone());
     let supervision = services.supervise();
     let recorder = Recorder::start(StateFile::new(&common.state_dir, "timeline.json"), snapshot);
     let doctor = Doctor {
         engine: services.engine(),
         state_dir: common.state_dir.clone(),
-        identity_ends: info.not_after,
+        ends: identity.ends(),
         snapshot: snapshot_receiver.clone(),
         tunnel: link.report.clone(),
     };
@@ -82,7 +80,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         supervision: services.supervision(),
         proofs: None,
         disks: services.disks(),
-        identity_ends: info.not_after,
+        ends: identity.ends(),
     };
     let inspected = Inspected {
         state: snapshot_receiver,
@@ -135,14 +133,15 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         async move { socket.serve(offered, configurator, opposite, stop).await.context("the agent's socket") }
     });
     parts.spawn(daemon::metrics::serve(pages, metrics.source(), stop.clone()));
-    parts.spawn(async move {
+    parts.spawn(watchdog.attend("control channel", agent::CONTROL_DEADLINE, async move {
         control.run().await;
         Ok(())
-    });
-    parts.spawn(core.run(stop.clone()));
+    }));
+    parts.spawn(watchdog.attend("core", agent::CORE_DEADLINE, core.run(stop.clone())));
     parts.spawn(configuration.run(stop.clone()));
+    parts.spawn(identity.run(stop.clone()));
     parts.spawn(supervision);
     parts.spawn(link.ended());
-    ready.notify();
+    ready.notify(watchdog);
     daemon::until_first_ends(parts, stop).await
 }

@@ -4,6 +4,7 @@ mod configuration;
 mod event;
 mod finding;
 mod ingress;
+mod join;
 mod operation;
 mod published;
 mod tunnel;

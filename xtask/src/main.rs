@@ -4,6 +4,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod package;
 mod progress;
 mod soak;
 mod test;
@@ -36,6 +37,11 @@ enum Command {
     /// Installs what is missing from Debian's packages. What cannot run here is listed as skipped with the reason; with
     /// CI=true a skip is a failure.
     Test,
+    /// Make Debian packages and tarballs of both agents
+    ///
+    /// Builds with optimisation. The same sources give the same packages, byte for byte; files bear the time of the last
+    /// commit, or that in SOURCE_DATE_EPOCH.
+    Package(package::Options),
     /// Measure over the network; needs root
     #[command(subcommand)]
     Bench(Bench),
@@ -82,6 +88,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo { check } => demo::run(check),
         Command::Test => test::run(),
+        Command::Package(options) => package::run(&options),
         Command::Bench(Bench::Tunnel(options)) => bench::run(&options),
         Command::Bench(Bench::Peers(options)) => bench::peers::run(&options),
         Command::Bench(Bench::Services) => bench::services::run(),

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 use lab::images::{self, Wanted};
-use lab::{EngineVersion, Peers, capability, packages};
+use lab::{EngineVersion, Peers, System, capability, packages};
 
 use crate::cargo::TestBinary;
 use crate::progress::Progress;
@@ -25,7 +25,12 @@ const ENGINES: (&str, &str, &str) = ("crates/supervisor", "life", "--test-thread
 /// Runs every test.
 pub(crate) fn run() -> Result<()> {
     let progress = Progress::start();
-    let needed = packages::BUILD.iter().chain(packages::LAB).chain(packages::IMAGES).chain(packages::TESTS);
+    let needed = packages::BUILD
+        .iter()
+        .chain(packages::PACKAGE)
+        .chain(packages::LAB)
+        .chain(packages::IMAGES)
+        .chain(packages::TESTS);
     let mut skipped = match packages::ensure(needed, &mut |line| eprintln!("{line}")) {
         Ok(()) => vec![],
         // Without root nothing can be installed; what can run without still does.
@@ -50,6 +55,7 @@ pub(crate) fn run() -> Result<()> {
         }
         Peers::provide(&mut |line| progress.step(line))?;
         EngineVersion::Sid.provide(&mut |line| progress.step(line))?;
+        System::provide(&mut |line| progress.step(line))?;
         // The image's Caddy runs on this machine too, for the tests that need no engine.
         let caddy = images::one(Wanted::Caddy, &mut |line| progress.step(line))?;
         let caddy = caddy.extract("usr/bin/caddy", &cargo::workspace().join("target/caddy"));

@@ -7,11 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
+use http_body_util::Full;
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response, Uri};
-use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -75,7 +73,7 @@ impl HttpClient for Http {
         Box::pin(async move {
             let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
             let late = |_| BoxError::from(format!("no answer within {} s", DEADLINE.as_secs()));
-            let answer = timeout(DEADLINE, exchange(tls, request)).await.map_err(late).flatten();
+            let answer = timeout(DEADLINE, asked(tls, request)).await.map_err(late).flatten();
             let answer = answer.map_err(|error| {
                 let told = format!("the ACME server {host} cannot be asked: {}", crate::challenge::chain(&*error));
                 instant_acme::Error::Other(told.into())
@@ -85,7 +83,7 @@ impl HttpClient for Http {
     }
 }
 
-async fn exchange(
+async fn asked(
     tls: Arc<ClientConfig>,
     mut request: Request<BodyWrapper<Bytes>>,
 ) -> Result<Response<Full<Bytes>>, BoxError> {
@@ -99,19 +97,8 @@ async fn exchange(
     request.headers_mut().insert(HOST, HeaderValue::from_str(authority.as_str())?);
     *request.uri_mut() =
         uri.path_and_query().map_or_else(|| Ok(Uri::from_static("/")), |path| path.as_str().parse())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let exchange = async {
-        let (head, body) = sender.send_request(request).await?.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
-        Ok(Response::from_parts(head, Full::new(body)))
-    };
-    tokio::pin!(exchange);
-    tokio::pin!(connection);
-    // The connection only moves bytes for the exchange; whether it then ends well does not matter.
-    tokio::select! {
-        answer = &mut exchange => answer,
-        _ = &mut connection => exchange.await,
-    }
+    let (head, body) = exchange::exchange(stream, request, MAX_BODY).await?.into_parts();
+    Ok(Response::from_parts(head, Full::new(body)))
 }
 
 fn trust(error: io::Error) -> BoxError {

@@ -23,6 +23,8 @@ use crate::schedule;
 
 /// The clock may be set meanwhile: when to renew is looked at this often.
 const LOOK: Duration = Duration::from_secs(600);
+/// Between a certificate and the next order at least, unless it lives for less than three times that.
+const PAUSE: Duration = Duration::from_secs(3600);
 
 /// What is to be kept.
 #[derive(Debug, Clone)]
@@ -64,6 +66,8 @@ pub struct Failure {
     pub reason: String,
     /// When the next is made.
     pub again: SystemTime,
+    /// Whether the new certificate is in force, and only could not be stored.
+    pub is_in_force: bool,
 }
 
 /// What is stored.
@@ -102,6 +106,8 @@ pub struct Keeper {
     dir: PathBuf,
     /// When to renew the one in force.
     renewal: Option<SystemTime>,
+    /// Between a certificate and the next order at least: where the clock is wrong, a new one may be due at once.
+    pause: Duration,
     /// Whether the file holds something older than what is in force.
     unsaved: bool,
     status: watch::Sender<Status>,
@@ -125,7 +131,8 @@ impl Keeper {
         state::private_dir(dir).map_err(|source| OpenError::Directory { dir: dir.to_owned(), source })?;
         let (status, receiver) = watch::channel(Status::default());
         let dir = dir.to_owned();
-        let mut keeper = Self { plan, challenge, dns, http, file, stored, dir, renewal: None, unsaved: false, status };
+        let mut keeper =
+            Self { plan, challenge, dns, http, file, stored, dir, renewal: None, pause: PAUSE, unsaved: false, status };
         if let Some(certificate) = keeper.stored.certificate.clone()
             && let Err(error) = keeper.put_in_force(&certificate)
         {
@@ -146,6 +153,13 @@ impl Keeper {
             let Err(error) = self.renew().await else {
                 failures = 0;
                 self.status.send_modify(|status| status.failure = None);
+                if self.renewal.is_some_and(|due| due <= SystemTime::now()) {
+                    warn!(
+                        names = self.plan.names.join(", "),
+                        "the new certificate is due for renewal already: is this host's clock right?"
+                    );
+                    sleep(self.pause).await;
+                }
                 continue;
             };
             failures += 1;
@@ -153,7 +167,8 @@ impl Keeper {
             let reason = chain(&error);
             warn!(names = self.plan.names.join(", "), reason, again_seconds = pause.as_secs(), "no certificate");
             let again = SystemTime::now() + pause;
-            self.status.send_modify(|status| status.failure = Some(Failure { reason, again }));
+            let is_in_force = self.unsaved;
+            self.status.send_modify(|status| status.failure = Some(Failure { reason, again, is_in_force }));
             sleep(pause).await;
         }
     }
@@ -176,7 +191,14 @@ impl Keeper {
     async fn order(&mut self) -> Result<(), KeepError> {
         info!(names = self.plan.names.join(", "), server = self.plan.directory, "ordering a certificate by DNS-01");
         let account = match self.stored.account.as_ref().filter(|account| account.is_of(&self.plan.directory)) {
-            Some(known) => known.open(self.http.clone()).await?,
+            Some(known) => {
+                let opened = known.open(self.http.clone()).await;
+                // What cannot be read will not be read later: the next order makes another.
+                if matches!(opened, Err(OrderError::Account(_))) {
+                    self.stored.account = None;
+                }
+                opened?
+            }
             None => {
                 let email = self.plan.email.as_deref();
                 let (account, stored) = account::create(self.http.clone(), &self.plan.directory, email).await?;
@@ -208,6 +230,7 @@ impl Keeper {
             state::write_private(&file, text.as_bytes())
                 .map_err(|source| KeepError::Write { file: file.clone(), source })?;
         }
+        self.pause = (read.not_after.duration_since(read.not_before).unwrap_or_default() / 3).min(PAUSE);
         self.renewal = Some(schedule::renewal(read.not_before, read.not_after, rand::random()));
         let seconds = read.not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
         info!(names = certificate.names.join(", "), ends_in_hours = seconds / 3600, "certificate by DNS-01 in force");

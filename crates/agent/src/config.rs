@@ -13,6 +13,8 @@ use pki::HostIdentity;
 use serde::Deserialize;
 use tunnel::{Cipher, Offload, Remote, TlsVersion};
 
+use crate::link;
+
 /// `[log]` as written.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -108,6 +110,8 @@ pub struct Written {
 /// The checked form of [`Written`].
 #[derive(Debug)]
 pub struct Common {
+    /// Where this host's identity lies.
+    pub identity_dir: PathBuf,
     /// Who this host is.
     pub identity: HostIdentity,
     /// Where state is kept.
@@ -205,7 +209,8 @@ impl Written {
     /// # Errors
     /// Naming the key.
     pub fn check(self, role: Role) -> Result<Common, Invalid> {
-        let identity_dir = self.identity_dir.unwrap_or_else(|| PathBuf::from("/etc/cloudathome/identity"));
+        let state_dir = absolute("state_dir", self.state_dir, "/var/lib/cloudathome")?;
+        let identity_dir = self.identity_dir.unwrap_or_else(|| state_dir.join("identity"));
         let log_filter = self.log.filter.unwrap_or_else(|| "info".to_owned());
         logs::check_filter(&log_filter).map_err(|reason| Invalid::new("log.filter", reason))?;
         let metrics_listen = match self.metrics.listen {
@@ -220,10 +225,13 @@ impl Written {
         }
         let default_socket = format!("/run/cloudathome/{role}.sock");
         let identity = identity(&identity_dir, role)?;
-        let tunnel = self.tunnel.check(&identity)?;
+        let tunnel = self.tunnel.check(&identity, &state_dir)?;
+        link::protection(&tunnel.mode, &identity)
+            .map_err(|error| Invalid::new("identity_dir", format_args!("{error:#}")))?;
         Ok(Common {
+            identity_dir,
             identity,
-            state_dir: absolute("state_dir", self.state_dir, "/var/lib/cloudathome")?,
+            state_dir,
             log_format: self.log.format,
             log_filter,
             metrics_listen,
@@ -257,7 +265,7 @@ impl ControlSection {
 }
 
 impl TunnelSection {
-    fn check(self, identity: &HostIdentity) -> Result<TunnelSettings, Invalid> {
+    fn check(self, identity: &HostIdentity, state_dir: &Path) -> Result<TunnelSettings, Invalid> {
         let mode = match self.mode {
             TunnelMode::Listen => {
                 if !self.remotes.is_empty() {
@@ -321,10 +329,9 @@ impl TunnelSection {
                 ));
             }
         };
-        let crl = match self.crl {
-            None => None,
-            Some(path) => Some(revocation_list(path, identity)?),
-        };
+        // That of an authority of this host's own is in force at once.
+        let own = || Some(state_dir.join("authority").join("crl.pem")).filter(|path| path.exists());
+        let crl = self.crl.or_else(own).map(|path| revocation_list(path, identity)).transpose()?;
         let offload = match self.offload.as_deref() {
             None => Offload::default(),
             Some(word) => word.parse().map_err(|error| Invalid::new("tunnel.offload", error))?,

@@ -14,6 +14,8 @@ use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::identity::Ends;
+
 /// For a single look.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// With less room than this services fail.
@@ -41,8 +43,8 @@ pub struct Doctor {
     pub engine: Arc<DockerEngine>,
     /// Where state is kept.
     pub state_dir: PathBuf,
-    /// When this host's certificate ends.
-    pub identity_ends: SystemTime,
+    /// When this host's identity ends.
+    pub ends: watch::Receiver<Ends>,
     /// How both hosts are.
     pub snapshot: watch::Receiver<Snapshot>,
     /// This host's end of the tunnel.
@@ -53,7 +55,8 @@ impl control::Doctor for Doctor {
     fn examine(&self) -> BoxFuture<'static, Vec<Finding>> {
         let status = self.snapshot.borrow().local.clone();
         let report = self.tunnel.borrow().clone();
-        let (engine, state_dir, ends) = (Arc::clone(&self.engine), self.state_dir.clone(), self.identity_ends);
+        let (engine, state_dir) = (Arc::clone(&self.engine), self.state_dir.clone());
+        let ends = self.ends.borrow().certificate;
         Box::pin(async move {
             let asked = timeout(DEADLINE, engine.info());
             let (asked, names) = join(asked, names(&status)).await;

@@ -13,16 +13,19 @@ use hostnet::{LinkState, Netlink, Wanted};
 use model::{Role, RoleUri, TunnelReport, TunnelState, TunnelStatus};
 use pki::HostIdentity;
 use secrecy::ExposeSecret;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{
-    Device, DevicePath, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen, MssFix, NameCheck, PeerConnected, Snapshot,
-    StaticKey, StaticPeer, TlsMaterial, TunnelConfig,
+    ClientKey, Command, ControlProtection, Device, DevicePath, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen,
+    MssFix, NameCheck, PeerConnected, ServerKey, ServerV2, Snapshot, StaticKey, StaticPeer, Stranger, TlsMaterial,
+    TunnelConfig, TunnelIdentity,
 };
 
 use crate::config::{Mode, TunnelSettings};
+use crate::identity::InForce;
 use crate::report::report;
 
 /// Peers at a time, the opposite agent and devices together.
@@ -33,6 +36,9 @@ const KEEPALIVE: Keepalive = Keepalive { ping: Duration::from_secs(2), ping_rest
 
 /// Wait before the listener is dialed again after it refused us for good. Its owner may have put that right.
 const AFTER_REFUSAL: Duration = Duration::from_secs(60);
+
+/// Wait before the tunnel is told again of an identity that it could not use.
+const IDENTIFY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the agent sees of its tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,22 +60,26 @@ pub struct Link {
     pub report: watch::Receiver<TunnelReport>,
     /// Whether the opposite agent can be reached through it.
     pub up: watch::Receiver<bool>,
+    /// Counts on while the tunnel's thread goes on.
+    pub pulse: watch::Receiver<u64>,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Link {
     /// Puts the link and its address in place and starts the tunnel, through which peers may open the TCP ports
-    /// `open_tcp` of this host, which may change, and the opposite agent's host also `opposite_tcp`.
+    /// `open_tcp` of this host, which may change, and the opposite agent's host also `opposite_tcp`. A listener gives
+    /// connections that speak TLS to `strangers`.
     ///
     /// # Errors
     /// When the subnet is in use on another link, the kernel refuses the device or its address, or the tunnel cannot
     /// start (port taken, unusable certificate).
     pub async fn start(
         settings: &TunnelSettings,
-        identity: &HostIdentity,
+        mut identity: watch::Receiver<InForce>,
         role: Role,
         open_tcp: watch::Receiver<Vec<u16>>,
         opposite_tcp: Option<u16>,
+        strangers: Option<mpsc::Sender<Stranger>>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let netlink = Netlink::open()?;
@@ -83,7 +93,10 @@ impl Link {
         let opposite_tcp = opposite_tcp.map(|port| OpenTcp { port, from: Some(opposite_address) });
         let opposite =
             RoleUri { role: if role == Role::Edge { Role::Home } else { Role::Edge }, name: settings.peer.clone() };
-        let config = tunnel_config(settings, identity, address, &opposite)?;
+        let mut config = tunnel_config(settings, &identity.borrow_and_update(), address, &opposite)?;
+        if let tunnel::Mode::Listen(listen) = &mut config.mode {
+            listen.strangers = strangers;
+        }
         let device = Device::open_persistent(&settings.device, config.offload)?;
         let state = match &settings.mode {
             Mode::Listen(_) => TunnelState::Listening,
@@ -102,6 +115,8 @@ impl Link {
             settings: settings.clone(),
             idle: state,
             opposite: opposite.to_string(),
+            identity,
+            identify_again: None,
             usual_mtu: config.tun_mtu,
             mtu: config.tun_mtu,
             device_path: device.path(),
@@ -117,8 +132,9 @@ impl Link {
         };
         worker.apply().await?;
         let handle = tunnel::start(config, device, stop)?;
+        let pulse = handle.pulse.clone();
         let task = tokio::spawn(worker.run(handle));
-        Ok(Self { view: view_receiver, report: report_receiver, up: up_receiver, task })
+        Ok(Self { view: view_receiver, report: report_receiver, up: up_receiver, pulse, task })
     }
 
     /// Waits until the tunnel has ended, which it does when asked to, or when its device or socket is gone.
@@ -130,17 +146,39 @@ impl Link {
     }
 }
 
+/// How an identity's key protects the control channel: a listener needs a tls-crypt-v2 server key, a dialer its own
+/// client key, or both the same static key.
+pub(crate) fn protection(mode: &Mode, identity: &HostIdentity) -> anyhow::Result<ControlProtection> {
+    let text = identity.tls_crypt.expose_secret();
+    Ok(match (identity.is_v2(), mode) {
+        (false, _) => ControlProtection::TlsCrypt(StaticKey::parse(text).context("the identity's tls-crypt key")?),
+        (true, Mode::Dial(_)) => {
+            let key =
+                ClientKey::parse(text).context("the identity's tls-crypt-v2 key, of a client as a dialer needs it")?;
+            ControlProtection::TlsCryptV2(key)
+        }
+        (true, Mode::Listen(_)) => {
+            let key = ServerKey::parse(text)
+                .context("the identity's tls-crypt-v2 key, of a server as a listener needs it")?;
+            // Clients too old to send their key again would need a session before they have shown their address.
+            ControlProtection::TlsCryptV2Listener(ServerV2 {
+                key,
+                older: Vec::new(),
+                max_age: None,
+                allow_noncookie: false,
+                beside: None,
+            })
+        }
+    })
+}
+
 fn tunnel_config(
     settings: &TunnelSettings,
-    identity: &HostIdentity,
+    in_force: &InForce,
     address: Ipv4Addr,
     opposite: &RoleUri,
 ) -> anyhow::Result<TunnelConfig> {
-    let tls = TlsMaterial {
-        ca_pem: identity.ca_pem.clone(),
-        cert_pem: identity.identity.cert_pem.clone(),
-        key_pem: identity.identity.key_pem.clone(),
-    };
+    let TunnelIdentity { tls, crl, protection } = tunnel_identity(&settings.mode, in_force)?;
     let peer_address = match opposite.role {
         Role::Edge => settings.edge_address(),
         Role::Home | Role::Device => settings.home_address(),
@@ -163,11 +201,10 @@ fn tunnel_config(
             beside: true,
         }),
     };
-    let tls_crypt = StaticKey::parse(identity.tls_crypt.expose_secret()).context("the identity's tls-crypt key")?;
-    let mut config = TunnelConfig::new(mode, tls, Some(tls_crypt));
+    let mut config = TunnelConfig::new(mode, tls, protection);
     config.data_ciphers.clone_from(&settings.data_ciphers);
     config.tls_version_min = settings.tls_version_min;
-    config.crl.clone_from(&settings.crl);
+    config.crl = crl;
     config.offload = settings.offload;
     match settings.mtu {
         None => config.fit_routes(),
@@ -181,6 +218,17 @@ fn tunnel_config(
     Ok(config)
 }
 
+/// What the tunnel is told of who this host is.
+fn tunnel_identity(mode: &Mode, in_force: &InForce) -> anyhow::Result<TunnelIdentity> {
+    let identity = &in_force.identity;
+    let tls = TlsMaterial {
+        ca_pem: identity.ca_pem.clone(),
+        cert_pem: identity.identity.cert_pem.clone(),
+        key_pem: identity.identity.key_pem.clone(),
+    };
+    Ok(TunnelIdentity { tls, crl: in_force.crl.clone(), protection: protection(mode, identity)? })
+}
+
 /// Owns the link's state.
 struct Worker {
     netlink: Netlink,
@@ -189,6 +237,10 @@ struct Worker {
     idle: TunnelState,
     /// The opposite agent's name in its certificate.
     opposite: String,
+    /// Who this host is.
+    identity: watch::Receiver<InForce>,
+    /// When the tunnel is told once more, which could not use it.
+    identify_again: Option<Instant>,
     /// As configured or pushed, for as long as the path is not known.
     usual_mtu: u16,
     mtu: u16,
@@ -220,6 +272,8 @@ impl Worker {
                 },
                 Ok(()) = handle.snapshot.changed() => {}
                 Ok(()) = self.open_tcp.changed() => self.settle().await,
+                Ok(()) = self.identity.changed() => self.identify(&handle),
+                () = at(self.identify_again) => self.identify(&handle),
             }
             let snapshot = handle.snapshot.borrow_and_update().clone();
             let link = (snapshot.data_path.device, snapshot.mtu.unwrap_or(self.usual_mtu));
@@ -263,6 +317,11 @@ impl Worker {
                     self.view.send_modify(|view| view.address = address);
                 }
             }
+            Event::Identified(Ok(())) => info!("the tunnel has the new identity"),
+            Event::Identified(Err(reason)) => {
+                warn!(reason, "the tunnel cannot use the new identity; it is tried again");
+                self.identify_again = Some(Instant::now() + IDENTIFY_AGAIN);
+            }
             Event::PeerConnected(peer) => self.connected(peer).await,
             Event::PeerDisconnected { peer, identity, reason } => {
                 info!(peer = identity.common_name, %reason, "peer disconnected");
@@ -279,6 +338,19 @@ impl Worker {
                     self.reason = Some(reason.to_string());
                 }
             }
+        }
+    }
+
+    /// Tells the tunnel who this host is now.
+    fn identify(&mut self, handle: &Handle) {
+        self.identify_again = None;
+        let told = tunnel_identity(&self.settings.mode, &self.identity.borrow_and_update()).and_then(|identity| {
+            let command = Command::Identify(Box::new(identity));
+            handle.commands.try_send(command).context("the tunnel takes no commands")
+        });
+        if let Err(error) = told {
+            warn!(error = format!("{error:#}"), "the tunnel does not know of the new identity; it is tried again");
+            self.identify_again = Some(Instant::now() + IDENTIFY_AGAIN);
         }
     }
 
@@ -369,6 +441,14 @@ impl Worker {
             changed
         });
         self.up.send_if_modified(|up| std::mem::replace(up, connected) != connected);
+    }
+}
+
+/// Waits for a time; for ever where there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::Common;
+use crate::identity::Ends;
 use crate::services::Supervision;
 
 pub use disks::{Disk, watch_disks};
@@ -67,8 +68,8 @@ pub struct Metrics {
     pub proofs: Option<watch::Receiver<NameProofs>>,
     /// Room on its disks.
     pub disks: watch::Receiver<Vec<Disk>>,
-    /// When its own certificate ends.
-    pub identity_ends: SystemTime,
+    /// When its identity ends.
+    pub ends: watch::Receiver<Ends>,
 }
 
 impl Metrics {
@@ -81,7 +82,7 @@ impl Metrics {
     /// Every metric, those without samples too. Names start with `cloudathome_`; the label `host` is in each.
     fn families(&self) -> Vec<Family> {
         let status = self.snapshot.borrow().local.clone();
-        let mut families = agent(&status, self.identity_ends);
+        let mut families = agent(&status, self.ends.borrow().certificate);
         families.extend(control(&status));
         families.extend(tunnel::families(&status, &self.tunnel.borrow()));
         families.extend(services::families(&status, &self.supervision));

@@ -12,6 +12,8 @@ use model::ConfigChange;
 use secrecy::SecretString;
 use toml::{Table, Value};
 
+use crate::identity;
+
 /// In place of a secret.
 const MASK: &str = "***";
 /// Words in the name of what is secret.
@@ -19,8 +21,6 @@ const SECRET: [&str; 7] = ["password", "passwd", "passphrase", "secret", "token"
 /// Keys, besides those that end with `_file` and those below `secrets`, whose value names a file that is read when the
 /// configuration is.
 const FILES: [&str; 4] = ["acme_api_root", "acme_issuer_root", "basic_auth", "issuer_root"];
-/// Files of an identity.
-const IDENTITY: [&str; 4] = ["ca.crt", "host.crt", "host.key", "tls-crypt.key"];
 /// What changes without a new start.
 const CHANGES_LIVE: &str = "services.";
 
@@ -58,7 +58,7 @@ impl Settings {
                     let named = named_files(path, value);
                     let setting = Setting {
                         shown: shown(path, value, &mut self.secrets),
-                        fingerprint: fingerprint(value, &named, &mut self.secrets),
+                        fingerprint: fingerprint(value, &named, *path == ["identity_dir"], &mut self.secrets),
                     };
                     self.set.insert(path.join("."), setting);
                 }
@@ -111,11 +111,11 @@ fn shown(path: &[&str], value: &Value, secrets: &mut Vec<SecretString>) -> Strin
         secrets.push(value.as_str().map_or_else(|| value.to_string(), str::to_owned).into());
         return format!("\"{MASK}\"");
     }
-    masked(value, secrets).to_string()
+    masked_value(value, secrets).to_string()
 }
 
 /// A value without the secrets in its texts: those of `--password=x`, of the word after `--password`, and in addresses.
-fn masked(value: &Value, secrets: &mut Vec<SecretString>) -> Value {
+fn masked_value(value: &Value, secrets: &mut Vec<SecretString>) -> Value {
     match value {
         Value::String(text) => Value::String(masked_text(text, secrets)),
         Value::Array(items) => {
@@ -128,13 +128,19 @@ fn masked(value: &Value, secrets: &mut Vec<SecretString>) -> Value {
                         secrets.push(secret.clone().into());
                         Value::String(MASK.to_owned())
                     }
-                    item => masked(item, secrets),
+                    item => masked_value(item, secrets),
                 }
             };
             Value::Array(items.iter().map(mask).collect())
         }
         other => other.clone(),
     }
+}
+
+/// A text for people without what looks like a secret in it.
+#[must_use]
+pub fn masked(text: &str) -> String {
+    masked_text(text, &mut Vec::new())
 }
 
 fn masked_text(text: &str, secrets: &mut Vec<SecretString>) -> String {
@@ -169,13 +175,14 @@ fn without_login(word: &str, secrets: &mut Vec<SecretString>) -> String {
 fn named_files(path: &[&str], value: &Value) -> Vec<PathBuf> {
     match value.as_str().map(Path::new) {
         Some(file) if names_file(path) => vec![file.to_owned()],
-        Some(dir) if path == ["identity_dir"] => IDENTITY.iter().map(|name| dir.join(name)).collect(),
+        Some(dir) if path == ["identity_dir"] => identity::FILES.iter().map(|name| dir.join(name)).collect(),
         _ => vec![],
     }
 }
 
-/// By a key of this process' own: a fingerprint tells nobody anything of a secret.
-fn fingerprint(value: &Value, files: &[PathBuf], secrets: &mut Vec<SecretString>) -> u64 {
+/// By a key of this process' own: a fingerprint tells nobody anything of a secret. What is in files that are followed anyway is no
+/// part of it.
+fn fingerprint(value: &Value, files: &[PathBuf], followed: bool, secrets: &mut Vec<SecretString>) -> u64 {
     static KEY: OnceLock<RandomState> = OnceLock::new();
     let mut hasher = KEY.get_or_init(RandomState::new).build_hasher();
     hasher.write(value.to_string().as_bytes());
@@ -183,9 +190,12 @@ fn fingerprint(value: &Value, files: &[PathBuf], secrets: &mut Vec<SecretString>
         // One that is not there has another fingerprint than an empty one.
         match fs::read(file) {
             Ok(content) => {
-                hasher.write(&content);
+                if !followed {
+                    hasher.write(&content);
+                }
                 secrets.push(String::from_utf8_lossy(&content).into_owned().into());
             }
+            Err(_) if followed => {}
             Err(_) => hasher.write_u8(1),
         }
     }
@@ -272,7 +282,10 @@ mail = { password_file = "/etc/cloudathome/smtp" }
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].from, changes[0].to);
         let identity = settings(&format!("identity_dir = {:?}\n", dir.path()));
-        fs::write(dir.path().join("host.key"), "key").unwrap();
-        assert!(identity.changes(&settings(&format!("identity_dir = {:?}\n", dir.path())))[0].needs_restart);
+        // The agent follows the identity by itself.
+        fs::write(dir.path().join("host.key"), "geheim2").unwrap();
+        let newer = settings(&format!("identity_dir = {:?}\n", dir.path()));
+        assert!(identity.changes(&newer).is_empty());
+        assert!(newer.secrets().iter().any(|secret| secret.expose_secret() == "geheim2"));
     }
 }

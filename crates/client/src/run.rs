@@ -208,7 +208,8 @@ impl Connection<'_> {
 
     async fn event(&mut self, event: Event, snapshot: &Snapshot) -> Result<(), RunError> {
         match event {
-            Event::Listening { .. } => {}
+            // It is told nothing of the kind.
+            Event::Listening { .. } | Event::Identified(_) => {}
             Event::Connecting { remote } => {
                 self.say(&format!("connecting to {remote}"));
                 let done = self.session.keep_out(remote.canonical_address().ip()).await?;

@@ -7,22 +7,23 @@ use std::task::{Context, Poll};
 use model::RoleUri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::Connected;
 
 /// The connection. Reading from it fails once it is ended, by which HTTP/2 learns of that.
 pub(crate) struct PeerConnection<S> {
     stream: S,
     peer: RoleUri,
-    end: Pin<Box<WaitForCancellationFutureOwned>>,
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: bool,
     _held: Option<OwnedSemaphorePermit>,
     _gone: Option<DropGuard>,
 }
 
 impl<S> PeerConnection<S> {
-    /// A connection with `peer` that ends when `end` is cancelled.
-    pub(crate) fn new(stream: S, peer: RoleUri, end: CancellationToken) -> Self {
-        Self { stream, peer, end: Box::pin(end.cancelled_owned()), _held: None, _gone: None }
+    /// A connection with `peer` that ends with `end`.
+    pub(crate) fn new(stream: S, peer: RoleUri, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { stream, peer, end: Box::pin(end), ended: false, _held: None, _gone: None }
     }
 
     /// The same, holding its place among those that there may be.
@@ -46,7 +47,8 @@ impl<S> Connected for PeerConnection<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for PeerConnection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.end.as_mut().poll(cx).is_ready() {
+        self.ended = self.ended || self.end.as_mut().poll(cx).is_ready();
+        if self.ended {
             return Poll::Ready(Err(io::Error::from(io::ErrorKind::ConnectionAborted)));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)

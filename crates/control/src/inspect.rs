@@ -1,5 +1,6 @@
 //! The inspection service on the agent's unix socket, and its client.
 
+use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Code, Request, Response, Status};
 
+use crate::codes::{JoinCodes, Served};
 use crate::configuration::{Configuration, Configurator};
 use crate::offered::Offered;
 use crate::operate::{OperationsClient, broken_off};
@@ -145,7 +147,7 @@ pub enum InspectorError {
 }
 
 impl InspectorError {
-    fn of_call(status: Status) -> Self {
+    pub(crate) fn of_call(status: Status) -> Self {
         match status.code() {
             Code::Unimplemented => Self::Unknown,
             Code::FailedPrecondition => Self::Refused(proto::bounded(status.message())),
@@ -157,10 +159,16 @@ impl InspectorError {
 }
 
 /// The inspection service's socket, bound and not served yet.
-#[derive(Debug)]
 pub struct InspectionSocket {
     listener: UnixListener,
     path: PathBuf,
+    codes: Option<Arc<dyn JoinCodes>>,
+}
+
+impl fmt::Debug for InspectionSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InspectionSocket").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl InspectionSocket {
@@ -170,7 +178,14 @@ impl InspectionSocket {
     /// When the socket cannot be made.
     pub fn bind(path: &Path) -> Result<Self, InspectorError> {
         let listener = bind(path).map_err(|source| InspectorError::Bind { path: path.to_owned(), source })?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), codes: None })
+    }
+
+    /// Serves join codes too.
+    #[must_use]
+    pub fn with_codes(mut self, codes: Arc<dyn JoinCodes>) -> Self {
+        self.codes = Some(codes);
+        self
     }
 
     /// Serves what is `offered`, and the configuration, and hands on what is for the opposite agent, until stopped, and removes the
@@ -187,9 +202,11 @@ impl InspectionSocket {
     ) -> Result<(), InspectorError> {
         let configuration = v1::configuration_server::ConfigurationServer::new(Configuration(configurator))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let serving = Server::builder()
-            .add_routes(offered.to_ourselves().add_service(configuration).add_service(opposite))
-            .serve_with_incoming(UnixListenerStream::new(self.listener));
+        let mut routes = offered.to_ourselves().add_service(configuration).add_service(opposite);
+        if let Some(codes) = self.codes {
+            routes = routes.add_service(v1::join_codes_server::JoinCodesServer::new(Served(codes)));
+        }
+        let serving = Server::builder().add_routes(routes).serve_with_incoming(UnixListenerStream::new(self.listener));
         // Not gracefully: a client that keeps its connection must not keep the agent.
         let served = stop.run_until_cancelled(serving).await;
         drop(fs::remove_file(&self.path));
@@ -410,6 +427,10 @@ impl Inspector {
     pub async fn secrets(&mut self) -> Result<Vec<SecretString>, InspectorError> {
         let answer = self.configuration().secrets(v1::SecretsRequest {}).await;
         Ok(answer.map_err(InspectorError::of_call)?.into_inner().secrets.into_iter().map(Into::into).collect())
+    }
+
+    pub(crate) fn codes_client(&self) -> v1::join_codes_client::JoinCodesClient<Channel> {
+        v1::join_codes_client::JoinCodesClient::new(self.channel.clone())
     }
 
     fn configuration(&self) -> v1::configuration_client::ConfigurationClient<Channel> {

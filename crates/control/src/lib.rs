@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod codes;
 mod configuration;
 mod connection;
 mod exchange;
@@ -31,6 +32,7 @@ mod session;
 mod tls;
 
 pub use clock::Clocks;
+pub use codes::JoinCodes;
 pub use configuration::Configurator;
 pub use inspect::{Doctor, Inspected, InspectionSocket, Inspector, InspectorError, Snapshot, Timelines};
 pub use listen::{ListenError, bind_on_device, serve_edge};

@@ -139,7 +139,9 @@ impl Door {
             warn!(home = %self.home, "home has too many connections; one more is refused");
             return;
         };
-        let connection = PeerConnection::new(stream, self.home, self.stop).holding(held);
+        let revoked = self.tls.until_revoked(stream.get_ref().1.peer_certificates());
+        let end = async move { self.stop.run_until_cancelled_owned(revoked).await.unwrap_or_default() };
+        let connection = PeerConnection::new(stream, self.home, end).holding(held);
         match purpose {
             Purpose::Session => drop(self.accepted.send(Ok(connection)).await),
             Purpose::Calls => match timeout(CONNECT_DEADLINE, opposite::client(connection)).await {

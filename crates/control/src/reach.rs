@@ -26,10 +26,9 @@ impl HomeLink {
     }
 
     async fn answer_on_one(&self) -> Result<(), String> {
-        let stream = self.connect(Purpose::Calls).await?;
         let (end, gone) = (CancellationToken::new(), CancellationToken::new());
         let _end = end.clone().drop_guard();
-        let connection = PeerConnection::new(stream, self.edge.clone(), end).telling(gone.clone());
+        let connection = self.connect(Purpose::Calls, end).await?.telling(gone.clone());
         let incoming = tokio_stream::once(Ok::<_, std::io::Error>(connection)).chain(tokio_stream::pending());
         let routes = self.offered.to_opposite(&self.edge.name, self.may);
         let serving = opposite::server().add_routes(routes).serve_with_incoming(incoming);
@@ -50,8 +49,12 @@ impl HomeLink {
         text
     }
 
-    /// A connection to the edge over the tunnel's link.
-    pub(crate) async fn connect(&self, purpose: Purpose) -> Result<TlsStream<TcpStream>, String> {
+    /// A connection to the edge over the tunnel's link, until `end` is cancelled or the edge's certificate revoked.
+    pub(crate) async fn connect(
+        &self,
+        purpose: Purpose,
+        end: CancellationToken,
+    ) -> Result<PeerConnection<TlsStream<TcpStream>>, String> {
         let socket = TcpSocket::new_v4().map_err(|error| self.failed("opening a socket for", &error))?;
         socket
             .bind_device(Some(self.device.as_bytes()))
@@ -62,6 +65,9 @@ impl HomeLink {
             .map_err(|_| format!("the edge's control address {} does not answer through the tunnel", self.address))?
             .map_err(|error| self.failed("connecting to", &error))?;
         let identified = self.tls.connect(stream, &self.edge, purpose).await;
-        identified.map_err(|error| self.failed("identifying", &error))
+        let stream = identified.map_err(|error| self.failed("identifying", &error))?;
+        let revoked = self.tls.until_revoked(stream.get_ref().1.peer_certificates());
+        let end = async move { end.run_until_cancelled_owned(revoked).await.unwrap_or_default() };
+        Ok(PeerConnection::new(stream, self.edge.clone(), end))
     }
 }

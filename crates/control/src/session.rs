@@ -474,7 +474,8 @@ impl HomeLink {
         use v1::home_message::Message as Out;
         let wrap = |message| v1::HomeMessage { message: Some(message) };
 
-        let stream = self.connect(Purpose::Session).await.map_err(Ended::Refused)?;
+        let stream = self.connect(Purpose::Session, CancellationToken::new()).await;
+        let stream = stream.map_err(Ended::Refused)?;
         let channel = opposite::client(stream).await;
         let channel = channel.map_err(|error| Ended::Refused(self.failed("opening HTTP/2 to", &error)))?;
         let mut client = v1::control_client::ControlClient::new(channel.clone())

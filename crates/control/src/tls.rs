@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use model::RoleUri;
+use pki::Revoked;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tracing::warn;
 
 use crate::CONNECT_DEADLINE;
 
@@ -48,6 +51,12 @@ pub enum TlsError {
         /// Whom it should name.
         wanted: RoleUri,
     },
+    /// The certificate counts no more.
+    #[error("the certificate of {peer} has been revoked")]
+    Revoked {
+        /// Whom the certificate names.
+        peer: RoleUri,
+    },
     /// No certificate was presented.
     #[error("the peer presented no certificate")]
     NoCertificate,
@@ -76,9 +85,16 @@ impl Purpose {
     }
 }
 
-/// The TLS configuration of one agent, for both directions.
+/// The TLS of one agent, for both directions. All clones are one: what replaces identity or lists in one does in all.
 #[derive(Clone)]
 pub struct ControlTls {
+    configs: Arc<watch::Sender<Configs>>,
+    revoked: Arc<watch::Sender<Arc<Revoked>>>,
+}
+
+/// What connections begin with.
+#[derive(Clone)]
+struct Configs {
     server: Arc<ServerConfig>,
     session: Arc<ClientConfig>,
     calls: Arc<ClientConfig>,
@@ -90,12 +106,8 @@ impl std::fmt::Debug for ControlTls {
     }
 }
 
-impl ControlTls {
-    /// Makes the configuration from PEM texts: the private CA, this host's chain, and its key.
-    ///
-    /// # Errors
-    /// When a text is not PEM, or the key does not fit the certificate.
-    pub fn new(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self, TlsError> {
+impl Configs {
+    fn new(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self, TlsError> {
         let pem = |what| move |source| TlsError::Pem { what, source };
         let certificates = |what, text: &str| {
             CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(pem(what))
@@ -127,6 +139,57 @@ impl ControlTls {
         let (session, calls) = (client_for(Purpose::Session), client_for(Purpose::Calls));
         Ok(Self { server: Arc::new(server), session, calls })
     }
+}
+
+impl ControlTls {
+    /// Makes it from PEM texts: the private CA, or the two that are trusted while one takes the place of the other, this host's
+    /// chain, and its key. Nobody is revoked.
+    ///
+    /// # Errors
+    /// When a text is not PEM, or the key does not fit the certificate.
+    pub fn new(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self, TlsError> {
+        let configs = Configs::new(ca_pem, cert_pem, key_pem)?;
+        Ok(Self { configs: Arc::new(watch::Sender::new(configs)), revoked: Arc::default() })
+    }
+
+    /// Begins connections with another identity from now on; those that are open go on.
+    ///
+    /// # Errors
+    /// As [`ControlTls::new`]; then all is as it was.
+    pub fn replace(&self, ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<(), TlsError> {
+        self.configs.send_replace(Configs::new(ca_pem, cert_pem, key_pem)?);
+        Ok(())
+    }
+
+    /// Refuses whom these lists name from now on, and ends the connections with them.
+    pub fn revoke(&self, revoked: Revoked) {
+        self.revoked.send_replace(Arc::new(revoked));
+    }
+
+    /// Ends when the certificate of a connection's peer is revoked.
+    pub(crate) fn until_revoked(
+        &self,
+        peer: Option<&[CertificateDer<'static>]>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let leaf = peer.and_then(<[_]>::first).cloned();
+        let (mut revoked, held) = (self.revoked.subscribe(), Arc::clone(&self.revoked));
+        async move {
+            // It lasts as long as its sender is held.
+            let _held = held;
+            let named = revoked.wait_for(|revoked| leaf.as_ref().is_none_or(|leaf| revoked.contains(leaf)));
+            drop(named.await);
+            warn!("the certificate of the opposite agent has been revoked: its connection ends");
+        }
+    }
+
+    fn check_peer(&self, certificates: Option<&[CertificateDer<'_>]>, wanted: &RoleUri) -> Result<(), TlsError> {
+        let leaf = certificates.and_then(<[_]>::first).ok_or(TlsError::NoCertificate)?;
+        let found = pki::role_of(leaf)?;
+        if found != *wanted {
+            return Err(TlsError::WrongPeer { found, wanted: wanted.clone() });
+        }
+        if self.revoked.borrow().contains(leaf) { Err(TlsError::Revoked { peer: found }) } else { Ok(()) }
+    }
 
     /// Takes an incoming connection of a peer that is `wanted`.
     ///
@@ -136,10 +199,11 @@ impl ControlTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let handshake = TlsAcceptor::from(self.server.clone()).accept(stream);
+        let config = Arc::clone(&self.configs.borrow().server);
+        let handshake = TlsAcceptor::from(config).accept(stream);
         let stream =
             timeout(CONNECT_DEADLINE, handshake).await.map_err(|_| TlsError::Deadline)?.map_err(TlsError::Handshake)?;
-        check_peer(stream.get_ref().1.peer_certificates(), wanted)?;
+        self.check_peer(stream.get_ref().1.peer_certificates(), wanted)?;
         Ok(stream)
     }
 
@@ -158,20 +222,15 @@ impl ControlTls {
     {
         #[expect(clippy::expect_used, reason = "ROLE.cloudathome.internal is a DNS name for every role")]
         let name = ServerName::try_from(pki::server_name(wanted.role)).expect("a DNS name");
+        let Configs { session, calls, .. } = self.configs.borrow().clone();
         let config = match purpose {
-            Purpose::Session => &self.session,
-            Purpose::Calls => &self.calls,
+            Purpose::Session => session,
+            Purpose::Calls => calls,
         };
-        let handshake = TlsConnector::from(Arc::clone(config)).connect(name, stream);
+        let handshake = TlsConnector::from(config).connect(name, stream);
         let stream =
             timeout(CONNECT_DEADLINE, handshake).await.map_err(|_| TlsError::Deadline)?.map_err(TlsError::Handshake)?;
-        check_peer(stream.get_ref().1.peer_certificates(), wanted)?;
+        self.check_peer(stream.get_ref().1.peer_certificates(), wanted)?;
         Ok(stream)
     }
-}
-
-fn check_peer(certificates: Option<&[CertificateDer<'_>]>, wanted: &RoleUri) -> Result<(), TlsError> {
-    let leaf = certificates.and_then(<[_]>::first).ok_or(TlsError::NoCertificate)?;
-    let found = pki::role_of(leaf)?;
-    if found == *wanted { Ok(()) } else { Err(TlsError::WrongPeer { found, wanted: wanted.clone() }) }
 }

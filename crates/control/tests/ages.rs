@@ -1,6 +1,7 @@
 //! An end of the oldest release that must be understood, in the words of its own protocol, with an end of this release.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod ends;
 mod fake;
 mod raw;
 
@@ -8,11 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::{
-    EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, InspectorError, Introduction, OperateError,
-    Opposite, Rights,
+    EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, InspectorError, OperateError, Opposite, Rights,
 };
+use ends::{ca, introduction};
 use model::{DesiredConfig, Generation, HostStatus, IngressOptions, Role, RoleUri, ServiceAnnouncement, Timeline};
-use pki::{Ca, Validity};
 use proto::baseline as old;
 use raw::tls;
 use tokio::net::TcpListener;
@@ -25,17 +25,6 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 const DEADLINE: Duration = Duration::from_secs(20);
-
-fn introduction(role: Role, name: &str) -> Introduction {
-    Introduction {
-        host: name.parse().unwrap(),
-        role,
-        agent_version: "9.9.9".into(),
-        boot_id: "boot".into(),
-        keeps_to_ingress_options: true,
-        keeps_to_calls: true,
-    }
-}
 
 fn old_hello(role: &str, host: &str) -> old::Hello {
     old::Hello {
@@ -114,7 +103,7 @@ async fn soon<T>(what: impl Future<Output = Option<T>>) -> T {
 
 #[tokio::test]
 async fn an_old_home_gets_along_with_this_edge() {
-    let ca = Ca::generate("test", Validity::from_now(Validity::CA)).unwrap();
+    let ca = ca();
     let stop = CancellationToken::new();
     let listener = control::bind_on_device("127.0.0.1:0".parse().unwrap(), "lo").unwrap();
     let address = listener.local_addr().unwrap();
@@ -228,7 +217,7 @@ impl old::control_server::Control for OldEdge {
 
 #[tokio::test]
 async fn this_home_gets_along_with_an_old_edge() {
-    let ca = Ca::generate("test", Validity::from_now(Validity::CA)).unwrap();
+    let ca = ca();
     let stop = CancellationToken::new();
     let acceptor = raw::acceptor(&ca, Role::Edge, "vps", &["h2"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,6 +1,7 @@
 //! What one host may ask of the other: over real TLS on loopback, between real ends and with an edge that was hacked.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod ends;
 mod fake;
 mod raw;
 
@@ -11,12 +12,13 @@ use std::time::Duration;
 
 use control::{
     Asked, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Inspector, InspectorError,
-    Introduction, OperateError, Opposite, Rights, SILENCE_LIMIT,
+    OperateError, Opposite, Rights, SILENCE_LIMIT,
 };
+use ends::{ca, introduction};
 use fake::Recorder;
 use futures_util::StreamExt;
 use model::{ExecInput, ExecQuery, HostStatus, LogsQuery, Output, Refusal, Role, RoleUri, RunCommand, ServiceName};
-use pki::{Ca, Validity};
+use pki::Ca;
 use proto::v1;
 use raw::tls;
 use tempfile::TempDir;
@@ -29,17 +31,6 @@ use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 const DEADLINE: Duration = Duration::from_secs(20);
-
-fn introduction(role: Role, name: &str) -> Introduction {
-    Introduction {
-        host: name.parse().unwrap(),
-        role,
-        agent_version: "0.0.0".into(),
-        boot_id: "boot".into(),
-        keeps_to_ingress_options: true,
-        keeps_to_calls: true,
-    }
-}
 
 fn service(name: &str) -> ServiceName {
     name.parse().unwrap()
@@ -150,7 +141,7 @@ struct Pair {
 
 /// Both hosts, with a network between them.
 async fn pair(home_may: Rights, edge_may: Rights) -> Pair {
-    let ca = Ca::generate("test", Validity::from_now(Validity::CA)).unwrap();
+    let ca = ca();
     let stop = CancellationToken::new();
     let (edge, address) = edge(&ca, home_may, &stop).await;
     let (address, flows) = raw::network(address).await;
@@ -340,7 +331,7 @@ struct Attacked {
 }
 
 async fn attacked() -> Attacked {
-    let ca = Ca::generate("test", Validity::from_now(Validity::CA)).unwrap();
+    let ca = ca();
     let stop = CancellationToken::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("an IPv4 listener") };

@@ -2,109 +2,29 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod ends;
 mod fake;
+mod raw;
 
 use std::fmt::Debug;
-use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::{
-    ConfigResult, ControlTls, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction,
-    Opposite, Rights, bind_on_device, serve_edge,
-};
+use control::{ConfigResult, ControlTls, EdgeEvent, HomeEvent};
+use ends::{ca, edge, home};
 use model::{
-    DesiredConfig, Event, EventKind, Generation, Health, HostStatus, Role, RoleUri, ServiceAnnouncement, Subject,
-    Timeline,
+    DesiredConfig, Event, EventKind, Generation, Health, HostStatus, Role, ServiceAnnouncement, Subject, Timeline,
 };
-use pki::{Ca, Validity};
+use pki::Validity;
+use raw::tls;
 use secrecy::ExposeSecret;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-fn ca() -> Ca {
-    Ca::generate("test", Validity::from_now(Validity::CA)).unwrap()
-}
-
-fn tls(ca: &Ca, role: Role, name: &str) -> ControlTls {
-    let validity = Validity::from_now(Validity::LEAF);
-    let identity = ca.issue(&pki::Subject { role, name: name.parse().unwrap(), validity }).unwrap();
-    ControlTls::new(ca.cert_pem(), &identity.cert_pem, identity.key_pem.expose_secret()).unwrap()
-}
-
-fn introduction(role: Role, name: &str) -> Introduction {
-    Introduction {
-        host: name.parse().unwrap(),
-        role,
-        agent_version: "0.0.0".into(),
-        boot_id: "boot".into(),
-        keeps_to_ingress_options: true,
-        keeps_to_calls: true,
-    }
-}
-
 fn status(role: Role, name: &str) -> HostStatus {
     HostStatus::new(name.parse().unwrap(), role)
-}
-
-struct Edge {
-    address: SocketAddrV4,
-    state: watch::Sender<EdgeOutput>,
-    events: mpsc::Receiver<EdgeEvent>,
-    stop: CancellationToken,
-}
-
-fn edge(ca: &Ca) -> Edge {
-    let stop = CancellationToken::new();
-    let (state, receiver) = watch::channel(EdgeOutput::default());
-    let (sender, events) = mpsc::channel(16);
-    let listener = bind_on_device("127.0.0.1:0".parse().unwrap(), "lo").unwrap();
-    let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("an IPv4 listener") };
-    let (offered, _, _) = fake::offered("vps", Role::Edge);
-    let service =
-        EdgeService::new(introduction(Role::Edge, "vps"), receiver, sender, Opposite::none("").0, stop.clone());
-    let home = RoleUri { role: Role::Home, name: "attic".parse().unwrap() };
-    tokio::spawn(serve_edge(
-        listener,
-        tls(ca, Role::Edge, "vps"),
-        home,
-        service,
-        offered,
-        Rights::Operate,
-        stop.clone(),
-    ));
-    Edge { address, state, events, stop }
-}
-
-struct Home {
-    state: watch::Sender<HomeOutput>,
-    events: mpsc::Receiver<HomeEvent>,
-    _up: watch::Sender<bool>,
-}
-
-fn home(edge: &Edge, tls: ControlTls) -> Home {
-    let (state, receiver) = watch::channel(HomeOutput::default());
-    let (sender, events) = mpsc::channel(16);
-    let (up, tunnel_up) = watch::channel(true);
-    let link = HomeLink {
-        us: introduction(Role::Home, "attic"),
-        edge: RoleUri { role: Role::Edge, name: "vps".parse().unwrap() },
-        address: edge.address,
-        device: "lo".into(),
-        tls,
-        state: receiver,
-        tunnel_up,
-        events: sender,
-        way: Opposite::none("").0,
-        offered: fake::offered("attic", Role::Home).0,
-        may: Rights::Inspect,
-        stop: edge.stop.clone(),
-    };
-    tokio::spawn(link.run());
-    Home { state, events, _up: up }
 }
 
 /// The next event but measurements, which come at any time.
@@ -123,9 +43,8 @@ async fn any<T>(events: &mut mpsc::Receiver<T>) -> T {
 
 #[tokio::test]
 async fn configuration_results_and_reports_cross() {
-    let ca = ca();
-    let mut edge = edge(&ca);
-    let mut home = home(&edge, tls(&ca, Role::Home, "attic"));
+    let mut edge = edge();
+    let mut home = home(&edge, edge.address, tls(&edge.ca, Role::Home, "attic"));
     assert!(matches!(next(&mut home.events).await, HomeEvent::Opened { peer } if peer.host.as_str() == "vps"));
     assert!(matches!(next(&mut edge.events).await, EdgeEvent::Opened { peer, .. } if peer.host.as_str() == "attic"));
 
@@ -183,10 +102,9 @@ fn timeline(host: &str, numbers: std::ops::RangeInclusive<u64>) -> Arc<Timeline>
 
 #[tokio::test]
 async fn what_happened_before_and_during_a_session_is_told_and_the_clocks_are_measured() {
-    let ca = ca();
-    let mut edge = edge(&ca);
+    let mut edge = edge();
     edge.state.send_modify(|state| state.timeline = timeline("vps", 1..=150));
-    let mut home = home(&edge, tls(&ca, Role::Home, "attic"));
+    let mut home = home(&edge, edge.address, tls(&edge.ca, Role::Home, "attic"));
     let mut measured = false;
     let mut heard: Vec<u64> = Vec::new();
     while heard.len() < 152 || !measured {
@@ -220,25 +138,24 @@ async fn what_happened_before_and_during_a_session_is_told_and_the_clocks_are_me
 
 #[tokio::test]
 async fn a_device_another_ca_and_an_expired_home_are_refused() {
-    let ours = ca();
-    let mut edge = edge(&ours);
+    let mut edge = edge();
     let past = std::time::SystemTime::now() - Duration::from_secs(3600);
     let validity = Validity { not_before: past - Duration::from_secs(3600), not_after: past };
-    let expired = ours.issue(&pki::Subject { role: Role::Home, name: "attic".parse().unwrap(), validity }).unwrap();
-    let expired = ControlTls::new(ours.cert_pem(), &expired.cert_pem, expired.key_pem.expose_secret()).unwrap();
+    let expired = edge.ca.issue(&pki::Subject { role: Role::Home, name: "attic".parse().unwrap(), validity }).unwrap();
+    let expired = ControlTls::new(edge.ca.cert_pem(), &expired.cert_pem, expired.key_pem.expose_secret()).unwrap();
     for (what, tls) in [
-        ("device", tls(&ours, Role::Device, "phone")),
-        ("edge", tls(&ours, Role::Edge, "attic")),
-        ("another home", tls(&ours, Role::Home, "cellar")),
+        ("device", tls(&edge.ca, Role::Device, "phone")),
+        ("edge", tls(&edge.ca, Role::Edge, "attic")),
+        ("another home", tls(&edge.ca, Role::Home, "cellar")),
         ("expired", expired),
         ("other CA", tls(&ca(), Role::Home, "attic")),
     ] {
-        let mut home = home(&edge, tls);
+        let mut home = home(&edge, edge.address, tls);
         assert!(matches!(next(&mut home.events).await, HomeEvent::Closed { .. }), "{what} got in");
     }
     assert!(edge.events.try_recv().is_err(), "the agent heard of a refused peer");
     // And a real home still gets in.
-    let mut home = home(&edge, tls(&ours, Role::Home, "attic"));
+    let mut home = home(&edge, edge.address, tls(&edge.ca, Role::Home, "attic"));
     assert!(matches!(next(&mut home.events).await, HomeEvent::Opened { .. }));
     assert!(matches!(next(&mut edge.events).await, EdgeEvent::Opened { .. }));
     edge.stop.cancel();
@@ -246,9 +163,8 @@ async fn a_device_another_ca_and_an_expired_home_are_refused() {
 
 #[tokio::test]
 async fn the_edge_notices_when_a_home_is_gone() {
-    let ca = ca();
-    let mut edge = edge(&ca);
-    let mut home = home(&edge, tls(&ca, Role::Home, "attic"));
+    let mut edge = edge();
+    let mut home = home(&edge, edge.address, tls(&edge.ca, Role::Home, "attic"));
     assert!(matches!(next(&mut home.events).await, HomeEvent::Opened { .. }));
     assert!(matches!(next(&mut edge.events).await, EdgeEvent::Opened { .. }));
     drop(home);

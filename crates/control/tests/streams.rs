@@ -1,26 +1,24 @@
 //! What a session does on a network that stands still, with a peer that does not read, and with messages that are too long.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod ends;
 mod fake;
 mod raw;
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use control::{
-    EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, Opposite, Rights, SILENCE_LIMIT,
-};
-use model::{ContainerState, ContainerStatus, Generation, HostStatus, Role, RoleUri};
-use pki::{Ca, Validity};
+use control::{EdgeEvent, HomeEvent, SILENCE_LIMIT};
+use ends::{Edge, edge, home, introduction};
+use model::{ContainerState, ContainerStatus, Generation, HostStatus, Role};
 use proto::v1;
 use raw::tls;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Streaming;
 use v1::edge_message::Message as FromEdge;
 use v1::home_message::Message as FromHome;
@@ -29,80 +27,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// The timers' own grain, and a busy machine's.
 const GRACE: Duration = Duration::from_millis(900);
 
-fn introduction(role: Role, name: &str) -> Introduction {
-    Introduction {
-        host: name.parse().unwrap(),
-        role,
-        agent_version: "0.0.0".into(),
-        boot_id: "boot".into(),
-        keeps_to_ingress_options: true,
-        keeps_to_calls: true,
-    }
-}
-
 /// A status that says which one it is.
 fn status(role: Role, name: &str, number: u64) -> HostStatus {
     HostStatus { generation: Generation(number), ..HostStatus::new(name.parse().unwrap(), role) }
-}
-
-struct Edge {
-    ca: Ca,
-    address: SocketAddrV4,
-    state: watch::Sender<EdgeOutput>,
-    events: mpsc::Receiver<EdgeEvent>,
-    stop: CancellationToken,
-    _stops: DropGuard,
-}
-
-fn edge() -> Edge {
-    let ca = Ca::generate("test", Validity::from_now(Validity::CA)).unwrap();
-    let stop = CancellationToken::new();
-    let (state, receiver) = watch::channel(EdgeOutput::default());
-    let (sender, events) = mpsc::channel(16);
-    let listener = control::bind_on_device("127.0.0.1:0".parse().unwrap(), "lo").unwrap();
-    let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("an IPv4 listener") };
-    let (offered, _, _) = fake::offered("vps", Role::Edge);
-    let service =
-        EdgeService::new(introduction(Role::Edge, "vps"), receiver, sender, Opposite::none("").0, stop.clone());
-    let home = RoleUri { role: Role::Home, name: "attic".parse().unwrap() };
-    tokio::spawn(control::serve_edge(
-        listener,
-        tls(&ca, Role::Edge, "vps"),
-        home,
-        service,
-        offered,
-        Rights::Operate,
-        stop.clone(),
-    ));
-    Edge { ca, address, state, events, _stops: stop.clone().drop_guard(), stop }
-}
-
-struct Home {
-    state: watch::Sender<HomeOutput>,
-    events: mpsc::Receiver<HomeEvent>,
-    _up: watch::Sender<bool>,
-}
-
-fn home(edge: &Edge, address: SocketAddrV4) -> Home {
-    let (state, receiver) = watch::channel(HomeOutput::default());
-    let (sender, events) = mpsc::channel(16);
-    let (up, tunnel_up) = watch::channel(true);
-    let link = HomeLink {
-        us: introduction(Role::Home, "attic"),
-        edge: RoleUri { role: Role::Edge, name: "vps".parse().unwrap() },
-        address,
-        device: "lo".into(),
-        tls: tls(&edge.ca, Role::Home, "attic"),
-        state: receiver,
-        tunnel_up,
-        events: sender,
-        way: Opposite::none("").0,
-        offered: fake::offered("attic", Role::Home).0,
-        may: Rights::Inspect,
-        stop: edge.stop.clone(),
-    };
-    tokio::spawn(link.run());
-    Home { state, events, _up: up }
 }
 
 /// The next event that `wanted` takes.
@@ -131,7 +58,7 @@ async fn a_stream_that_stands_still_is_noticed_within_five_seconds_and_then_only
     let mut edge = edge();
     edge.state.send_modify(|state| state.status = Some(status(Role::Edge, "vps", 1)));
     let (address, flows) = raw::network(edge.address).await;
-    let mut home = home(&edge, address);
+    let mut home = home(&edge, address, tls(&edge.ca, Role::Home, "attic"));
     home.state.send_modify(|state| state.status = Some(status(Role::Home, "attic", 1)));
     let from_edge = |event| if let HomeEvent::Report { status } = event { Some(status.generation.0) } else { None };
     let from_home = |event| if let EdgeEvent::Report { status, .. } = event { Some(status.generation.0) } else { None };
@@ -292,7 +219,7 @@ async fn a_home_takes_no_message_that_is_too_long() {
         let service = v1::control_server::ControlServer::new(Talkative);
         tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
     });
-    let mut home = home(&edge, address);
+    let mut home = home(&edge, address, tls(&edge.ca, Role::Home, "attic"));
     let reason = until(&mut home.events, home_closed).await;
     assert!(reason.contains("message length too large"), "{reason}");
 }

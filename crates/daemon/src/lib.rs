@@ -1,4 +1,4 @@
-//! The process shell of a daemon: configuration, logs, metrics, signals, readiness, shutdown. Nothing here knows
+//! The process shell of a daemon: configuration, logs, metrics, signals, readiness, watchdog, shutdown. Nothing here knows
 //! what the daemon is for.
 #![forbid(unsafe_code)]
 
@@ -7,8 +7,10 @@ pub mod exposition;
 pub mod logs;
 pub mod metrics;
 mod run;
+mod watchdog;
 
 pub use run::{Args, ConfigCheck, Ready, host_is_stopping, run, until_first_ends};
+pub use watchdog::Watchdog;
 
 /// Exit codes, stable across releases.
 pub mod exit {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{ConfigError, Loaded, Overrides, Source};
-use crate::{exit, logs};
+use crate::{Watchdog, exit, logs};
 
 /// How long the daemon may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -92,11 +92,13 @@ where
 pub struct Ready(());
 
 impl Ready {
-    /// Everything that was asked for is bound and running.
-    pub fn notify(self) {
+    /// Everything that was asked for is bound and running, and from now on `watchdog` looks after it.
+    pub fn notify(self, watchdog: Watchdog) {
         if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
             warn!(%error, "systemd could not be told that the daemon is ready");
         }
+        // It goes on while the daemon stops, which may take its time.
+        tokio::spawn(watchdog.run());
     }
 }
 

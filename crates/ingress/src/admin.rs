@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use exchange::ExchangeError;
 use http_body_util::Full;
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use serde_json::Value;
 use tokio::net::UnixStream;
-
-use crate::http::{self, Answer, ExchangeError};
 
 /// Caddy answers within milliseconds; opening listeners on a busy machine takes longer.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -78,10 +77,10 @@ impl AdminClient {
     /// When Caddy cannot be asked.
     pub async fn current(&self) -> Result<Value, AdminError> {
         let answer = self.call(Method::GET, "/config/", Bytes::new()).await?;
-        serde_json::from_slice(&answer.body).map_err(|error| AdminError::Exchange(Box::new(error)))
+        serde_json::from_slice(answer.body()).map_err(|error| AdminError::Exchange(Box::new(error)))
     }
 
-    async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, AdminError> {
+    async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Bytes>, AdminError> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -93,13 +92,13 @@ impl AdminClient {
             let stream = UnixStream::connect(&self.socket)
                 .await
                 .map_err(|source| AdminError::Connect { socket: self.socket.clone(), source })?;
-            Ok::<_, AdminError>(http::exchange(stream, request, MAX_ANSWER).await?)
+            Ok::<_, AdminError>(exchange::exchange(stream, request, MAX_ANSWER).await?)
         };
         let answer = tokio::time::timeout(DEADLINE, exchange).await.map_err(|_| AdminError::Timeout)??;
-        if answer.status.is_success() {
+        if answer.status().is_success() {
             return Ok(answer);
         }
-        Err(AdminError::Refused { status: answer.status.as_u16(), reason: reason(&answer.body) })
+        Err(AdminError::Refused { status: answer.status().as_u16(), reason: reason(answer.body()) })
     }
 }
 

@@ -10,7 +10,6 @@ mod admin;
 mod caddy_config;
 mod guard;
 mod holding;
-mod http;
 mod limiter;
 mod limits;
 mod probe;

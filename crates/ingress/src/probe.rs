@@ -20,7 +20,6 @@ use x509_parser::prelude::FromDer;
 
 use crate::guard::PROBE_HEADER;
 use crate::holding::HOLDING_HEADER;
-use crate::http::{self, ExchangeError};
 use crate::proxy::{NONCE_HEADER, PROOF_HEADER};
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -185,19 +184,19 @@ impl Prober {
             request = request.header(PROBE_HEADER, token);
         }
         let request = request.body(Full::new(Bytes::new())).map_err(|error| ProbeError::Http(Box::new(error)))?;
-        let answer = tokio::time::timeout_at(deadline, http::exchange(stream, request, MAX_BODY))
+        let answer = tokio::time::timeout_at(deadline, exchange::exchange(stream, request, MAX_BODY))
             .await
             .map_err(|_| ProbeError::Timeout { stage: "the answer" })?
-            .map_err(|error: ExchangeError| ProbeError::Http(Box::new(error)))?;
-        let status = answer.status.as_u16();
-        if answer.headers.contains_key(HOLDING_HEADER) {
+            .map_err(|error| ProbeError::Http(Box::new(error)))?;
+        let status = answer.status().as_u16();
+        if answer.headers().contains_key(HOLDING_HEADER) {
             return Err(ProbeError::Holding { status });
         }
         if expected.map_or(status >= 500, |expected| expected != status) {
             let expected = expected.map_or_else(|| "one below 500".to_owned(), |expected| expected.to_string());
             return Err(ProbeError::Status { status, expected });
         }
-        if !guarded && answer.headers.get(PROOF_HEADER).is_none_or(|proof| proof.as_bytes() != nonce.as_bytes()) {
+        if !guarded && answer.headers().get(PROOF_HEADER).is_none_or(|proof| proof.as_bytes() != nonce.as_bytes()) {
             return Err(ProbeError::Elsewhere);
         }
         Ok(ProbeReport { status, not_after, elapsed: started.elapsed() })

@@ -9,6 +9,7 @@ mod event;
 mod finding;
 mod id;
 mod ingress;
+mod join;
 mod operation;
 mod published;
 mod service;
@@ -22,6 +23,7 @@ pub use event::{Event, EventKind, Subject, Timeline};
 pub use finding::{Finding, Grade};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};
 pub use ingress::{BasicUser, ForwardAuth, IngressOptions, InvalidOption, is_target};
+pub use join::{JoinCodeInfo, JoinCodeState};
 pub use operation::{Credential, ExecInput, ExecQuery, LogsQuery, Output, Refusal, RunCommand, TerminalSize};
 pub use published::{IngressReport, PublishedSite, RefusedService};
 pub use service::{

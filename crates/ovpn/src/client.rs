@@ -181,6 +181,16 @@ impl Client {
         &self.config.login
     }
 
+    /// Whether the session outlives a renewal in which we show another certificate of the same name. Stock servers end one of which they
+    /// lock the certificate, and say that authentication failed; ours are known by their discovery of the path's MTU.
+    #[must_use]
+    pub fn may_show_another_certificate(&self) -> bool {
+        match &self.phase {
+            Phase::Connected { live, .. } => live.is_with_ours(),
+            _ => true,
+        }
+    }
+
     /// Whether data flows.
     #[must_use]
     pub fn is_connected(&self) -> bool {

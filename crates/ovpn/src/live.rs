@@ -201,6 +201,11 @@ impl Live {
         self.traffic
     }
 
+    /// Whether the peer is known to be ours: nobody else discovers the path's MTU.
+    pub(crate) fn is_with_ours(&self) -> bool {
+        self.terms.path_mtu
+    }
+
     /// Who the peer's certificate says it is.
     pub(crate) fn certificate(&self) -> &Identity {
         &self.terms.identity

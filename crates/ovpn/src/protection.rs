@@ -144,6 +144,8 @@ pub enum ServerProtection {
 pub struct ServerV2 {
     /// Unwraps the clients' keys.
     pub key: ServerKey,
+    /// Those from before it, under which there are still clients' keys; tried in this order.
+    pub older: Vec<ServerKey>,
     /// Largest age of a client's key (`tls-crypt-v2-max-age`). With it, a key that does not tell its age is refused.
     pub max_age: Option<Duration>,
     /// Serves clients that cannot send their key again (before 2.6; `allow-noncookie`). For these a session is kept from

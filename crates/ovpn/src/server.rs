@@ -236,6 +236,12 @@ impl Server {
         }
     }
 
+    /// Opens first packets by other keys from now on. Sessions, and handshakes whose keys are known, go on with theirs.
+    pub fn set_protection(&mut self, protection: ServerProtection) {
+        self.wrapping = Wrapping::new(&protection);
+        self.config.protection = protection;
+    }
+
     /// Ends a peer's session with a goodbye. False when there is no such peer.
     pub fn disconnect(&mut self, now: Instant, peer: PeerId) -> bool {
         let Some(key) = self.session_of(peer) else { return false };

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use model::{HostId, Role, RoleUri};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use secrecy::{ExposeSecret, SecretString};
 use time::OffsetDateTime;
@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use crate::certificate::{check_belongs, server_name};
 use crate::directory::{self, File};
 use crate::host::{LoadError, file, read};
+use crate::request::{CertificateRequest, PrivateKey};
 
 /// Clocks of two hosts may differ by so much and a new certificate is still valid at once on both.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(3_600);
@@ -36,7 +37,12 @@ impl Validity {
     /// From now (less an hour, for clocks that differ) for `life`, some decades at most.
     #[must_use]
     pub fn from_now(life: Duration) -> Self {
-        let now = SystemTime::now();
+        Self::from(SystemTime::now(), life)
+    }
+
+    /// As [`Validity::from_now`], by a clock that is handed in.
+    #[must_use]
+    pub fn from(now: SystemTime, life: Duration) -> Self {
         Self { not_before: now - BACKDATE, not_after: now + life }
     }
 }
@@ -128,7 +134,20 @@ impl Ca {
     /// # Errors
     /// When the validity is not a span of time, or the cryptographic library fails.
     pub fn issue(&self, subject: &Subject) -> Result<Identity, CaError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(generate_error("make a key"))?;
+        let key = PrivateKey::generate()?;
+        Ok(Identity { cert_pem: self.certificate(subject, &key.0)?, key_pem: key.to_pem() })
+    }
+
+    /// Issues a certificate for the key of a request, whose holder has proved to have the private one. Nothing else of
+    /// the request counts. The result is PEM.
+    ///
+    /// # Errors
+    /// When the validity is not a span of time, or the cryptographic library fails.
+    pub fn certify(&self, subject: &Subject, request: &CertificateRequest) -> Result<String, CaError> {
+        self.certificate(subject, &request.0)
+    }
+
+    fn certificate(&self, subject: &Subject, key: &impl PublicKeyData) -> Result<String, CaError> {
         let mut params = params(subject.name.as_str(), subject.validity)?;
         let uri = RoleUri { role: subject.role, name: subject.name.clone() }.to_string();
         params.subject_alt_names = vec![
@@ -141,8 +160,13 @@ impl Ca {
             Role::Device => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(generate_error("sign a certificate"))?;
-        Ok(Identity { cert_pem: certificate.pem(), key_pem: key.serialize_pem().into() })
+        // The library would derive it from the key: two certificates of one key could not be told apart in a list of
+        // revoked ones. The first byte keeps it positive and of full length.
+        let mut serial: [u8; 16] = rand::random();
+        serial[0] = serial[0] & 0x7f | 0x40;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        let certificate = params.signed_by(key, &self.issuer).map_err(generate_error("sign a certificate"))?;
+        Ok(certificate.pem())
     }
 
     /// Writes the authority into a directory of its own: `ca.crt`, and `ca.key` readable by its owner only. What

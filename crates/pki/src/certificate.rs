@@ -53,6 +53,14 @@ pub fn server_name(role: Role) -> String {
     format!("{role}.cloudathome.internal")
 }
 
+/// The first certificate of a PEM text.
+///
+/// # Errors
+/// When there is none.
+pub fn certificate_der(pem: &str) -> Result<CertificateDer<'static>, CertificateError> {
+    first_in_pem(pem)
+}
+
 /// What the holder of a certificate is and who, by its only URI name. The signature is not looked at: that is
 /// the TLS handshake's part.
 ///
@@ -113,7 +121,7 @@ impl CertificateInfo {
     }
 }
 
-/// Checks that `leaf` was signed by `ca` and belongs to the public key `spki` (DER), all of them as given on disk.
+/// Checks that `leaf` was signed by one of the authorities in `ca` and belongs to the public key `spki` (DER), all of them as given on disk.
 pub(crate) fn check_belongs(leaf_pem: &str, ca_pem: &str, spki: &[u8]) -> Result<(), CertificateError> {
     check_issued(leaf_pem, ca_pem)?;
     let leaf_der = first_in_pem(leaf_pem)?;
@@ -123,14 +131,20 @@ pub(crate) fn check_belongs(leaf_pem: &str, ca_pem: &str, spki: &[u8]) -> Result
     Ok(())
 }
 
-/// Checks that `leaf` was signed by `ca`.
+/// Checks that `leaf` was signed by one of the authorities in `ca_pem`.
 pub(crate) fn check_issued(leaf_pem: &str, ca_pem: &str) -> Result<(), CertificateError> {
-    let (leaf_der, ca_der) = (first_in_pem(leaf_pem)?, first_in_pem(ca_pem)?);
-    let (leaf, ca) = (parse(&leaf_der)?, parse(&ca_der)?);
-    if leaf.issuer() != ca.subject() || leaf.verify_signature(Some(ca.public_key())).is_err() {
-        return Err(CertificateError::OtherCa);
+    let leaf_der = first_in_pem(leaf_pem)?;
+    let leaf = parse(&leaf_der)?;
+    for ca_der in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        let ca_der = ca_der.map_err(CertificateError::NotPem)?;
+        let ca = parse(&ca_der)?;
+        if leaf.issuer() == ca.subject() && leaf.verify_signature(Some(ca.public_key())).is_ok() {
+            return Ok(());
+        }
     }
-    Ok(())
+    // For a text without any.
+    first_in_pem(ca_pem)?;
+    Err(CertificateError::OtherCa)
 }
 
 pub(crate) fn first_in_pem(pem: &str) -> Result<CertificateDer<'static>, CertificateError> {
@@ -158,7 +172,7 @@ fn role_in(certificate: &X509Certificate<'_>) -> Result<RoleUri, CertificateErro
     }
 }
 
-fn system_time(unix: i64) -> Result<SystemTime, CertificateError> {
+pub(crate) fn system_time(unix: i64) -> Result<SystemTime, CertificateError> {
     let distance = Duration::from_secs(unix.unsigned_abs());
     let time = if unix < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(distance)

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+use crate::host::file;
+
 /// Why a directory could not be written. The old content is untouched.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
@@ -67,7 +69,8 @@ pub(crate) fn replace(dir: &Path, files: &[File<'_>]) -> Result<(), DirectoryErr
     sync(parent)
 }
 
-/// Whether the directory exists; an error when it holds anything but `files`.
+/// Whether the directory exists; an error when it holds anything but `files`, or what an earlier identity had beside
+/// them: the other kind of tunnel key, lists of revoked certificates.
 fn only_ours(dir: &Path, files: &[File<'_>]) -> Result<bool, DirectoryError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -76,7 +79,8 @@ fn only_ours(dir: &Path, files: &[File<'_>]) -> Result<bool, DirectoryError> {
     };
     for entry in entries {
         let name = entry.map_err(io_error("read", dir))?.file_name();
-        if !files.iter().any(|file| name == file.name) {
+        let goes = [file::TLS_CRYPT, file::TLS_CRYPT_V2, file::REVOKED].iter().any(|other| name == *other);
+        if !goes && !files.iter().any(|file| name == file.name) {
             return Err(DirectoryError::Foreign { dir: dir.to_owned(), file: name.to_string_lossy().into_owned() });
         }
     }

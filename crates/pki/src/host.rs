@@ -24,6 +24,10 @@ pub mod file {
     pub const HOST_KEY: &str = "host.key";
     /// The tunnel's static key.
     pub const TLS_CRYPT: &str = "tls-crypt.key";
+    /// A tls-crypt-v2 key: the listener's server key, or the dialer's own client key.
+    pub const TLS_CRYPT_V2: &str = "tls-crypt-v2.key";
+    /// The authority's lists of revoked certificates.
+    pub const REVOKED: &str = "crl.pem";
 }
 
 /// Why an identity or authority could not be read.
@@ -65,6 +69,18 @@ pub enum LoadError {
         #[source]
         source: rcgen::Error,
     },
+    /// The directory holds no key of the tunnel, or more than one.
+    #[error("{} must hold {} or {}, and not both: which one is in force must not be a guess", .dir.display(), file::TLS_CRYPT, file::TLS_CRYPT_V2)]
+    TunnelKeys {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The tls-crypt-v2 key is none.
+    #[error("{} holds no OpenVPN tls-crypt-v2 key: put back the key it was made with, or join again", .path.display())]
+    TlsCryptV2 {
+        /// The file.
+        path: PathBuf,
+    },
     /// The static key cannot be used.
     #[error("{} holds no OpenVPN static key: copy it again from the host it came from", .path.display())]
     StaticKey {
@@ -99,23 +115,33 @@ pub struct HostIdentity {
     pub ca_pem: String,
     /// The host's own certificate and key.
     pub identity: Identity,
-    /// The tunnel's static key, the whole file's text.
+    /// The tunnel's key, the whole file's text: the static one of all hosts, or a tls-crypt-v2 key.
     pub tls_crypt: SecretString,
 }
 
+/// What the text of a tls-crypt-v2 key has, of the server as of a client.
+const V2_MARK: &str = "-----BEGIN OpenVPN tls-crypt-v2 ";
+
 impl HostIdentity {
+    /// Whether [`HostIdentity::tls_crypt`] is a tls-crypt-v2 key.
+    #[must_use]
+    pub fn is_v2(&self) -> bool {
+        self.tls_crypt.expose_secret().contains(V2_MARK)
+    }
+
     /// Writes the directory, replacing an earlier identity in one step.
     ///
     /// # Errors
     /// When the directory holds anything else, or cannot be written; the old content then stays.
     pub fn save(&self, dir: &Path) -> Result<(), DirectoryError> {
+        let tunnel_key = if self.is_v2() { file::TLS_CRYPT_V2 } else { file::TLS_CRYPT };
         directory::replace(
             dir,
             &[
                 File { name: file::CA_CERT, content: self.ca_pem.as_bytes(), secret: false },
                 File { name: file::HOST_CERT, content: self.identity.cert_pem.as_bytes(), secret: false },
                 File { name: file::HOST_KEY, content: self.identity.key_pem.expose_secret().as_bytes(), secret: true },
-                File { name: file::TLS_CRYPT, content: self.tls_crypt.expose_secret().as_bytes(), secret: true },
+                File { name: tunnel_key, content: self.tls_crypt.expose_secret().as_bytes(), secret: true },
             ],
         )
     }
@@ -129,14 +155,44 @@ impl HostIdentity {
         let (_, ca_pem) = read(dir, file::CA_CERT)?;
         let (cert_path, cert_pem) = read(dir, file::HOST_CERT)?;
         let (key_path, key_pem) = read(dir, file::HOST_KEY)?;
-        let (tls_crypt_path, tls_crypt) = read(dir, file::TLS_CRYPT)?;
+        let (tls_crypt_path, tls_crypt) =
+            match (dir.join(file::TLS_CRYPT).exists(), dir.join(file::TLS_CRYPT_V2).exists()) {
+                (true, true) => return Err(LoadError::TunnelKeys { dir: dir.to_owned() }),
+                (false, true) => read(dir, file::TLS_CRYPT_V2)?,
+                (_, false) => read(dir, file::TLS_CRYPT)?,
+            };
 
         let key = KeyPair::from_pem(&key_pem).map_err(|source| LoadError::Key { path: key_path, source })?;
         CertificateInfo::from_pem(&cert_pem)
             .and_then(|_| check_belongs(&cert_pem, &ca_pem, &key.subject_public_key_info()))
             .map_err(|source| LoadError::Certificate { path: cert_path, source })?;
-        check_static_key(&tls_crypt).map_err(|source| LoadError::StaticKey { path: tls_crypt_path, source })?;
+        if tls_crypt_path.ends_with(file::TLS_CRYPT) {
+            check_static_key(&tls_crypt).map_err(|source| LoadError::StaticKey { path: tls_crypt_path, source })?;
+        } else if !tls_crypt.contains(V2_MARK) {
+            return Err(LoadError::TlsCryptV2 { path: tls_crypt_path });
+        }
         Ok(Self { ca_pem, identity: Identity { cert_pem, key_pem: key_pem.into() }, tls_crypt: tls_crypt.into() })
+    }
+
+    /// Whether all certificates and keys are the same.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let texts = |it: &Self| [it.ca_pem.clone(), it.identity.cert_pem.clone()];
+        let secrets = |one: &SecretString, other: &SecretString| one.expose_secret() == other.expose_secret();
+        texts(self) == texts(other)
+            && secrets(&self.identity.key_pem, &other.identity.key_pem)
+            && secrets(&self.tls_crypt, &other.tls_crypt)
+    }
+
+    /// Whether certificate, key and authority belong together, and who this host is then. For an identity that was not
+    /// read from a directory.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn check(&self) -> Result<CertificateInfo, CertificateError> {
+        let key = KeyPair::from_pem(self.identity.key_pem.expose_secret()).map_err(|_| CertificateError::OtherKey)?;
+        check_belongs(&self.identity.cert_pem, &self.ca_pem, &key.subject_public_key_info())?;
+        self.info()
     }
 
     /// Who this host is by its certificate, and until when.

@@ -40,7 +40,7 @@ impl Serial {
         Ok(Self::new(parse(&der)?.raw_serial()))
     }
 
-    fn new(bytes: &[u8]) -> Self {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
         let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
         Self(bytes.get(zeros..).unwrap_or_default().to_vec())
     }
@@ -137,6 +137,12 @@ impl RevocationList {
         self.entries.iter().any(|(listed, _)| listed == serial)
     }
 
+    /// Since when a certificate counts no more.
+    #[must_use]
+    pub fn revoked_at(&self, serial: &Serial) -> Option<SystemTime> {
+        self.entries.iter().find(|(listed, _)| listed == serial).map(|&(_, at)| at)
+    }
+
     /// How many certificates are on it.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -165,13 +171,12 @@ impl RevocationList {
 }
 
 impl Ca {
-    /// Signs a list, good from now (less an hour, for clocks that differ) for `life`, and counts its number up. The
+    /// Signs a list, good from `now` (less an hour, for clocks that differ) for `life`, and counts its number up. The
     /// result is PEM.
     ///
     /// # Errors
     /// When its life is no span of time, or the cryptographic library fails.
-    pub fn sign_list(&self, list: &mut RevocationList, life: Duration) -> Result<String, CaError> {
-        let now = SystemTime::now();
+    pub fn sign_list(&self, list: &mut RevocationList, now: SystemTime, life: Duration) -> Result<String, CaError> {
         let entries = list.entries.iter().map(|(serial, at)| {
             Ok(RevokedCertParams {
                 serial_number: SerialNumber::from_slice(&serial.0),

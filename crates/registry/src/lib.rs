@@ -6,23 +6,24 @@
 #![forbid(unsafe_code)]
 
 mod challenge;
-mod exchange;
 mod repository;
+mod server;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, LINK, LOCATION, WWW_AUTHENTICATE};
-use hyper::{HeaderMap, StatusCode, Uri};
+use hyper::{HeaderMap, Response, StatusCode, Uri};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use tokio::time::timeout;
 
 use self::challenge::Challenge;
-pub use self::exchange::ExchangeError;
-use self::exchange::{Answer, Server};
 pub use self::repository::Repository;
+pub use self::server::ExchangeError;
+use self::server::Server;
 
 /// For everything together: a token and all pages.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -167,12 +168,12 @@ impl Asked<'_> {
         let mut path = format!("/v2/{}/tags/list?n={PAGE}", self.repository.name);
         for _ in 0..MAX_PAGES {
             let answer = self.get(&path).await?;
-            let page: Page = serde_json::from_slice(&answer.body).map_err(|error| self.senseless(error))?;
+            let page: Page = serde_json::from_slice(answer.body()).map_err(|error| self.senseless(error))?;
             tags.extend(page.tags.into_iter().flatten().filter(|tag| is_tag(tag)));
             if tags.len() > PAGE * MAX_PAGES {
                 break;
             }
-            match next_page(&answer.headers) {
+            match next_page(answer.headers()) {
                 Some(next) => path = next,
                 None => return Ok(tags.into_iter().collect()),
             }
@@ -181,11 +182,11 @@ impl Asked<'_> {
     }
 
     /// Gets a path of the registry, with a token once it asks for one.
-    async fn get(&mut self, path: &str) -> Result<Answer, TagsError> {
+    async fn get(&mut self, path: &str) -> Result<Response<Bytes>, TagsError> {
         let server = self.repository.server();
         let mut answer = self.ask(&server, path, self.token.as_deref()).await?;
-        if answer.status == StatusCode::UNAUTHORIZED && self.token.is_none() {
-            let asked_for = answer.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        if answer.status() == StatusCode::UNAUTHORIZED && self.token.is_none() {
+            let asked_for = answer.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
             if let Some(challenge) = asked_for.filter_map(Challenge::parse).next() {
                 let token = self.token(&challenge).await?;
                 answer = self.ask(&server, path, Some(&token)).await?;
@@ -193,7 +194,7 @@ impl Asked<'_> {
             }
         }
         let host = self.repository.host.clone();
-        match answer.status {
+        match answer.status() {
             StatusCode::OK => Ok(answer),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) => {
                 Err(TagsError::Refused { host, name: self.repository.name.clone(), status: status.as_u16() })
@@ -207,23 +208,23 @@ impl Asked<'_> {
         let realm: Uri = challenge.realm.parse().map_err(|error| self.senseless(error))?;
         let server = self.elsewhere(&realm)?;
         let answer = self.ask(&server, &challenge.path(&realm, &self.repository.name), None).await?;
-        if answer.status != StatusCode::OK {
-            return Err(TagsError::Status { host: server.host, status: answer.status.as_u16() });
+        if answer.status() != StatusCode::OK {
+            return Err(TagsError::Status { host: server.host, status: answer.status().as_u16() });
         }
-        let token: Token = serde_json::from_slice(&answer.body).map_err(|error| self.senseless(error))?;
+        let token: Token = serde_json::from_slice(answer.body()).map_err(|error| self.senseless(error))?;
         token.token.or(token.access_token).ok_or_else(|| self.senseless("no token"))
     }
 
-    async fn ask(&self, server: &Server, path: &str, token: Option<&str>) -> Result<Answer, TagsError> {
+    async fn ask(&self, server: &Server, path: &str, token: Option<&str>) -> Result<Response<Bytes>, TagsError> {
         let (mut server, mut path) = (server.clone(), path.to_owned());
         for _ in 0..=REDIRECTS {
             let header = token.map(|token| (AUTHORIZATION, format!("Bearer {token}")));
             let answer = server.get(&self.client.tls, &path, header).await;
             let answer = answer.map_err(|source| TagsError::Exchange { host: server.host.clone(), source })?;
-            if !answer.status.is_redirection() {
+            if !answer.status().is_redirection() {
                 return Ok(answer);
             }
-            let location = answer.headers.get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
             let target: Uri = location.parse().map_err(|error| self.senseless(error))?;
             if target.authority().is_some() {
                 server = self.elsewhere(&target)?;

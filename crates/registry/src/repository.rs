@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::exchange::Server;
+use crate::server::Server;
 
 /// The server of Docker's own registry, which references leave out or call `docker.io`.
 const DOCKER_HUB: &str = "registry-1.docker.io";

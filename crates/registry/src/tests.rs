@@ -128,7 +128,7 @@ async fn what_is_no_list_of_tags_is_told_and_ends() {
     assert!(matches!(ask("private").await, Err(TagsError::Refused { status: 401, .. })));
     assert!(matches!(ask("missing").await, Err(TagsError::Refused { status: 404, .. })));
     assert!(matches!(ask("elsewhere").await, Err(TagsError::Answer { .. })), "no token in plain text from elsewhere");
-    assert!(matches!(ask("large").await, Err(TagsError::Exchange { source: ExchangeError::Body(_), .. })));
+    assert!(matches!(ask("large").await, Err(TagsError::Exchange { source: ExchangeError::Answer(_), .. })));
     let gone = client.tags("127.0.0.1:1/app").await.unwrap_err();
     assert!(matches!(gone, TagsError::Exchange { source: ExchangeError::Connect(_), .. }), "{gone}");
 }

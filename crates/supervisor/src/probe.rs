@@ -4,10 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
+use http_body_util::Empty;
 use hyper::{HeaderMap, Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
 use model::{Check, Expect, Expectation, HttpProbe, Probe, Target};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,12 +28,9 @@ pub enum CheckError {
     /// No whole answer in time.
     #[error("no answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
-    /// Not HTTP, or broken off.
-    #[error("the answer broke off")]
-    Http(#[source] hyper::Error),
-    /// A larger body than any health page has, or one that broke off.
-    #[error("the answer could not be read")]
-    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Not HTTP, broken off, or a larger body than any health page has.
+    #[error(transparent)]
+    Answer(#[from] exchange::ExchangeError),
     /// The check itself can't be put into a request.
     #[error("the check's path or host is not valid")]
     Request(#[source] hyper::http::Error),
@@ -116,7 +111,6 @@ async fn ask_http<S>(probe: &HttpProbe, stream: S) -> Result<(), CheckError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(CheckError::Http)?;
     let mut request = Request::get(&probe.path)
         .header(header::HOST, &probe.host)
         .header(header::USER_AGENT, "cloudathome-health")
@@ -125,21 +119,8 @@ where
         request = request.header("x-forwarded-proto", "https");
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(CheckError::Request)?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(CheckError::Http)?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await.map_err(CheckError::Body)?;
-        judge(probe, status, &headers, &body.to_bytes())
-    };
-    // The connection moves the bytes; it ends when the exchange has.
-    let mut exchange = std::pin::pin!(exchange);
-    tokio::select! {
-        result = &mut exchange => result,
-        result = connection => {
-            result.map_err(CheckError::Http)?;
-            exchange.await
-        }
-    }
+    let answer = exchange::exchange(stream, request, BODY_LIMIT).await?;
+    judge(probe, answer.status(), answer.headers(), answer.body())
 }
 
 fn judge(probe: &HttpProbe, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<(), CheckError> {

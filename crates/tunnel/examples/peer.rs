@@ -4,7 +4,7 @@
 //! `peer mode=listen bind=0.0.0.0:1194 address=10.8.0.1/24 pool=10.8.0.10-10.8.0.20 tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //! `peer mode=dial remote=192.0.2.1:1194[/tcp][,MORE] [peer=NAME] tun=tun0 ca=ca.pem cert=c.pem key=k.pem`
 //!
-//! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE max_age=SECONDS`,
+//! Also: `tcp=0.0.0.0:1194` for a listener, `tls_crypt=FILE`, `tls_auth=FILE direction=0 auth=SHA256`, `tls_crypt_v2=FILE`, `tls_crypt_v2_server=FILE tls_crypt_v2_older=FILE max_age=SECONDS`,
 //! `ciphers=A:B`, `tls_min=1.3`, `tls_max=1.2`, `mtu=1420` (else it follows the path), `ping=SECONDS/SECONDS`, `static=NAME/ADDRESS`, `derive=prf`,
 //! `address6=fd00:8::1/64 pool6=A-B push=OPTION;OPTION static_push=OPTION;OPTION client_to_client=on` for a listener (with
 //! an empty `address=` it is IPv6 only), `pull_filter=ACTION:PREFIX;... route_nopull=on` for a dialer, `peer_ids=off`,
@@ -33,6 +33,7 @@ use tunnel::{
     AuthDigest, ClientKey, Configured, ControlProtection, Device, DevicePath, Dial, Event, FilterAction, Ifconfig,
     Keepalive, KeyDerivation, KeyDirection, Listen, Mode, MssFix, NameCheck, PullFilter, PushSet, RouteGateway,
     ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
+    TunnelIdentity,
 };
 
 type Settings = HashMap<String, String>;
@@ -104,6 +105,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
+}
+
+/// What the files that are set hold now.
+pub(crate) fn identity(settings: &Settings) -> Result<TunnelIdentity, Box<dyn Error>> {
+    let TunnelConfig { tls, crl, protection, .. } = config(settings)?;
+    Ok(TunnelIdentity { tls, crl, protection })
 }
 
 fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
@@ -236,7 +243,14 @@ fn protection(settings: &Settings) -> Result<ControlProtection, Box<dyn Error>> 
     if let Some(text) = read("tls_crypt_v2_server")? {
         let max_age = settings.get("max_age").map(|seconds| seconds.parse().map(Duration::from_secs)).transpose()?;
         let (key, beside) = (ServerKey::parse(&text)?, tls_crypt.map(SharedKey::TlsCrypt));
-        return Ok(ControlProtection::TlsCryptV2Listener(ServerV2 { key, max_age, allow_noncookie: false, beside }));
+        let older = read("tls_crypt_v2_older")?.map(|text| ServerKey::parse(&text)).transpose()?;
+        return Ok(ControlProtection::TlsCryptV2Listener(ServerV2 {
+            key,
+            older: older.into_iter().collect(),
+            max_age,
+            allow_noncookie: false,
+            beside,
+        }));
     }
     if let Some(text) = read("tls_crypt_v2")? {
         return Ok(ControlProtection::TlsCryptV2(ClientKey::parse(&text)?));

@@ -1,7 +1,7 @@
 //! What a tunnel is told when it starts. Plain data that could cross a process boundary.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -21,6 +21,7 @@ pub use ovpn::server::StaticPeer;
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
 pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
 use ovpn::underlay::Transport;
+use tokio::sync::mpsc;
 
 use crate::certificates::{Clock, Fingerprint, NameCheck};
 use crate::path::Offload;
@@ -228,6 +229,20 @@ pub struct Listen {
     pub client_to_client: bool,
     /// Most peers at a time.
     pub max_peers: usize,
+    /// Who takes connections to [`Listen::tcp`] that begin as TLS does and not as a tunnel. Without it, and when it is full,
+    /// they are closed.
+    pub strangers: Option<mpsc::Sender<Stranger>>,
+}
+
+/// A connection to a listener's TCP port that speaks TLS and is no tunnel's.
+#[derive(Debug)]
+pub struct Stranger {
+    /// The connection, not blocking.
+    pub socket: TcpStream,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// What was read of it already.
+    pub read: Vec<u8>,
 }
 
 impl Listen {
@@ -245,6 +260,7 @@ impl Listen {
             push: PushSet::default(),
             client_to_client: false,
             max_peers: 250,
+            strangers: None,
         }
     }
 }

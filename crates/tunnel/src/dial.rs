@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Dial, MAX_MTU, Remote, TunnelConfig};
-use crate::driver::{Driver, Error, Outcome};
+use crate::driver::{Driver, Error, Outcome, beating};
 use crate::report::Event;
 use crate::scout::Search;
 use crate::sessions::Sessions;
@@ -119,7 +119,7 @@ impl Dialer {
         for (place, remote) in self.remotes.clone().iter().enumerate() {
             let resolved = tokio::select! {
                 () = driver.stop.cancelled() => return Ok(Attempt::Stopped),
-                resolved = resolve(remote) => resolved,
+                resolved = beating(&driver.pulse, resolve(remote)) => resolved,
             };
             let addresses = match resolved {
                 Ok(addresses) => addresses,
@@ -154,11 +154,16 @@ impl Dialer {
     /// Begins a session with the server at `remote`, and goes on as long as there is one, be it over other remotes.
     async fn attempt(&mut self, driver: &mut Driver, place: usize, remote: Underlay) -> Result<Attempt, Error> {
         // A command that came too late for the session before is obeyed by what happens here.
-        while driver.commands.try_recv().is_ok() {}
+        while let Ok(command) = driver.commands.try_recv() {
+            driver.obey(&command);
+        }
+        if let Some(protection) = driver.protection.for_client() {
+            self.config.protection = protection;
+        }
         driver.report(Event::Connecting { remote });
         let opened = tokio::select! {
             () = driver.stop.cancelled() => return Ok(Attempt::Stopped),
-            opened = open(remote, self.config.first_answer) => opened,
+            opened = beating(&driver.pulse, open(remote, self.config.first_answer)) => opened,
         };
         let opened = opened
             .and_then(|opened| Sockets::dialing(remote, opened, driver.offload).map_err(|error| error.to_string()));
@@ -170,17 +175,18 @@ impl Dialer {
             }
         };
         let (search, searches) = watch::channel(Search::default());
+        let config = watch::Sender::new(self.config.clone());
         let (found, ways) = mpsc::channel(1);
         driver.ways = self.beside.then_some(ways);
         let _scout = self.beside.then(|| {
-            let scout = crate::scout::run(self.config.clone(), self.remotes.clone(), searches, found);
+            let scout = crate::scout::run(config.subscribe(), self.remotes.clone(), searches, found);
             AbortOnDropHandle::new(tokio::spawn(scout))
         });
-        let mut sessions = Sessions::new(self.config.clone(), self.fit_route, place, remote, Instant::now(), search);
+        let mut sessions = Sessions::new(config, self.fit_route, place, remote, Instant::now(), search);
         let outcome = driver.run(&mut sessions, &mut sockets).await;
         // What was found and not taken up is closed.
         driver.ways = None;
-        self.config.login = sessions.login().clone();
+        self.config.login = sessions.login();
         if let (Ok(Outcome::Ended), Some(reason)) = (&outcome, sessions.end_reason()) {
             match reason.retry() {
                 Retry::Usual => {}
@@ -241,13 +247,16 @@ pub(crate) async fn resolve(remote: &Remote) -> Result<Vec<SocketAddr>, String> 
     }
 }
 
-/// Waits about `time`; true when the tunnel is to stop. Any command ends the wait: none has another meaning now.
+/// Waits about `time`; true when the tunnel is to stop. Any command ends the wait: the next attempt may do better.
 async fn pause(driver: &mut Driver, time: Duration) -> bool {
     // Many dialers that lost the same server do not come back as one.
     let time = time.mul_f64(rand::rng().random_range(0.8..1.2));
     tokio::select! {
         () = driver.stop.cancelled() => true,
-        Some(_) = driver.commands.recv() => false,
-        () = tokio::time::sleep(time) => false,
+        Some(command) = driver.commands.recv() => {
+            driver.obey(&command);
+            false
+        }
+        () = beating(&driver.pulse, tokio::time::sleep(time)) => false,
     }
 }

@@ -14,10 +14,11 @@ use ovpn::underlay::{Transport, Underlay};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::ControlProtection;
 use crate::device::Watched;
 use crate::path::{DataPath, IoCounters, Offload};
 use crate::pump::Pump;
-use crate::report::{Command, Event, Outlets, Snapshot};
+use crate::report::{Command, Event, Outlets, Snapshot, TunnelIdentity};
 use crate::scout::Way;
 use crate::sockets::Sockets;
 use crate::tls::TlsFactory;
@@ -85,12 +86,15 @@ pub(crate) struct Driver {
     pub(crate) tls: TlsFactory,
     pub(crate) stop: CancellationToken,
     pub(crate) commands: mpsc::Receiver<Command>,
+    /// How the control channel of sessions that begin now is protected.
+    pub(crate) protection: ControlProtection,
     /// A dialer's other ways to its peer.
     pub(crate) ways: Option<mpsc::Receiver<Way>>,
     events: mpsc::Sender<Event>,
     backlog: VecDeque<Event>,
     logins: mpsc::Sender<LoginRequest>,
     snapshot: watch::Sender<Snapshot>,
+    pub(crate) pulse: watch::Sender<u64>,
     /// What earlier endpoints counted.
     base: Counters,
     /// How packets pass, once there were sockets.
@@ -121,21 +125,24 @@ impl Driver {
         device: Watched,
         offload: Offload,
         tls: TlsFactory,
+        protection: ControlProtection,
         stop: CancellationToken,
         outlets: Outlets,
     ) -> Self {
-        let Outlets { commands, events, logins, snapshot } = outlets;
+        let Outlets { commands, events, logins, snapshot, pulse } = outlets;
         Self {
             pump: Pump::new(device),
             offload,
             tls,
             stop,
             commands,
+            protection,
             ways: None,
             events,
             backlog: VecDeque::new(),
             logins,
             snapshot,
+            pulse,
             base: Counters::default(),
             path: None,
             io: IoCounters::default(),
@@ -155,6 +162,27 @@ impl Driver {
         } else {
             tracing::warn!(?event, "nobody reads the tunnel's events; this one is lost");
         }
+    }
+
+    /// Obeys as far as it concerns all endpoints; false when an endpoint is not to hear of it.
+    pub(crate) fn obey(&mut self, command: &Command) -> bool {
+        let Command::Identify(identity) = command else { return true };
+        let taken = self.identify(identity);
+        self.report(Event::Identified(taken.clone()));
+        taken.is_ok()
+    }
+
+    fn identify(&mut self, identity: &TunnelIdentity) -> Result<(), String> {
+        let fits = match self.tls.role() {
+            ovpn::wrap::Role::Server => identity.protection.for_server().is_some(),
+            ovpn::wrap::Role::Client => identity.protection.for_client().is_some(),
+        };
+        if !fits {
+            return Err("its tls-crypt-v2 key is of the other end".to_owned());
+        }
+        self.tls.replace(identity).map_err(|error| error.to_string())?;
+        self.protection.clone_from(&identity.protection);
+        Ok(())
     }
 
     /// Counts and reports a dialer's attempt that did not even come to a handshake.
@@ -226,7 +254,7 @@ impl Driver {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Outcome::Stopped),
                 Some(command) = self.commands.recv() => {
-                    if endpoint.obey(Instant::now(), command) {
+                    if self.obey(&command) && endpoint.obey(Instant::now(), command) {
                         return Ok(Outcome::Reconnect);
                     }
                 }
@@ -262,6 +290,7 @@ impl Driver {
                     }
                 }
                 _ = publish.tick() => {
+                    beat(&self.pulse);
                     socket.sweep(Instant::now(), |at| endpoint.needs(at)).map_err(Error::Receive)?;
                     self.look_at_path(endpoint, socket);
                     self.publish(endpoint, socket);
@@ -365,6 +394,26 @@ impl Driver {
             *old = snapshot;
             differs
         });
+    }
+}
+
+/// Shows that the thread goes on.
+fn beat(pulse: &watch::Sender<u64>) {
+    pulse.send_modify(|count| *count += 1);
+}
+
+/// Shows it until `waiting` is over, which must have a deadline.
+pub(crate) async fn beating<T>(pulse: &watch::Sender<u64>, waiting: impl Future<Output = T>) -> T {
+    let mut interval = tokio::time::interval(PUBLISH_INTERVAL);
+    let beats = async {
+        loop {
+            interval.tick().await;
+            beat(pulse);
+        }
+    };
+    tokio::select! {
+        over = waiting => over,
+        () = beats => std::future::pending().await,
     }
 }
 

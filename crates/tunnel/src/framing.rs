@@ -38,6 +38,11 @@ impl Room {
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
         &mut self.buf
     }
+
+    /// What of it was not taken apart.
+    pub(crate) fn waiting(&self) -> &[u8] {
+        self.buf.get(self.start..self.end).unwrap_or_default()
+    }
 }
 
 /// Takes a stream apart. It keeps the beginning of one packet at most, whatever the peer sends.
@@ -49,6 +54,12 @@ pub(crate) struct Inbound {
 impl Inbound {
     pub(crate) fn new() -> Self {
         Self { rest: Vec::new(), longest: LONGEST_FIRST }
+    }
+
+    /// Whether a connection that begins with these two bytes speaks TLS: a record of a handshake (22), of version 3.x
+    /// (RFC 8446, 5.1). As a packet's length they would be 5632 and more, which none has that a stream begins with.
+    pub(crate) fn begins_tls(&self, bad: BadLength) -> bool {
+        self.longest == LONGEST_FIRST && bad.0 >> 8 == 22 && bad.0 & 0xff == 3
     }
 
     /// Reads once from `stream`. To be called when [`Self::next`] has nothing more; zero is the end of the stream.

@@ -30,8 +30,8 @@ pub use config::{
     Admission, Advance, AuthDigest, CertificateDemand, Cipher, ClientKey, ControlProtection, Credentials, DataSettings,
     Decision, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive, KeyDirection, KeyError, Listen, LoginRequest,
     MAX_MTU, Metadata, Mode, MssFix, PrefixError, PullFilter, PullRules, PushSet, PushSetError, Remote, RemoteError,
-    RenewalLimits, Secret, ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, TlsAuth, TlsMaterial,
-    TlsVersion, TokenKey, Tokens, TunnelConfig, UnknownDigest,
+    RenewalLimits, Secret, ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, Stranger, TlsAuth,
+    TlsMaterial, TlsVersion, TokenKey, Tokens, TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;
@@ -39,7 +39,8 @@ pub use path::{DataPath, DatagramPath, DevicePath, IoCount, IoCounters, Offload,
 pub use report::{
     Command, Configured, Dns, DnsAddress, DnsServer, DnsTransport, Dnssec, DropReason, Drops, EndReason, Event,
     Identity, Ifconfig, Ipv6Ifconfig, KeyDerivation, Notice, PathMtu, PeerConnected, PeerId, PeerSnapshot,
-    PushedIpv6Route, PushedRoute, Redirect, RouteGateway, Snapshot, TlsKey, Traffic, Transport, Underlay,
+    PushedIpv6Route, PushedRoute, Redirect, RouteGateway, Snapshot, TlsKey, Traffic, Transport, TunnelIdentity,
+    Underlay,
 };
 pub use tls::{TlsError, check_crl};
 
@@ -65,6 +66,8 @@ pub struct Handle {
     pub logins: mpsc::Receiver<LoginRequest>,
     /// Orders.
     pub commands: mpsc::Sender<Command>,
+    /// Counts on, every second or so, for as long as the tunnel's thread goes on with its work.
+    pub pulse: watch::Receiver<u64>,
     /// Ends when the token given to [`start`] is cancelled and goodbyes are said, at most a second later, or when the
     /// tunnel cannot go on.
     pub task: JoinHandle<Result<(), Error>>,
@@ -121,8 +124,8 @@ pub fn start(config: TunnelConfig, device: Device, stop: CancellationToken) -> R
             },
         }
     });
-    let Channels { events, snapshot, logins, commands } = channels;
-    Ok(Handle { events, snapshot, logins, commands, task })
+    let Channels { events, snapshot, logins, commands, pulse } = channels;
+    Ok(Handle { events, snapshot, logins, commands, pulse, task })
 }
 
 type Tunnel = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
@@ -136,7 +139,7 @@ fn prepare(
 ) -> Result<(Channels, Tunnel), Error> {
     let (channels, outlets) = report::channels();
     let device = device.watch().map_err(Error::Device)?;
-    let driver = driver::Driver::new(device, config.offload, tls, stop, outlets);
+    let driver = driver::Driver::new(device, config.offload, tls, config.protection.clone(), stop, outlets);
     let tunnel: Tunnel = match config.mode.clone() {
         Mode::Listen(listen) => {
             let (sockets, addresses) = open(&listen, config.offload)?;
@@ -159,7 +162,9 @@ fn open(listen: &Listen, offload: Offload) -> Result<(sockets::Sockets, Vec<Unde
     if let Some(tcp) = listen.tcp {
         let address = Underlay::tcp(tcp);
         let bind = |source| Error::Bind { address, source };
-        let listening = streams::Streams::listen(tcp, listen.max_peers + listen::MAX_HANDSHAKES).map_err(bind)?;
+        let listening =
+            streams::Streams::listen(tcp, listen.max_peers + listen::MAX_HANDSHAKES, listen.strangers.clone())
+                .map_err(bind)?;
         addresses.push(Underlay::tcp(listening.local_addr().map_err(bind)?));
         streams = Some(listening);
     }

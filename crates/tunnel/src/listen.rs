@@ -72,6 +72,11 @@ impl Role for Server {
                 self.notify(now, peer, &notice);
             }
             Command::Decide { login, decision } => self.decide(now, login, decision),
+            Command::Identify(identity) => {
+                if let Some(protection) = identity.protection.for_server() {
+                    self.set_protection(protection);
+                }
+            }
             // Nothing to connect to.
             Command::Reconnect => {}
         }

@@ -1,6 +1,7 @@
 //! What a tunnel reports and obeys. Plain data that could cross a process boundary.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use ovpn::drops::{DropReason, Drops};
@@ -18,6 +19,7 @@ use ovpn::endpoint::{Counters, PeerStatus};
 use ovpn::login::{Decision, LoginRequest};
 use tokio::sync::{mpsc, watch};
 
+use crate::config::{ControlProtection, TlsMaterial};
 use crate::path::{DataPath, IoCounters};
 
 /// News from a tunnel, in the order they happened.
@@ -51,6 +53,8 @@ pub enum Event {
     /// Dialer: what to set on the device. Comes right before a [`Event::PeerConnected`], the first one and each that
     /// changes it.
     Configured(Configured),
+    /// A [`Command::Identify`] was obeyed, or why not: then all is as it was.
+    Identified(Result<(), String>),
     /// Data flows. A dialer whose way to the peer changes, to TCP for instance, reports it once more, without a
     /// [`Event::PeerDisconnected`] before: there is no gap. A listener reports the newer session of a peer first, and the
     /// end of the older one after it.
@@ -106,9 +110,23 @@ impl Event {
     }
 }
 
+/// Who a running tunnel is from now on, and whom it trusts. Settings and names that were given at its start stay.
+#[derive(Clone, Debug)]
+pub struct TunnelIdentity {
+    /// Certificates. Several authorities may be trusted at a time.
+    pub tls: TlsMaterial,
+    /// As [`crate::TunnelConfig::crl`].
+    pub crl: Option<PathBuf>,
+    /// How the control channel of new sessions is protected.
+    pub protection: ControlProtection,
+}
+
 /// What a running tunnel can be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Command {
+    /// Begin sessions, and renewals of keys, with another identity from now on. Sessions go on: each shows the new certificate with its
+    /// next renewal; but a dialer's with a server that is not ours, which may not take that, is left for a new one. What became of it is told by [`Event::Identified`].
+    Identify(Box<TunnelIdentity>),
     /// Dialer: end the session, if there is one, and connect anew at once.
     Reconnect,
     /// Listener: send a peer away with a goodbye. It may come back.
@@ -232,6 +250,7 @@ pub(crate) struct Channels {
     pub(crate) snapshot: watch::Receiver<Snapshot>,
     pub(crate) logins: mpsc::Receiver<LoginRequest>,
     pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) pulse: watch::Receiver<u64>,
 }
 
 /// Their far ends.
@@ -240,6 +259,7 @@ pub(crate) struct Outlets {
     pub(crate) snapshot: watch::Sender<Snapshot>,
     pub(crate) logins: mpsc::Sender<LoginRequest>,
     pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) pulse: watch::Sender<u64>,
 }
 
 /// The channels of a tunnel.
@@ -248,7 +268,13 @@ pub(crate) fn channels() -> (Channels, Outlets) {
     let (snapshot_sender, snapshot) = watch::channel(Snapshot::default());
     let (commands, command_receiver) = mpsc::channel(16);
     let (login_sender, logins) = mpsc::channel(64);
-    let outlets =
-        Outlets { events: event_sender, snapshot: snapshot_sender, logins: login_sender, commands: command_receiver };
-    (Channels { events, snapshot, logins, commands }, outlets)
+    let (pulse_sender, pulse) = watch::channel(0);
+    let outlets = Outlets {
+        events: event_sender,
+        snapshot: snapshot_sender,
+        logins: login_sender,
+        commands: command_receiver,
+        pulse: pulse_sender,
+    };
+    (Channels { events, snapshot, logins, commands, pulse }, outlets)
 }

@@ -54,7 +54,7 @@ pub(crate) struct Way {
 /// Hands over a way for each search that is announced, until nobody wants any. One that led to nothing is followed by
 /// another search.
 pub(crate) async fn run(
-    config: ClientConfig,
+    config: watch::Receiver<ClientConfig>,
     remotes: Vec<Remote>,
     mut searches: watch::Receiver<Search>,
     ways: mpsc::Sender<Way>,
@@ -80,7 +80,7 @@ pub(crate) async fn run(
 }
 
 /// Runs until it finds what is looked for.
-async fn find(config: &ClientConfig, remotes: &[Remote], search: Search) -> Way {
+async fn find(config: &watch::Receiver<ClientConfig>, remotes: &[Remote], search: Search) -> Way {
     let (places, mut pause, later): (Vec<usize>, _, _) = match search {
         Search::Nothing => return std::future::pending().await,
         // Only datagrams are answered before anything is kept.
@@ -98,7 +98,9 @@ async fn find(config: &ClientConfig, remotes: &[Remote], search: Search) -> Way 
         for (place, remote) in places.iter().filter_map(|&place| Some((place, remotes.get(place)?))) {
             for address in resolve(remote).await.unwrap_or_default() {
                 let remote = Underlay { transport: remote.transport, address };
-                if let Some(opened) = open(config, remote).await {
+                // As it is by now.
+                let config = config.borrow().clone();
+                if let Some(opened) = open(&config, remote).await {
                     return Way { search, place, remote, opened };
                 }
             }

@@ -59,7 +59,8 @@ struct Session {
 
 /// See the module's documentation.
 pub(crate) struct Sessions {
-    config: ClientConfig,
+    /// What sessions begin with, also for whoever looks for other ways.
+    config: watch::Sender<ClientConfig>,
     /// Whether the MTU is what the route to the server carries.
     fit_route: bool,
     /// A handful at most.
@@ -90,7 +91,7 @@ impl Sessions {
     /// Begins with a session with the server at `remote`, whose place is `place`. What should be looked for beside it is
     /// sent to `search`.
     pub(crate) fn new(
-        config: ClientConfig,
+        config: watch::Sender<ClientConfig>,
         fit_route: bool,
         place: usize,
         remote: Underlay,
@@ -124,14 +125,15 @@ impl Sessions {
     }
 
     /// What the next session starts with.
-    pub(crate) fn login(&self) -> &Login {
+    pub(crate) fn login(&self) -> Login {
         let carrying = self.sessions.iter().find(|session| session.stage == Stage::Carrying);
-        carrying.map_or(&self.config.login, |session| session.client.login())
+        carrying.map_or_else(|| self.config.borrow().login.clone(), |session| session.client.login().clone())
     }
 
     fn begin(&mut self, place: usize, remote: Underlay, now: Instant, search: Search) {
-        self.config.login = self.login().clone();
-        let mut config = self.config.clone();
+        let login = self.login();
+        self.config.send_modify(|config| config.login = login);
+        let mut config = self.config.borrow().clone();
         if self.fit_route {
             // What is pushed counts before `tun_mtu`, as far as `max_mtu` lets it.
             let (peer, ClientConfig { max_mtu, data, .. }) = (remote.address.ip(), &mut config);
@@ -241,7 +243,7 @@ impl Sessions {
                 _ if session.client.has_ended() => {
                     // One that gave way to another has nothing to say about the end.
                     if !matches!(session.stage, Stage::Draining { .. }) {
-                        self.config.login.clone_from(session.client.login());
+                        self.config.send_modify(|config| config.login.clone_from(session.client.login()));
                         self.ended = session.client.end_reason().cloned();
                     }
                     session.leave(now);
@@ -293,6 +295,13 @@ impl Role for Sessions {
     fn obey(&mut self, _now: Instant, command: Command) -> bool {
         match command {
             Command::Reconnect => true,
+            Command::Identify(identity) => {
+                if let Some(protection) = identity.protection.for_client() {
+                    self.config.send_modify(|config| config.protection = protection);
+                }
+                // Rather now than refused at the next renewal.
+                self.carrying().is_some_and(|session| !session.client.may_show_another_certificate())
+            }
             // A dialer's only peer is left by stopping the tunnel.
             Command::Disconnect { .. } | Command::Notify { .. } | Command::Decide { .. } => false,
         }

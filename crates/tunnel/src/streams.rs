@@ -13,7 +13,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
 
+use crate::config::Stranger;
 use crate::framing::{Inbound, Outbound, Room};
 use crate::sys::WatchedEpoll;
 
@@ -67,6 +69,8 @@ pub(crate) struct Streams {
     /// The listener is watched: it is not while we can take nobody more.
     accepting: bool,
     limit: usize,
+    /// Takes connections that speak TLS.
+    strangers: Option<mpsc::Sender<Stranger>>,
     streams: HashMap<u64, Stream>,
     /// What the last connection that was read gave.
     room: Room,
@@ -79,8 +83,13 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// Listens at `address` for up to `limit` connections at a time. Needs a tokio runtime.
-    pub(crate) fn listen(address: SocketAddr, limit: usize) -> io::Result<Self> {
+    /// Listens at `address` for up to `limit` connections at a time; those that speak TLS go to `strangers`. Needs a tokio
+    /// runtime.
+    pub(crate) fn listen(
+        address: SocketAddr,
+        limit: usize,
+        strangers: Option<mpsc::Sender<Stranger>>,
+    ) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         // A listener that restarts finds its old connections lingering in the kernel.
@@ -92,6 +101,7 @@ impl Streams {
         socket.listen(BACKLOG)?;
         let mut streams = Self::new(limit)?;
         streams.listener = Some(socket.into());
+        streams.strangers = strangers;
         streams.accept_again()?;
         Ok(streams)
     }
@@ -111,6 +121,7 @@ impl Streams {
             listener: None,
             accepting: false,
             limit,
+            strangers: None,
             streams: HashMap::new(),
             room: Room::new(),
             by_peer: HashMap::new(),
@@ -167,7 +178,7 @@ impl Streams {
 
     fn read(&mut self, token: u64, intake: &mut impl Intake) -> usize {
         // It may have been closed since epoll told of it.
-        let Self { streams, room, .. } = self;
+        let Self { streams, room, strangers, .. } = self;
         let Some(Stream { socket, peer, inbound, .. }) = streams.get_mut(&token) else { return 0 };
         let mut packets = 0;
         let why = match inbound.fill(socket, room) {
@@ -181,6 +192,11 @@ impl Streams {
                         }
                     }
                     Ok(None) => break None,
+                    Err(bad) if inbound.begins_tls(bad) && strangers.is_some() => {
+                        let read = room.waiting().to_vec();
+                        self.hand_over(token, read);
+                        return packets;
+                    }
                     Err(bad) => break Some(format!("{} cannot be a packet's length", bad.0)),
                 }
             },
@@ -192,6 +208,16 @@ impl Streams {
             self.close(token, &why);
         }
         packets
+    }
+
+    /// Gives a connection that speaks TLS to whoever takes such; it is closed when they are behind.
+    fn hand_over(&mut self, token: u64, read: Vec<u8>) {
+        let Some(Stream { socket, peer, .. }) = self.streams.remove(&token) else { return };
+        self.by_peer.remove(&peer);
+        let left = self.epoll.get_ref().delete(&socket);
+        let Some(strangers) = &self.strangers else { return };
+        let given = left.is_ok() && strangers.try_send(Stranger { socket, peer, read }).is_ok();
+        tracing::debug!(%peer, given, "a connection speaks TLS and is no tunnel's");
     }
 
     fn accept(&mut self) -> io::Result<()> {

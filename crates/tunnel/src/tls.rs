@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{Ssl, SslContext, SslRef};
+use openssl::ssl::{Ssl, SslRef};
 use openssl::x509::X509;
 use ovpn::endpoint::{Identity, TlsInput, TlsKey, TlsOutput, TlsSession};
 use ovpn::keys::{DYNAMIC_TLS_CRYPT_LABEL, EXPORTER_LABEL, KeyBlock};
@@ -26,9 +26,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::certificates::{Clock, NameCheck};
 use crate::config::{CertificateDemand, TunnelConfig};
+use crate::report::TunnelIdentity;
 use context::Material;
 pub use crl::check_crl;
-use crl::{Lists, Revocation};
+use crl::{InForce, Trust};
 use verify::{PeerCheck, Refusal};
 
 /// Bytes in flight between TLS and the reliability layer.
@@ -66,22 +67,13 @@ pub enum TlsError {
 
 /// Makes TLS connections for sessions.
 pub(crate) struct TlsFactory {
-    trust: Trust,
+    trust: Arc<Trust>,
     check: Arc<PeerCheck>,
     clock: Clock,
     /// Where connections run: handshakes take milliseconds, for which packets do not wait.
     runtime: Handle,
     /// Looks at the revocation lists while the factory lives.
-    _watching: Option<AbortOnDropHandle<()>>,
-}
-
-/// Where connections come from.
-#[derive(Clone)]
-enum Trust {
-    /// Certificates end by their time only.
-    Fixed(SslContext),
-    /// They may be revoked before.
-    Revocable(Arc<Revocation>),
+    _watching: AbortOnDropHandle<()>,
 }
 
 impl TlsFactory {
@@ -99,29 +91,25 @@ impl TlsFactory {
                 Role::Client => CertificateDemand::Required,
             },
         };
-        let trust = match &config.crl {
-            None => Trust::Fixed(material.context(None)?),
-            Some(path) => Trust::Revocable(Revocation::open(path, material, config.clock.clone())?),
-        };
-        let watching = match &trust {
-            Trust::Fixed(_) => None,
-            Trust::Revocable(revocation) => Some(revocation.watch()),
-        };
-        Ok(Self {
-            trust,
-            check: Arc::new(check),
-            clock: config.clock.clone(),
-            runtime: Handle::current(),
-            _watching: watching,
-        })
+        let trust = Trust::open(material, config.crl.as_deref(), config.clock.clone())?;
+        let watching = trust.watch();
+        let (check, clock, runtime) = (Arc::new(check), config.clock.clone(), Handle::current());
+        Ok(Self { trust, check, clock, runtime, _watching: watching })
+    }
+
+    /// Which end connections are of.
+    pub(crate) fn role(&self) -> Role {
+        self.check.role
+    }
+
+    /// Begins connections with another identity from now on. After an error all is as it was.
+    pub(crate) fn replace(&self, identity: &TunnelIdentity) -> Result<(), TlsError> {
+        self.trust.replace(&identity.tls, identity.crl.as_deref())
     }
 
     /// When the revocation lists in force end, if there are any.
     pub(crate) fn crl_next_update(&self) -> Option<SystemTime> {
-        match &self.trust {
-            Trust::Fixed(_) => None,
-            Trust::Revocable(revocation) => Some(revocation.next_update()),
-        }
+        self.trust.next_update()
     }
 
     /// Runs a TLS connection as a task, which ends when the session closes `input` or TLS fails.
@@ -131,28 +119,22 @@ impl TlsFactory {
         input: mpsc::Receiver<TlsInput>,
         output: mpsc::Sender<(TlsKey, TlsOutput)>,
     ) {
-        let (check, trust, clock) = (Arc::clone(&self.check), self.trust.clone(), self.clock.clone());
+        let (check, trust, clock) = (Arc::clone(&self.check), Arc::clone(&self.trust), self.clock.clone());
         self.runtime.spawn(run(key, trust, check, clock, input, output));
     }
 }
 
 async fn run(
     key: TlsKey,
-    trust: Trust,
+    trust: Arc<Trust>,
     check: Arc<PeerCheck>,
     clock: Clock,
     input: mpsc::Receiver<TlsInput>,
     output: mpsc::Sender<(TlsKey, TlsOutput)>,
 ) {
-    let (context, lists) = match trust {
-        Trust::Fixed(context) => (context, None),
-        Trust::Revocable(revocation) => {
-            revocation.refresh().await;
-            let mut lists = revocation.subscribe();
-            let context = lists.borrow_and_update().context.clone();
-            (context, Some(lists))
-        }
-    };
+    trust.refresh().await;
+    let mut in_force = trust.subscribe();
+    let context = in_force.borrow_and_update().context.clone();
     let (near, far) = tokio::io::duplex(PIPE);
     let now = clock.now();
     let begin = || {
@@ -169,7 +151,7 @@ async fn run(
             return;
         }
     };
-    let connection = Connection { key, check, now, refusal, lists, output: output.clone() };
+    let connection = Connection { key, check, now, refusal, in_force, output: output.clone() };
     let (far_read, far_write) = tokio::io::split(far);
     let (messages, queue) = mpsc::channel(16);
     let deliver = deliver(input, far_write, messages);
@@ -224,7 +206,7 @@ struct Connection {
     /// When it began.
     now: SystemTime,
     refusal: Refusal,
-    lists: Option<watch::Receiver<Arc<Lists>>>,
+    in_force: watch::Receiver<Arc<InForce>>,
     output: mpsc::Sender<(TlsKey, TlsOutput)>,
 }
 
@@ -267,8 +249,8 @@ impl Connection {
                         return error.to_string();
                     }
                 }
-                lists = changed(&mut self.lists) => {
-                    if lists.revoke(&chain) {
+                Ok(()) = self.in_force.changed() => {
+                    if self.in_force.borrow_and_update().revoke(&chain) {
                         return "the peer's certificate has been revoked".to_owned();
                     }
                 }
@@ -299,14 +281,4 @@ impl Connection {
             version: ssl.version_str().to_owned(),
         })
     }
-}
-
-/// Waits for other revocation lists; for ever where there are none.
-async fn changed(lists: &mut Option<watch::Receiver<Arc<Lists>>>) -> Arc<Lists> {
-    if let Some(lists) = lists
-        && lists.changed().await.is_ok()
-    {
-        return Arc::clone(&lists.borrow_and_update());
-    }
-    std::future::pending().await
 }

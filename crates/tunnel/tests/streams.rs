@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunnel::{
     Device, Dial, DropReason, EndReason, Event, Handle, Ipv4Prefix, Keepalive, Listen, Mode, NameCheck, Remote,
-    StaticKey, TlsMaterial, Transport, TunnelConfig,
+    StaticKey, Stranger, TlsMaterial, Transport, TunnelConfig,
 };
 
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
@@ -45,11 +46,17 @@ impl Authority {
 
     /// A listener over TCP, and where.
     async fn listen(&self) -> (Running, SocketAddr) {
+        self.listen_beside(None).await
+    }
+
+    /// The same, with somebody who takes connections that speak TLS.
+    async fn listen_beside(&self, strangers: Option<mpsc::Sender<Stranger>>) -> (Running, SocketAddr) {
         let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mode = Mode::Listen(Listen {
             tcp: Some(bind),
             pool: Some(Ipv4Addr::new(10, 8, 0, 10)..=Ipv4Addr::new(10, 8, 0, 20)),
             max_peers: MAX_PEERS,
+            strangers,
             ..Listen::new(bind, Some(Ipv4Prefix { address: LISTENER, prefix_len: 24 }))
         });
         let mut listener = Running::start(self.config(mode, "listener", ExtendedKeyUsagePurpose::ServerAuth));
@@ -321,5 +328,60 @@ async fn a_silent_remote_is_left_for_the_next() {
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     assert_carries(&listener, &dialer, inside, 1);
     dialer.finish().await;
+    listener.finish().await;
+}
+
+#[tokio::test]
+async fn who_speaks_tls_is_given_to_who_takes_such() {
+    let authority = Authority::new();
+    let (sender, mut strangers) = mpsc::channel(1);
+    let (listener, address) = authority.listen_beside(Some(sender)).await;
+    let (friend, inside) = authority.dial("friend", &[format!("{address}/tcp")]).await;
+
+    // All at once, and byte by byte: what was read goes along, and nothing is lost.
+    for cut in [5, 1] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        for part in b"\x16\x03\x01\x02\x00hello".chunks(cut) {
+            stream.write_all(part).unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let stranger = timeout(DEADLINE, strangers.recv()).await.unwrap().unwrap();
+        assert_eq!(stranger.peer, stream.local_addr().unwrap());
+        assert!(stranger.read.starts_with(b"\x16\x03"), "{:?}", stranger.read);
+        let mut socket = tokio::net::TcpStream::from_std(stranger.socket).unwrap();
+        let mut read = stranger.read;
+        while read.len() < 10 {
+            timeout(DEADLINE, tokio::io::AsyncReadExt::read_buf(&mut socket, &mut read)).await.unwrap().unwrap();
+        }
+        assert_eq!(read, b"\x16\x03\x01\x02\x00hello");
+    }
+
+    // Nobody waits for who is behind: one waits in the channel, the next is closed. So is what is neither.
+    let closed = |bytes: &'static [u8]| {
+        tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            stream.write_all(bytes).unwrap();
+            !matches!(stream.read(&mut [0; 1]), Ok(1..))
+        })
+    };
+    let mut waiting = TcpStream::connect(address).unwrap();
+    waiting.write_all(b"\x16\x03\x01").unwrap();
+    let taken = timeout(DEADLINE, async {
+        while strangers.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    taken.await.unwrap();
+    assert!(closed(b"\x16\x03\x01").await.unwrap());
+    assert!(closed(b"GET / HTTP/1.1\r\n\r\n").await.unwrap());
+    // Undecided: one byte and no more.
+    assert!(closed(b"\x16").await.unwrap());
+
+    // Within a session the same bytes are what they always were.
+    friend.device.send(&packet(inside, LISTENER, 0x16)).unwrap();
+    assert_eq!(listener.device.recv(&mut [0; 2000]).unwrap(), 1400);
+    friend.finish().await;
     listener.finish().await;
 }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::images::{self, Image, Wanted};
-use lab::{Engine, Host, Http, Lab, Pebble, Process, Topology, wait_until};
+use lab::{Engine, EngineOptions, Host, Http, Lab, Pebble, Process, Topology, wait_until};
 use model::Role;
 use pki::{Ca, HostIdentity, Subject, Validity};
 use serde_json::Value;
@@ -86,10 +87,19 @@ impl Agent {
     /// # Errors
     /// When the configuration cannot be written or the program not be started.
     pub fn start(host: &Host, binaries: &Binaries, program: &str, config: &str) -> Result<Self> {
+        let command = host.command(&binaries.path(program).to_string_lossy());
+        Self::start_by(command, host, binaries, program, config)
+    }
+
+    /// As [`Agent::start`], where it sees the disk of its engine.
+    fn start_beside(engine: &Engine, binaries: &Binaries, program: &str, config: &str) -> Result<Self> {
+        let command = engine.command(&binaries.path(program).to_string_lossy());
+        Self::start_by(command, engine.host(), binaries, program, config)
+    }
+
+    fn start_by(mut command: Command, host: &Host, binaries: &Binaries, program: &str, config: &str) -> Result<Self> {
         let file = host.dir().join(format!("{program}.toml"));
         fs::write(&file, config).with_context(|| format!("write {}", file.display()))?;
-        let path = binaries.path(program);
-        let mut command = host.command(&path.to_string_lossy());
         command.arg("--config").arg(&file);
         let process = host.spawn(program, command)?;
         Ok(Self { host: host.clone(), process, agentctl: binaries.path("agentctl") })
@@ -165,6 +175,8 @@ impl Agent {
 /// What a cloud has beside Caddy and Nextcloud.
 #[derive(Debug, Clone, Default)]
 pub struct More {
+    /// Leaves Nextcloud out, and what it needs.
+    pub without_nextcloud: bool,
     /// Added to the table of the service `nextcloud`.
     pub nextcloud: String,
     /// Added to the end of the edge's configuration.
@@ -175,6 +187,8 @@ pub struct More {
     pub edge_images: Vec<Wanted>,
     /// Further images for home's engine.
     pub home_images: Vec<Wanted>,
+    /// How home's engine runs.
+    pub home_engine: EngineOptions,
 }
 
 /// The whole product in a lab.
@@ -212,10 +226,8 @@ impl Cloud {
     pub fn start_with(dialer: Dialer, binaries: &Binaries, more: &More, say: &mut dyn FnMut(&str)) -> Result<Self> {
         say("images");
         let caddy = provide(Wanted::Caddy, say)?;
-        let [nextcloud, postgres, redis] =
-            [provide(Wanted::Nextcloud, say)?, provide(Wanted::Postgres, say)?, provide(Wanted::Redis, say)?];
-        let (mut for_edge, mut for_home) =
-            (vec![caddy.clone()], vec![nextcloud.clone(), postgres.clone(), redis.clone()]);
+        let (mut for_edge, mut for_home) = (vec![caddy.clone()], Vec::new());
+        let nextcloud = if more.without_nextcloud { String::new() } else { nextcloud(more, &mut for_home, say)? };
         for (images, wanted) in [(&mut for_edge, &more.edge_images), (&mut for_home, &more.home_images)] {
             for &wanted in wanted {
                 images.push(provide(wanted, say)?);
@@ -231,8 +243,8 @@ impl Cloud {
         let (vps, home) = (lab.host("vps")?, lab.host("home")?);
         say("the Docker engines, and their images");
         let (edge_engine, home_engine) = std::thread::scope(|scope| {
-            let edge = scope.spawn(|| engine_with(vps, &for_edge));
-            let home = engine_with(home, &for_home);
+            let edge = scope.spawn(|| engine_with(vps, &EngineOptions::default(), &for_edge));
+            let home = engine_with(home, &more.home_engine, &for_home);
             (edge.join().map_err(|_| anyhow::anyhow!("starting the edge's engine panicked")), home)
         });
         let (edge_engine, home_engine) = (edge_engine??, home_engine?);
@@ -269,20 +281,14 @@ impl Cloud {
         let home_config = format!(
             "identity_dir = {:?}\nstate_dir = {:?}\n\n\
              [tunnel]\n{home_tunnel}\npeer = \"{EDGE}\"\n\n\
-             [outside]\nissuer_root = {:?}\n\n\
-             [services.nextcloud]\nkind = \"nextcloud\"\nimage = {:?}\nadmin_user = \"{ADMIN}\"\nredis_image = {:?}\n\
-             database = {{ image = {:?} }}\n{}\n{}",
+             [outside]\nissuer_root = {:?}\n\n{nextcloud}{}",
             home_identity,
             home.dir().join("state"),
             pebble.issuing_root(),
-            nextcloud.name,
-            redis.name,
-            postgres.name,
-            more.nextcloud,
             more.home,
         );
-        let edge = Agent::start(vps, binaries, "edge-agent", &edge_config)?;
-        let home = Agent::start(home, binaries, "home-agent", &home_config)?;
+        let edge = Agent::start_beside(&edge_engine, binaries, "edge-agent", &edge_config)?;
+        let home = Agent::start_beside(&home_engine, binaries, "home-agent", &home_config)?;
         Ok(Self { edge, home, edge_engine, home_engine, pebble, lab })
     }
 
@@ -292,6 +298,24 @@ impl Cloud {
     /// Never in this lab: it has a visitor.
     pub fn visitor(&self) -> Result<Http> {
         Ok(Http::new(self.lab.host("visitor")?).trust(self.pebble.issuing_root()).limit(Duration::from_secs(10)))
+    }
+
+    /// The process id of the edge's Caddy, as the machine sees it.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn caddy_pid(&self) -> Result<u32> {
+        let network = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net"));
+        let here = network(self.edge.process.pid()).context("find the edge's network")?;
+        for entry in fs::read_dir("/proc")? {
+            let entry = entry?;
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            if name.trim() == "caddy" && network(pid).is_ok_and(|network| network == here) {
+                return Ok(pid);
+            }
+        }
+        bail!("no Caddy runs on the edge")
     }
 
     /// The address of `path` at the public name.
@@ -379,8 +403,21 @@ fn provide(wanted: Wanted, say: &mut dyn FnMut(&str)) -> Result<Image> {
     Ok(image)
 }
 
-fn engine_with(host: &Host, images: &[Image]) -> Result<Engine> {
-    let engine = host.start_engine()?;
+/// The table of the service, whose images are added to home's.
+fn nextcloud(more: &More, images: &mut Vec<Image>, say: &mut dyn FnMut(&str)) -> Result<String> {
+    let [nextcloud, postgres, redis] =
+        [provide(Wanted::Nextcloud, say)?, provide(Wanted::Postgres, say)?, provide(Wanted::Redis, say)?];
+    let table = format!(
+        "[services.nextcloud]\nkind = \"nextcloud\"\nimage = {:?}\nadmin_user = \"{ADMIN}\"\nredis_image = {:?}\n\
+         database = {{ image = {:?} }}\n{}\n",
+        nextcloud.name, redis.name, postgres.name, more.nextcloud,
+    );
+    images.extend([nextcloud, postgres, redis]);
+    Ok(table)
+}
+
+fn engine_with(host: &Host, options: &EngineOptions, images: &[Image]) -> Result<Engine> {
+    let engine = host.start_engine_with(options)?;
     for image in images {
         engine.load(image)?;
     }

@@ -4,9 +4,14 @@
 
 mod check;
 mod cloud;
+mod memory;
 pub mod outage;
 pub mod proofs;
+pub mod room;
 pub mod stock;
+pub mod streams;
+pub mod sync;
 
 pub use check::check;
 pub use cloud::{Agent, Binaries, Cloud, Dialer, HOSTNAME, More, identity};
+pub use memory::{Memory, forget_peak};

@@ -76,7 +76,7 @@ pub fn edge_agent_dies(cloud: &mut Cloud, other: &str) -> Result<()> {
 }
 
 /// Waits for the page, as a browser that comes anew each time.
-fn holding_page(visitor: &Http, cloud: &Cloud, began: Instant) -> Result<Duration> {
+pub(crate) fn holding_page(visitor: &Http, cloud: &Cloud, began: Instant) -> Result<Duration> {
     let impatient = visitor.clone().limit(Duration::from_millis(700));
     let browser = ["-H", "Accept: text/html"];
     wait_until("the holding page", HELD + Duration::from_secs(1), || {
@@ -91,11 +91,11 @@ fn holding_page(visitor: &Http, cloud: &Cloud, began: Instant) -> Result<Duratio
     Ok(took)
 }
 
-fn back(cloud: &Cloud, visitor: &Http) -> Result<()> {
+pub(crate) fn back(cloud: &Cloud, visitor: &Http) -> Result<()> {
     wait_until("the service again", BACK, || Ok(visitor.get(&cloud.url("/status.php"))?.status == 200)).map(drop)
 }
 
-fn signal(agent: &Agent, signal: &str) -> Result<()> {
+pub(crate) fn signal(agent: &Agent, signal: &str) -> Result<()> {
     let status = Command::new("kill").args([signal, &agent.process.pid().to_string()]).status().context("run kill")?;
     ensure!(status.success(), "kill ended with {status}");
     Ok(())

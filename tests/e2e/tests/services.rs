@@ -5,14 +5,34 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Agent, Binaries, Cloud, Dialer, More, outage, proofs};
+use e2e::{Agent, Binaries, Cloud, Dialer, More, outage, proofs, room, sync};
 use lab::images::Wanted;
-use lab::{capability, wait_until};
+use lab::{EngineOptions, capability, wait_until};
 use serde_json::Value;
 
 /// For a service to be set up on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(240);
 const OWNER: &str = "owner@example.test";
+/// Bytes of the disk of home's engine: images and data leave a gigabyte free.
+const HOMES_DISK: u64 = 2 << 30;
+/// Home's services beside Nextcloud.
+const HOMES: &str = r#"
+[services.box]
+kind = "container"
+image = "caddy:2"
+port = 8081
+container_port = 8000
+command = ["caddy", "respond", "--listen", ":8000", "from a container"]
+health_path = "/"
+memory = "128M"
+volumes = { data = "/srv" }
+
+[services.hub]
+kind = "external"
+address = "192.168.1.1:8123"
+port = 8123
+health_path = "/"
+"#;
 /// Answers one request.
 const HUB: &str = r#"
 end=$(printf '\r')
@@ -31,13 +51,11 @@ fn every_kind_is_set_up_and_published() -> Result<()> {
                database = { image = \"mysql:8\" }\n\
                mail = { host = \"203.0.113.5\", port = 25, security = \"none\", from = \"blog@example.test\" }\n"
             .to_owned(),
-        home: "[services.box]\nkind = \"container\"\nimage = \"caddy:2\"\nport = 8081\ncontainer_port = 8000\n\
-               command = [\"caddy\", \"respond\", \"--listen\", \":8000\", \"from a container\"]\n\
-               health_path = \"/\"\nmemory = \"128M\"\nvolumes = { data = \"/srv\" }\n\n\
-               [services.hub]\nkind = \"external\"\naddress = \"192.168.1.1:8123\"\nport = 8123\nhealth_path = \"/\"\n"
-            .to_owned(),
+        home: format!("[engine]\nkeep_free_mib = {}\n\n{HOMES}", room::KEEP_FREE),
         edge_images: vec![Wanted::Ghost, Wanted::NewerGhost, Wanted::Mariadb],
         home_images: vec![Wanted::Caddy],
+        home_engine: EngineOptions { disk: Some(HOMES_DISK), ..EngineOptions::default() },
+        ..More::default()
     };
     let binaries = Binaries::beside_this_one()?;
     let mut cloud = Cloud::start_with(Dialer::Home, &binaries, &more, &mut |what| println!("{what}"))?;
@@ -83,7 +101,9 @@ fn check(cloud: &mut Cloud, hub: &mut lab::Process, mail: &lab::Process) -> Resu
     proofs::control_is_cut(cloud).context("the control channel is cut")?;
     proofs::data_is_cut(cloud).context("the services' data is cut off")?;
     proofs::the_front_door_is_blocked(cloud).context("the front door is blocked")?;
+    room::home_fills_up(cloud).context("home's disk fills up")?;
     outage::home_falls_silent(cloud, "https://example.test/").context("home falls silent")?;
+    sync::home_falls_silent(cloud).context("home falls silent in the middle of a sync")?;
     outage::edge_agent_dies(cloud, "https://example.test/").context("edge-agent dies")?;
     restart(cloud).context("edge-agent started again")?;
     imported(cloud).context("certificates of another Caddy")

@@ -9,6 +9,7 @@ fn main() -> anyhow::Result<()> {
     let mut say = |step: &str| println!("{step}");
     lab::Peers::provide(&mut say)?;
     lab::EngineVersion::Sid.provide(&mut say)?;
+    lab::System::provide(&mut say)?;
     for wanted in Wanted::ALL {
         let image = images::one(wanted, &mut say)?;
         let note = if image.stand_in { ", a stand-in" } else { "" };

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -96,9 +96,7 @@ impl Host {
     /// # Errors
     /// As [`Host::start_engine`]; also when Debian sid gives no engine, or the disk cannot be made.
     pub fn start_engine_with(&self, options: &EngineOptions) -> Result<Engine> {
-        let lab = self.dir();
-        let group = lab.ancestors().nth(2).and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        let group = group.with_context(|| format!("find the lab's name in {}", lab.display()))?;
+        let group = self.lab_id()?;
         // The machine's own /etc/docker/daemon.json is not for this engine.
         let config = self.dir().join("daemon.json");
         fs::write(&config, "{}\n").with_context(|| format!("write {}", config.display()))?;
@@ -229,6 +227,23 @@ impl Engine {
     /// As [`Engine::load_image`].
     pub fn load(&self, image: &Image) -> Result<()> {
         self.load_image(&image.tar)
+    }
+
+    /// A command on the engine's host as by [`Host::command`], which sees the engine's own disk, if it has one, where the engine
+    /// has it: others on the host see an empty folder there.
+    pub fn command(&self, program: &str) -> Command {
+        let disk = self.data.with_extension("disk");
+        if !disk.exists() {
+            return self.host.command(program);
+        }
+        let mut command = self.host.command("sh");
+        // The same disk: mount finds that the file is in use, and takes the device that it has.
+        command
+            .args(["-c", "mount -o loop \"$0\" \"$1\" && shift && exec \"$@\""])
+            .arg(disk)
+            .arg(&self.data)
+            .arg(program);
+        command
     }
 
     /// Fills the engine's disk with a file until `leave` bytes are free.

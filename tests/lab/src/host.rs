@@ -59,6 +59,12 @@ impl Host {
         self.lab.join("hosts").join(self.name)
     }
 
+    /// The name of the lab that it is in.
+    pub(crate) fn lab_id(&self) -> Result<String> {
+        let name = self.lab.file_name().map(|name| name.to_string_lossy().into_owned());
+        name.with_context(|| format!("find the lab's name in {}", self.lab.display()))
+    }
+
     /// Where the host's `/run` is to be found from outside.
     pub fn run_dir(&self) -> PathBuf {
         self.dir().join("run")
@@ -92,14 +98,7 @@ impl Host {
     /// # Errors
     /// As [`Host::exec`].
     pub fn exec_within(&self, limit: Duration, argv: &[&str]) -> Result<String> {
-        let output = self.output(limit, argv)?;
-        if !output.status.success() {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            let stdout = String::from_utf8_lossy(&output.stdout);
-            bail!("`{}` on {} ended with {}: {}", argv.join(" "), self.name, output.status, tail(&stderr, &stdout));
-        }
-        String::from_utf8(output.stdout)
-            .with_context(|| format!("read what `{}` on {} printed", argv.join(" "), self.name))
+        check(self.name, argv, self.output(limit, argv)?)
     }
 
     /// Runs a command to its end, `limit` at most, whatever its status.
@@ -198,6 +197,16 @@ exec \"\$@\"" sh "$@"
             run = self.run_dir().display(),
         ))
     }
+}
+
+/// What a command printed that ended well; an error says why one did not.
+pub(crate) fn check(host: &str, argv: &[&str], output: Output) -> Result<String> {
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        bail!("`{}` on {host} ended with {}: {}", argv.join(" "), output.status, tail(&stderr, &stdout));
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("read what `{}` on {host} printed", argv.join(" ")))
 }
 
 /// The words that explain a failure: the last of standard error, else of standard output.

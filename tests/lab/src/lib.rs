@@ -15,7 +15,8 @@
 //! hosts on one cable, 192.0.2.1 and 192.0.2.2; [`Topology::Alone`] is one host without any.
 //!
 //! Any host can have a Docker engine of its own ([`Host::start_engine`]), of either version and with a disk that can be full ([`EngineOptions`]); [`Pebble`] is the certificate authority; [`Registry`] gives out images;
-//! [`Http`] is a visitor's client; [`Peers`] are newer OpenVPNs than the machine's own, and WireGuard in user space.
+//! [`Http`] is a visitor's client; [`Peers`] are newer OpenVPNs than the machine's own, and WireGuard in user space. [`Host::boot`] makes a host
+//! a whole installation of Debian with a live systemd ([`System`]).
 //! [`packages`] installs what is needed and [`capability`] tells whether the machine lets a lab run at all.
 //!
 //! Several labs can run side by side: all that a lab has is in namespaces of its own or in a directory of its own, and
@@ -39,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 pub mod capability;
+mod debian_root;
 mod disk;
 mod engine;
 mod guardian;
@@ -52,7 +54,7 @@ mod pebble;
 mod peers;
 mod process;
 mod registry;
-mod sid;
+mod system;
 pub mod topology;
 mod wait;
 
@@ -64,5 +66,6 @@ pub use pebble::Pebble;
 pub use peers::Peers;
 pub use process::Process;
 pub use registry::Registry;
+pub use system::System;
 pub use topology::Topology;
 pub use wait::wait_until;

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::sid;
+use crate::debian_root::{Root, SID};
 
 const CACHE: &str = "/var/cache/cloudathome/engines";
 /// Its programs ask little of the system's libraries, so they run here as they are; only its `runc` asks for newer ones
 /// than Debian 12 has, and the machine's own does as well.
 const PROGRAMS: [&str; 4] =
     ["usr/sbin/dockerd", "usr/sbin/docker-proxy", "usr/bin/containerd", "usr/bin/containerd-shim-runc-v2"];
-const ROOT: sid::Root<'static> = sid::Root {
+const ROOT: Root<'static> = Root {
     builder: "cloudathome engines 1",
+    suite: SID,
     what: "the Docker engine",
     variant: "extract",
     packages: "containerd,docker.io",

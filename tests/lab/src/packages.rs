@@ -44,6 +44,12 @@ pub const BUILD: &[Package] = &[
     program("pkg-config", "pkg-config", "find the system's OpenSSL when building"),
 ];
 
+/// To make Debian packages.
+pub const PACKAGE: &[Package] = &[
+    program("dpkg-dev", "dpkg-shlibdeps", "find out which packages our programs need"),
+    program("binutils", "strip", "leave debugging symbols out of packages"),
+];
+
 /// To run a lab.
 pub const LAB: &[Package] = &[
     program("iproute2", "ip", "lay the lab's network"),
@@ -77,6 +83,7 @@ pub const TESTS: &[Package] = &[
     program("docker-registry", "docker-registry", "give out images in the lab"),
     program("python3-aiosmtpd", "aiosmtpd", "take the mail that services send"),
     program("wrk", "wrk", "put Caddy under load"),
+    program("rclone", "rclone", "keep files alike by WebDAV"),
     file("bind9", "/usr/sbin/named", "be a name server that takes dynamic updates"),
     program("bind9-dnsutils", "nsupdate", "change a zone by a command"),
     program("prometheus", "prometheus", "read the metrics, and check them and the alerts by its promtool"),
@@ -92,6 +99,7 @@ pub const BENCH: &[Package] = &[
     program("openvpn", "openvpn", "be measured beside our tunnel"),
     program("wireguard-tools", "wg", "set up boringtun, which is measured beside our tunnel"),
     program("mmdebstrap", "mmdebstrap", "unpack newer programs to measure than this Debian's"),
+    program("nghttp2-client", "h2load", "measure how long answers take"),
 ];
 
 /// Those of `packages` that are not there.

@@ -1,5 +1,5 @@
 //! Peers that this machine's own Debian does not have, in a root of sid: OpenVPN 2.7, the OpenVPN 3 client for Linux,
-//! NetworkManager's reader of profiles, and WireGuard in user space.
+//! NetworkManager's reader of profiles, WireGuard in user space, and a `curl` that speaks HTTP/3.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::sid;
+use crate::debian_root::{Root, SID};
 
 const CACHE: &str = "/var/cache/cloudathome/peers";
 /// OpenVPN 3 is a set of services on a message bus and asks another one, of systemd, what system this is.
 const PACKAGES: &str =
-    "openvpn,openvpn3-client,network-manager-openvpn,dbus,dbus-bin,systemd,wireguard-go,wireguard-tools";
+    "openvpn,openvpn3-client,network-manager-openvpn,dbus,dbus-bin,systemd,wireguard-go,wireguard-tools,curl";
 /// Runs a program in the root.
 const ENTER: &str = include_str!("peers/enter.sh");
 /// A session of OpenVPN 3, from inside of the root.
@@ -20,12 +20,20 @@ const SESSION: &str = include_str!("peers/session.sh");
 /// An import into NetworkManager, from inside of the root.
 const IMPORT: &str = include_str!("peers/import.sh");
 /// Each program has a copy of it on `mount`, in sight of itself only.
-const ROOT: sid::Root<'static> = sid::Root {
+const ROOT: Root<'static> = Root {
     builder: "cloudathome peers 1",
-    what: "OpenVPN 2.7, OpenVPN 3, NetworkManager and wireguard-go",
+    suite: SID,
+    what: "OpenVPN 2.7, OpenVPN 3, NetworkManager, wireguard-go and curl",
     variant: "minbase",
     packages: PACKAGES,
-    programs: &["usr/sbin/openvpn", "usr/bin/openvpn3", "usr/bin/nmcli", "usr/bin/wireguard-go", "usr/bin/wg"],
+    programs: &[
+        "usr/sbin/openvpn",
+        "usr/bin/openvpn3",
+        "usr/bin/nmcli",
+        "usr/bin/wireguard-go",
+        "usr/bin/wg",
+        "usr/bin/curl",
+    ],
 };
 /// For programs of several processes: they end together.
 const TOGETHER: &str = "--mount --pid --fork --kill-child";
@@ -74,6 +82,15 @@ impl Peers {
     pub fn network_manager(&self, dir: &Path) -> Result<PathBuf> {
         // It would manage the links that it sees.
         self.script(dir, "network-manager", &format!("{TOGETHER} --net"), IMPORT)
+    }
+
+    /// Writes into `dir` a program that takes the options of `curl` and speaks HTTP/3 too. It has the caller's network and
+    /// names, and of the caller's files those below `dir`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn curl(&self, dir: &Path) -> Result<PathBuf> {
+        self.program(dir, "curl-http3", "--mount", "curl")
     }
 
     /// Writes into `dir` a program `name` that runs the shell script `text` in the root with the caller's network, among

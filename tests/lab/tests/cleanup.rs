@@ -67,7 +67,7 @@ fn namespaces(dir: &Path) -> Result<Vec<u64>> {
 }
 
 /// A lab with everything in it, among it containers that run.
-fn full_lab() -> Result<(Lab, Pebble, lab::Engine)> {
+fn full_lab() -> Result<(Lab, Pebble, lab::Engine, lab::System)> {
     let lab = Lab::new(Topology::HomeBehindNat)?;
     let pebble = Pebble::start(&lab)?;
     let engine = lab.host("home")?.start_engine()?;
@@ -77,7 +77,8 @@ fn full_lab() -> Result<(Lab, Pebble, lab::Engine)> {
         engine.docker(&["run", "--detach", "--pull", "never", "--network", network, "--restart", "always", "tiny"])?;
     }
     lab.host("home")?.exec(&["ip", "tuntap", "add", "dev", "tun0", "mode", "tun"])?;
-    Ok((lab, pebble, engine))
+    let system = lab.host("vps")?.boot()?;
+    Ok((lab, pebble, engine, system))
 }
 
 #[test]
@@ -86,12 +87,12 @@ fn a_dropped_lab_leaves_the_machine_as_it_was() -> Result<()> {
         return Ok(());
     }
     let before = machine()?;
-    let (lab, pebble, engine) = full_lab()?;
+    let (lab, pebble, engine, system) = full_lab()?;
     let (dir, inside) = (lab.dir().to_owned(), namespaces(lab.dir())?);
     assert!(traces(&dir, &inside)?.len() > 10, "the search for traces finds what is there");
     drop(lab);
     assert_eq!(traces(&dir, &inside)?, Vec::<String>::new());
-    drop((pebble, engine));
+    drop((pebble, engine, system));
     // What else runs on the machine may come and go meanwhile, but not stay.
     wait_until("the machine as it was", LIMIT, || {
         let after = machine()?;
@@ -108,7 +109,7 @@ fn a_killed_owner_leaves_nothing() -> Result<()> {
         return Ok(());
     }
     if std::env::var_os(HOLDER).is_some() {
-        let (lab, _pebble, _engine) = full_lab()?;
+        let (lab, _pebble, _engine, _system) = full_lab()?;
         println!("\nholding {}", lab.dir().display());
         loop {
             std::thread::park();

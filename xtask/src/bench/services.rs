@@ -1,12 +1,11 @@
 //! The whole product with its services: how long they need to serve, for how long an upgrade keeps people out, and what the
 //! agents themselves need.
 
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Agent, Binaries, Cloud, Dialer, More};
+use e2e::{Agent, Binaries, Cloud, Dialer, Memory, More};
 use lab::images::Wanted;
 use lab::{Http, capability, packages, wait_until};
 
@@ -65,7 +64,8 @@ pub(crate) fn run() -> Result<()> {
     cloud.wait_until_proven()?;
     progress.step(&format!("idle for {} s", IDLE.as_secs()));
     std::thread::sleep(IDLE);
-    let memory = [("edge-agent", memory(&cloud.edge)?), ("home-agent", memory(&cloud.home)?)];
+    let memory =
+        [("edge-agent", Memory::of(cloud.edge.process.pid())?), ("home-agent", Memory::of(cloud.home.process.pid())?)];
 
     progress.step("upgrading Ghost");
     let upgrade = keeps_people_out(&cloud.edge, &visitor, &["upgrade", "--to", GHOST[1]])?;
@@ -85,7 +85,7 @@ pub(crate) fn run() -> Result<()> {
     println!("| the way back: no answer for | {} |", seconds(rollback.0));
     println!("| the whole way back | {} |", seconds(rollback.1));
     println!("\n| idle, MiB | resident | of it its own (not a file's) |\n|---|---|---|");
-    for (name, [resident, own]) in memory {
+    for (name, Memory { resident, own, .. }) in memory {
         println!("| {name} | {resident:.1} | {own:.1} |");
     }
     Ok(())
@@ -125,18 +125,6 @@ fn keeps_people_out(edge: &Agent, visitor: &Http, what: &[&str]) -> Result<(Dura
         ensure!(since.is_none(), "Ghost has not answered for {} s", LIMIT.as_secs());
         Ok((out, took))
     })
-}
-
-/// An agent's memory in MiB: resident, and what of it is not mapped from a file.
-fn memory(agent: &Agent) -> Result<[f64; 2]> {
-    let path = format!("/proc/{}/status", agent.process.pid());
-    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-        kib.map(|kib| kib / 1024.0).with_context(|| format!("{path} has no {name}"))
-    };
-    Ok([field("VmRSS")?, field("RssAnon")?])
 }
 
 fn seconds(duration: Duration) -> String {

@@ -144,7 +144,7 @@ fn families() -> Vec<Family> {
         supervision: supervision(),
         proofs: Some(watched([(name("cloud.example.com"), proof), (name("example.com"), failed)].into())),
         disks: watched(vec![Disk { path: "/var/lib/docker".into(), free: 5 << 30, size: 40 << 30, full: false }]),
-        identity_ends: ends,
+        ends: watch::channel(Ends { certificate: ends, crl: None }).1,
     };
     metrics.families()
 }

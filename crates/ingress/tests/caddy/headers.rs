@@ -1,5 +1,11 @@
 //! What reaches the application of a request's headers, and what is added to its answers.
 
+use std::path::PathBuf;
+
+use lab::Peers;
+use lab::capability::skip;
+
+use crate::NAME;
 use crate::support::{Published, curl, eventually, name};
 
 /// All that could make an application take a visitor for somebody else.
@@ -28,15 +34,20 @@ const FORGED: [&str; 21] = [
 ];
 
 #[tokio::test]
-async fn nothing_forged_reaches_the_application_by_http_1_or_2() {
+async fn nothing_forged_reaches_the_application_by_any_http() {
     let Some(published) = Published::start().await else { return };
+    let mut ways = vec![("--http1.1", "HTTP/1.1 ", PathBuf::from("curl")), ("--http2", "HTTP/2 ", "curl".into())];
+    match Peers::provide(&mut |step| println!("{step}")) {
+        Ok(peers) => ways.push(("--http3-only", "HTTP/3 ", peers.curl(published.lab.dir.path()).unwrap())),
+        Err(error) => skip(&format!("HTTP/3: {error:#}")),
+    }
     let headers: Vec<String> = FORGED.iter().map(|name| format!("{name}: 6.6.6.6")).collect();
-    for version in ["--http1.1", "--http2"] {
+    for (version, spoken, program) in ways {
         let mut arguments = vec![version, "-H", "X-Requested-With: kept"];
         headers.iter().for_each(|header| arguments.extend(["-H", header]));
-        let answer = published.lab.visit("/echo", &arguments);
-        let (head, seen) = answer.split_once("GET /echo").unwrap();
-        assert_eq!(head.starts_with("HTTP/2"), version == "--http2", "{head}");
+        let answer = published.lab.visit_by(&program, NAME, "/echo", &arguments);
+        let (head, seen) = answer.split_once("GET /echo").unwrap_or((&answer, ""));
+        assert!(head.starts_with(spoken), "{version}: {answer}");
         assert!(!seen.contains("6.6.6.6"), "{version}: {seen}");
         let seen = seen.to_lowercase();
         for kept in [

@@ -64,12 +64,17 @@ impl Lab {
     }
 
     pub(crate) fn visit_name(&self, name: &str, path: &str, arguments: &[&str]) -> String {
+        self.visit_by(Path::new("curl"), name, path, arguments)
+    }
+
+    /// As [`Lab::visit`], by another program that takes the options of curl.
+    pub(crate) fn visit_by(&self, program: &Path, name: &str, path: &str, arguments: &[&str]) -> String {
         let resolve = format!("{name}:{}:127.0.0.1", self.https);
         let url = format!("https://{name}:{}{path}", self.https);
         let host = format!("Host: {name}");
         let usual =
             if arguments.iter().any(|argument| argument.starts_with("Host: ")) { &[][..] } else { &["-H", &host] };
-        curl(&[&["-k", "--resolve", &resolve], usual, arguments, &[&url]].concat())
+        run_curl(program, &[&["-k", "--resolve", &resolve], usual, arguments, &[&url]].concat())
     }
 }
 
@@ -281,7 +286,11 @@ pub(crate) fn certificate(lab: &Lab) {
 
 /// Head and body of an answer.
 pub(crate) fn curl(arguments: &[&str]) -> String {
-    let output = Command::new("curl").args(["-s", "-i", "-m", "10"]).args(arguments).output().unwrap();
+    run_curl(Path::new("curl"), arguments)
+}
+
+fn run_curl(program: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(["-s", "-i", "-m", "10"]).args(arguments).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

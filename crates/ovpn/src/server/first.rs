@@ -53,7 +53,8 @@ impl Wrapping {
         }
         let v2 = self.v2.as_ref().ok_or(DropReason::Wrap)?;
         let (packet, wrapped) = split_wrapped(datagram)?;
-        let unwrapped = v2.key.unwrap(wrapped)?;
+        let of_older = |first| v2.older.iter().find_map(|key| key.unwrap(wrapped).ok()).ok_or(first);
+        let unwrapped = v2.key.unwrap(wrapped).or_else(of_older)?;
         let keys = Arc::new(WrapKeys::new(Role::Server, Some(&unwrapped.key)));
         Ok((First { keys, metadata: Some(unwrapped.metadata) }, packet))
     }

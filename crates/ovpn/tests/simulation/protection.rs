@@ -33,7 +33,13 @@ fn server_key() -> ServerKey {
 }
 
 pub(crate) fn v2(max_age: Option<Duration>, beside: Option<SharedKey>) -> ServerProtection {
-    ServerProtection::TlsCryptV2(ServerV2 { key: server_key(), max_age, allow_noncookie: false, beside })
+    ServerProtection::TlsCryptV2(ServerV2 {
+        key: server_key(),
+        older: Vec::new(),
+        max_age,
+        allow_noncookie: false,
+        beside,
+    })
 }
 
 pub(crate) fn client_key(mark: u8, metadata: &Metadata) -> ClientProtection {
@@ -176,8 +182,13 @@ fn clients_that_cannot_send_their_key_again_are_served_only_when_allowed() {
     let from = Underlay::udp("203.0.113.7:1000".parse().unwrap());
     for allow_noncookie in [false, true] {
         let key = key.clone();
-        let mut net =
-            network(ServerProtection::TlsCryptV2(ServerV2 { key, max_age: None, allow_noncookie, beside: None }));
+        let mut net = network(ServerProtection::TlsCryptV2(ServerV2 {
+            key,
+            older: Vec::new(),
+            max_age: None,
+            allow_noncookie,
+            beside: None,
+        }));
         for _ in 0..2 {
             assert_eq!(net.deliver_to_server_from(from, &hex(&file["session_no_early"][0]["wire"])), None);
             net.run(Duration::from_millis(100));

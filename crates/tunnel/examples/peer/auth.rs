@@ -6,7 +6,8 @@
 //! `tokens=LIFETIME/RENEWAL`, `duplicates=on`. `exit=off` says goodbye over the data channel.
 //!
 //! `orders=PATH` is a socket for datagrams such as `restart PEER TEXT`, `halt PEER TEXT`, `info PEER TEXT`, `exit PEER`;
-//! a text of `restart` may begin with `[P]`, `[N]` or `[PN]`. `reconnect 0` is for a dialer.
+//! a text of `restart` may begin with `[P]`, `[N]` or `[PN]`. `reconnect 0` is for a dialer; `identify 0` has the
+//! files of certificates and keys read again.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -82,11 +83,12 @@ pub(crate) fn orders(settings: &Settings) -> Result<mpsc::Receiver<Command>, Box
     let (sender, receiver) = mpsc::channel(16);
     if let Some(path) = settings.get("orders") {
         let socket = UnixDatagram::bind(path)?;
+        let settings = settings.clone();
         tokio::spawn(async move {
             let mut buf = [0; 512];
             while let Ok(length) = socket.recv(&mut buf).await {
                 let text = String::from_utf8_lossy(buf.get(..length).unwrap_or_default()).into_owned();
-                let Some(command) = order(&text) else {
+                let Some(command) = order(&settings, &text) else {
                     println!("not understood: {text}");
                     continue;
                 };
@@ -99,11 +101,12 @@ pub(crate) fn orders(settings: &Settings) -> Result<mpsc::Receiver<Command>, Box
     Ok(receiver)
 }
 
-fn order(text: &str) -> Option<Command> {
+fn order(settings: &Settings, text: &str) -> Option<Command> {
     let mut words = text.splitn(3, ' ');
     let (name, peer, text) = (words.next()?, words.next()?.parse().ok()?, words.next().unwrap_or_default());
     let (flags, rest) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')).unwrap_or(("", text));
     let notice = match name {
+        "identify" => return crate::identity(settings).ok().map(|new| Command::Identify(Box::new(new))),
         "reconnect" => return Some(Command::Reconnect),
         "exit" => return Some(Command::Disconnect { peer }),
         "restart" => {

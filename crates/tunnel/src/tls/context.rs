@@ -49,17 +49,27 @@ impl Own {
 
 impl Material {
     pub(super) fn read(config: &TunnelConfig, role: Role) -> Result<Self, TlsError> {
-        let authorities = X509::stack_from_pem(config.tls.ca_pem.as_bytes()).map_err(TlsError::Authority)?;
-        if authorities.is_empty() && config.peer_fingerprints.is_empty() {
-            return Err(TlsError::Empty("CA"));
-        }
         let shows = role == Role::Server || !config.tls.cert_pem.is_empty();
-        Ok(Self {
-            authorities,
+        let this = Self {
+            authorities: authorities(&config.tls)?,
             own: if shows { Some(Own::read(&config.tls)?) } else { None },
             lowest: version(config.tls_version_min),
             highest: config.tls_version_max.map(version),
-        })
+        };
+        if this.authorities.is_empty() && config.peer_fingerprints.is_empty() {
+            return Err(TlsError::Empty("CA"));
+        }
+        Ok(this)
+    }
+
+    /// The same with other certificates: with authorities where there were some, with an own certificate where there was one.
+    pub(super) fn with(&self, tls: &TlsMaterial) -> Result<Self, TlsError> {
+        let authorities = authorities(tls)?;
+        if authorities.is_empty() && !self.authorities.is_empty() {
+            return Err(TlsError::Empty("CA"));
+        }
+        let own = if self.own.is_some() { Some(Own::read(tls)?) } else { None };
+        Ok(Self { authorities, own, ..*self })
     }
 
     /// What both roles share: no tickets, no resumption, no renegotiation. With `crl`, the path of a file of revocation
@@ -87,6 +97,10 @@ impl Material {
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
         Ok(context.build())
     }
+}
+
+fn authorities(tls: &TlsMaterial) -> Result<Vec<X509>, TlsError> {
+    X509::stack_from_pem(tls.ca_pem.as_bytes()).map_err(TlsError::Authority)
 }
 
 fn version(version: TlsVersion) -> SslVersion {

@@ -1,4 +1,4 @@
-//! Revocation lists in a file that may be replaced at any time.
+//! What handshakes begin with: the own identity, who is trusted, and revocation lists in a file that may be replaced at any time.
 //!
 //! A file that is missing or broken later on does not undo what was revoked: the lists that were read last stay. They
 //! stop every handshake when their time is over.
@@ -20,6 +20,7 @@ use super::TlsError;
 use super::context::Material;
 use super::verify::unix;
 use crate::certificates::Clock;
+use crate::config::TlsMaterial;
 
 /// How often the file is looked at, besides when a handshake begins.
 const LOOK: Duration = Duration::from_secs(1);
@@ -30,16 +31,16 @@ const WARN_AGAIN: Duration = Duration::from_secs(86_400);
 /// Largest file that is read, bytes.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
-/// What was read last from a good file.
-pub(super) struct Lists {
+/// What connections begin with, and what of revocation is known.
+pub(super) struct InForce {
     /// Refuses whom the lists name.
     pub(super) context: SslContext,
     lists: Vec<X509Crl>,
-    /// The first end of a list.
-    pub(super) next_update: SystemTime,
+    /// The first end of a list; `None` without lists.
+    pub(super) next_update: Option<SystemTime>,
 }
 
-impl Lists {
+impl InForce {
     /// Whether a certificate of a chain that was verified is revoked by now. Its lists' ends do not matter to what they
     /// say.
     pub(super) fn revoke(&self, chain: &[X509]) -> bool {
@@ -54,18 +55,24 @@ impl Lists {
     }
 }
 
-/// The file and what it held.
-pub(super) struct Revocation {
-    path: String,
-    material: Material,
+/// The own identity with the authorities that are trusted, and the file of lists, where there is one. Both may be replaced while
+/// connections go on.
+pub(super) struct Trust {
     clock: Clock,
     watched: Mutex<Watched>,
-    current: watch::Sender<Arc<Lists>>,
+    current: watch::Sender<Arc<InForce>>,
 }
 
-/// What the file looked like when it was last read, and what has been said of it.
+/// What connections are made from, what the file looked like when it was last read, and what has been said of it.
 struct Watched {
+    material: Material,
+    path: Option<String>,
     stamp: Option<Stamp>,
+    said: Said,
+}
+
+#[derive(Default)]
+struct Said {
     trouble: Option<String>,
     warned: Option<(Warning, SystemTime)>,
 }
@@ -104,40 +111,40 @@ enum Warning {
     Unusable(String),
 }
 
-impl Revocation {
-    /// Reads the file for the first time.
-    pub(super) fn open(path: &Path, material: Material, clock: Clock) -> Result<Arc<Self>, TlsError> {
-        let unusable = |why: String| TlsError::Revocation { path: path.to_owned(), why };
-        if material.authorities.is_empty() {
-            return Err(unusable("lists are signed by an authority, and there is none".to_owned()));
-        }
-        let text = as_text(path)?.to_owned();
-        let stamp = Stamp::of(&text).map_err(|error| unusable(error.to_string()))?;
-        let lists = read(&text, &material).map_err(unusable)?;
-        let watched = Watched { stamp: Some(stamp), trouble: None, warned: None };
-        let this = Arc::new(Self {
-            path: text,
-            material,
-            clock,
-            watched: Mutex::new(watched),
-            current: watch::Sender::new(Arc::new(lists)),
-        });
+impl Trust {
+    /// Reads the file for the first time, if there is one.
+    pub(super) fn open(material: Material, path: Option<&Path>, clock: Clock) -> Result<Arc<Self>, TlsError> {
+        let (watched, in_force) = Watched::begin(material, path)?;
+        let current = watch::Sender::new(Arc::new(in_force));
+        let this = Arc::new(Self { clock, watched: Mutex::new(watched), current });
         this.warn();
         Ok(this)
     }
 
+    /// Takes other certificates and another file from now on, or none of it.
+    pub(super) fn replace(&self, tls: &TlsMaterial, path: Option<&Path>) -> Result<(), TlsError> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let (new, in_force) = Watched::begin(watched.material.with(tls)?, path)?;
+        *watched = new;
+        self.current.send_replace(Arc::new(in_force));
+        Ok(())
+    }
+
     /// What is in force, and news of it.
-    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Lists>> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<InForce>> {
         self.current.subscribe()
     }
 
-    /// When the lists that are in force end.
-    pub(super) fn next_update(&self) -> SystemTime {
+    /// When the lists that are in force end, where there are any.
+    pub(super) fn next_update(&self) -> Option<SystemTime> {
         self.current.borrow().next_update
     }
 
     /// Takes up what has happened to the file.
     pub(super) async fn refresh(self: &Arc<Self>) {
+        if self.next_update().is_none() {
+            return;
+        }
         let this = Arc::clone(self);
         // Files can take their time. A panic in there is reported by the runtime.
         let _ = tokio::task::spawn_blocking(move || this.look()).await;
@@ -159,29 +166,33 @@ impl Revocation {
 
     fn look(&self) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(path) = &watched.path else { return };
         // Taken before the file is read: what changes in between is seen as a change the next time.
-        let (stamp, read) = match Stamp::of(&self.path) {
+        let (stamp, read) = match Stamp::of(path) {
             Ok(stamp) if watched.stamp == Some(stamp) => return,
-            Ok(stamp) => (Some(stamp), read(&self.path, &self.material)),
+            Ok(stamp) => (Some(stamp), read(path, &watched.material)),
             Err(error) => (None, Err(error.to_string())),
         };
-        watched.stamp = stamp;
-        watched.trouble = match read {
-            Ok(lists) => {
-                tracing::info!(path = self.path, "the list of revoked certificates was read");
-                self.current.send_replace(Arc::new(lists));
+        let trouble = match read {
+            Ok(in_force) => {
+                tracing::info!(path, "the list of revoked certificates was read");
+                self.current.send_replace(Arc::new(in_force));
                 None
             }
             Err(why) => Some(why),
         };
+        watched.stamp = stamp;
+        watched.said.trouble = trouble;
     }
 
     /// Says what somebody should do something about, once a day.
     fn warn(&self) {
-        let (path, now, until) = (&self.path, self.clock.now(), self.next_update());
+        let (now, Some(next_update)) = (self.clock.now(), self.next_update()) else { return };
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = Asn1Time::from_unix(unix(until)).map(|until| until.to_string()).unwrap_or_default();
-        match watched.due(now, self.next_update()) {
+        let until = Asn1Time::from_unix(unix(next_update)).map(|until| until.to_string()).unwrap_or_default();
+        let due = watched.said.due(now, next_update);
+        let path = watched.path.as_deref().unwrap_or_default();
+        match due {
             None => {}
             Some(Warning::Expired(why)) => tracing::error!(
                 path,
@@ -205,6 +216,23 @@ impl Revocation {
 }
 
 impl Watched {
+    fn begin(material: Material, path: Option<&Path>) -> Result<(Self, InForce), TlsError> {
+        let Some(path) = path else {
+            let in_force = InForce { context: material.context(None)?, lists: Vec::new(), next_update: None };
+            return Ok((Self { material, path: None, stamp: None, said: Said::default() }, in_force));
+        };
+        let unusable = |why: String| TlsError::Revocation { path: path.to_owned(), why };
+        if material.authorities.is_empty() {
+            return Err(unusable("lists are signed by an authority, and there is none".to_owned()));
+        }
+        let text = as_text(path)?.to_owned();
+        let stamp = Stamp::of(&text).map_err(|error| unusable(error.to_string()))?;
+        let in_force = read(&text, &material).map_err(unusable)?;
+        Ok((Self { material, path: Some(text), stamp: Some(stamp), said: Said::default() }, in_force))
+    }
+}
+
+impl Said {
     /// What is to be said now, if it was not said within the last day.
     fn due(&mut self, now: SystemTime, next_update: SystemTime) -> Option<Warning> {
         let warning = if next_update <= now {
@@ -229,14 +257,14 @@ impl Watched {
 }
 
 /// Reads the lists and makes them count, or says why they cannot be used.
-fn read(path: &str, material: &Material) -> Result<Lists, String> {
+fn read(path: &str, material: &Material) -> Result<InForce, String> {
     let (text, lists, next_update) = load(path, &material.authorities)?;
     let context = material.context(Some(path)).map_err(|error| error.to_string())?;
     // OpenSSL reads the file itself.
     if fs::read_to_string(path).ok() != Some(text) {
         return Err("it changed while it was read".to_owned());
     }
-    Ok(Lists { context, lists, next_update })
+    Ok(InForce { context, lists, next_update: Some(next_update) })
 }
 
 /// The file's text, the lists in it, and when the first of them ends.
@@ -313,7 +341,7 @@ mod tests {
     #[test]
     fn trouble_is_told_once_a_day() {
         let day = |number: u64| UNIX_EPOCH + Duration::from_secs(number * 86_400);
-        let mut watched = Watched { stamp: None, trouble: None, warned: None };
+        let mut watched = Said::default();
         assert_eq!(watched.due(day(0), day(100)), None);
         assert_eq!(watched.due(day(92), day(100)), None);
         assert_eq!(watched.due(day(93), day(100)), Some(Warning::Ending));

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::{TlsError, TlsFactory};
 use crate::certificates::{Clock, Fingerprint, NameCheck};
 use crate::config::{Dial, Mode, TlsMaterial, TlsVersion, TunnelConfig};
+use crate::report::TunnelIdentity;
 
 const KEY: TlsKey = TlsKey { session: 0, generation: 0 };
 /// The middle of 2030.
@@ -429,4 +430,54 @@ async fn lists_must_be_of_the_authority() {
     shake(&dialer, &listener).await.unwrap();
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW as u64);
     assert!(listener.crl_next_update().is_some_and(|end| end > now));
+}
+
+/// Two authorities of one name are trusted, each with its list; then the older one is no more.
+#[tokio::test]
+async fn another_identity_counts_for_connections_that_begin_after_it() {
+    let (old, new) = (Authority::until(2040), Authority::until(2040));
+    let clock = FakeClock::at(NOW);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("crl.pem");
+    fs::write(&path, old.list(&[]) + &new.list(&[7])).unwrap();
+    let both = |tls: TlsMaterial| TlsMaterial { ca_pem: old.0.pem() + &new.0.pem(), ..tls };
+    let issue = |authority: &Authority, number| {
+        authority.issue("somebody", |params| {
+            params.use_authority_key_identifier_extension = true;
+            serial(number)(params);
+        })
+    };
+    let listener = listener(&config(both(issue(&old, 1)), &clock));
+    let with = |tls: TlsMaterial, crl: Option<&Path>| TunnelIdentity {
+        tls,
+        crl: crl.map(Path::to_owned),
+        protection: None.into(),
+    };
+    let of_old = dialer(&config(both(issue(&old, 2)), &clock), None);
+    let of_new = dialer(&config(issue(&new, 3), &clock), None);
+    let revoked = dialer(&config(both(issue(&new, 7)), &clock), None);
+    let mut running = Pair::new([&revoked, &listener]);
+    running.shake().await.unwrap();
+    assert_refused(shake(&of_new, &listener).await, 0, &["of its issuer"]);
+
+    // The lists count at once, also for connections that began without.
+    listener.replace(&with(both(issue(&new, 4)), Some(&path))).unwrap();
+    assert!(running.failure(1).await.contains("revoked"));
+    for dialer in [&of_old, &of_new] {
+        shake(dialer, &listener).await.unwrap();
+    }
+    assert_refused(shake(&revoked, &listener).await, 1, &["revoked"]);
+
+    // What cannot be used changes nothing.
+    let stolen = TlsMaterial { key_pem: issue(&new, 5).key_pem, ..issue(&new, 6) };
+    let nobody = TlsMaterial { ca_pem: String::new(), ..issue(&new, 6) };
+    for (tls, crl) in [(stolen, Some(&*path)), (nobody, None), (issue(&new, 6), Some(Path::new("/nonexistent")))] {
+        assert!(listener.replace(&with(tls, crl)).is_err());
+        shake(&of_new, &listener).await.unwrap();
+    }
+    assert!(listener.crl_next_update().is_some());
+    fs::write(&path, new.list(&[])).unwrap();
+    listener.replace(&with(issue(&new, 8), Some(&path))).unwrap();
+    assert_refused(shake(&of_old, &listener).await, 1, &["of its issuer"]);
+    shake(&of_new, &listener).await.unwrap();
 }

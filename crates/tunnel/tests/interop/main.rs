@@ -8,6 +8,7 @@ mod failover;
 mod float;
 mod flood;
 mod goodbye;
+mod identity;
 mod mtu;
 mod nat;
 mod offload;

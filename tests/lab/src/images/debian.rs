@@ -31,7 +31,7 @@ pub(crate) fn architecture() -> Result<String> {
 }
 
 /// The suite of this machine's own Debian.
-pub(super) fn own_suite() -> String {
+pub(crate) fn own_suite() -> String {
     let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let named = system.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     // Testing and sid have no name of their own in there.

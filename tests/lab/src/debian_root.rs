@@ -1,4 +1,4 @@
-//! Programs of Debian sid, for what this machine's own Debian does not have: a root folder in a cache.
+//! Root folders of Debian in a cache: of sid for programs that this machine's own Debian does not have, of that for whole hosts.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -10,13 +10,16 @@ use sha2::{Digest, Sha256};
 
 use crate::images::{debian, output};
 
-const SUITE: &str = "sid";
+/// The suite of what this machine's own Debian does not have.
+pub(crate) const SID: &str = "sid";
 
 /// What a root folder holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Root<'a> {
     /// Counted up when this program starts to build differently from the same packages.
     pub(crate) builder: &'a str,
+    /// Debian's name of the release.
+    pub(crate) suite: &'a str,
     /// What it is, for people.
     pub(crate) what: &'a str,
     /// mmdebstrap's: `minbase` installs, `extract` only unpacks.
@@ -39,8 +42,8 @@ impl Root<'_> {
         let lock = File::create(cache.join("lock")).with_context(advice)?;
         let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(advice)?;
 
-        let hash = Sha256::digest([self.builder, SUITE, self.packages, &debian::architecture()?].join("\n"));
-        let dir = cache.join(format!("{SUITE}-{}", &format!("{hash:x}")[..16]));
+        let hash = Sha256::digest([self.builder, self.suite, self.packages, &debian::architecture()?].join("\n"));
+        let dir = cache.join(format!("{}-{}", self.suite, &format!("{hash:x}")[..16]));
         if !dir.exists() {
             self.build(&dir, progress)?;
         }
@@ -56,16 +59,17 @@ impl Root<'_> {
         let mut directories = DirBuilder::new();
         directories.mode(0o755).recursive(true);
         directories.create(part.join("mount")).with_context(|| format!("cannot make {}", part.display()))?;
+        let suite = self.suite;
         let (root, mirror) = (part.join("root"), debian::mirror());
-        progress(&format!("unpacking {} from Debian {SUITE} ({mirror}), once", self.what));
+        progress(&format!("unpacking {} from Debian {suite} ({mirror}), once", self.what));
         let mut mmdebstrap = debian::mmdebstrap("directory", self.variant, self.packages, &debian::apt_options()?);
-        mmdebstrap.arg(SUITE).arg(&root).arg(&mirror);
+        mmdebstrap.arg(suite).arg(&root).arg(&mirror);
         output(mmdebstrap).with_context(|| {
-            format!("cannot build Debian {SUITE}: is the mirror {mirror} within reach, and mmdebstrap installed?")
+            format!("cannot build Debian {suite}: is the mirror {mirror} within reach, and mmdebstrap installed?")
         })?;
         for program in self.programs {
             if !root.join(program).is_file() {
-                bail!("Debian {SUITE} has no /{program} any more: see what its packages hold now");
+                bail!("Debian {suite} has no /{program} any more: see what its packages hold now");
             }
         }
         fs::rename(&part, dir).with_context(|| format!("cannot keep {}", dir.display()))

@@ -5,14 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
+use http_body_util::Empty;
 use hyper::header::{ACCEPT, HOST, HeaderName, USER_AGENT};
-use hyper::{HeaderMap, Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, Response, Uri};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -36,12 +33,9 @@ pub enum ExchangeError {
     /// The request cannot be written.
     #[error("no valid request")]
     Request(#[source] hyper::http::Error),
-    /// No HTTP answer.
-    #[error("no valid HTTP answer came")]
-    Http(#[source] hyper::Error),
-    /// The answer's body is too large or broke off.
-    #[error("the answer did not come whole, or is larger than expected")]
-    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No whole answer.
+    #[error(transparent)]
+    Answer(#[from] exchange::ExchangeError),
     /// It took too long.
     #[error("no answer within {} s", DEADLINE.as_secs())]
     Deadline,
@@ -53,13 +47,6 @@ pub(crate) struct Server {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) plain: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
 }
 
 impl Server {
@@ -80,7 +67,7 @@ impl Server {
         tls: &Arc<ClientConfig>,
         path: &str,
         header: Option<(HeaderName, String)>,
-    ) -> Result<Answer, ExchangeError> {
+    ) -> Result<Response<Bytes>, ExchangeError> {
         timeout(DEADLINE, self.try_get(tls, path, header)).await.map_err(|_| ExchangeError::Deadline)?
     }
 
@@ -89,7 +76,7 @@ impl Server {
         tls: &Arc<ClientConfig>,
         path: &str,
         header: Option<(HeaderName, String)>,
-    ) -> Result<Answer, ExchangeError> {
+    ) -> Result<Response<Bytes>, ExchangeError> {
         let usual = if self.plain { 80 } else { 443 };
         let host = if self.port == usual { self.host.clone() } else { format!("{}:{}", self.host, self.port) };
         let mut request = Request::get(path).header(HOST, host).header(USER_AGENT, "cloudathome");
@@ -97,33 +84,14 @@ impl Server {
         if let Some((name, value)) = header {
             request = request.header(name, value);
         }
-        let request = request.body(Empty::new()).map_err(ExchangeError::Request)?;
+        let request = request.body(Empty::<Bytes>::new()).map_err(ExchangeError::Request)?;
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(ExchangeError::Connect)?;
         if self.plain {
-            return exchange(stream, request).await;
+            return Ok(exchange::exchange(stream, request, MAX_BODY).await?);
         }
         let name =
             ServerName::try_from(self.host.clone()).map_err(|error| ExchangeError::Tls(io::Error::other(error)))?;
         let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(ExchangeError::Tls)?;
-        exchange(stream, request).await
-    }
-}
-
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    request: Request<Empty<Bytes>>,
-) -> Result<Answer, ExchangeError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(ExchangeError::Http)?;
-    let exchange = async {
-        let (head, body) = sender.send_request(request).await.map_err(ExchangeError::Http)?.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await.map_err(ExchangeError::Body)?.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body })
-    };
-    tokio::pin!(exchange);
-    tokio::pin!(connection);
-    // The connection only moves bytes for the exchange; whether it then ends well does not matter.
-    tokio::select! {
-        answer = &mut exchange => answer,
-        _ = &mut connection => exchange.await,
+        Ok(exchange::exchange(stream, request, MAX_BODY).await?)
     }
 }
