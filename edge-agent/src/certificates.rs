@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use acme::{Dns, Keeper, Plan, Status};
 use agent::config::{Common, chain};
-use agent::masked;
 use ingress::{Site, ordered_names};
 use model::Hostname;
 use tokio::sync::watch;
@@ -112,8 +111,7 @@ impl Certificates {
     pub(crate) fn trouble(&self) -> Option<String> {
         let status = self.status.borrow();
         let failure = status.failure.as_ref()?;
-        // A program of the user's may have told what it should not.
-        let reason = masked(&failure.reason);
+        let reason = &failure.reason;
         if failure.is_in_force {
             return Some(format!(
                 "the certificate for {} is in force and not stored: {reason}",
@@ -127,7 +125,7 @@ impl Certificates {
             },
             None => "there is none yet".to_owned(),
         };
-        Some(format!("no certificate for {} by DNS-01 ({meanwhile}): {}", self.planned.join(", "), reason))
+        Some(format!("no certificate for {} by DNS-01 ({meanwhile}): {reason}", self.planned.join(", ")))
     }
 }
 

@@ -118,13 +118,14 @@ async fn last(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The end of the output on one line, without what a terminal would obey.
+/// The end of the output on one line, without what a terminal would obey and without what looks like a secret.
 fn told(output: &str) -> String {
     let line = output.split_whitespace().collect::<Vec<_>>().join(" ");
     let line: Vec<char> = line.chars().filter(|letter| !letter.is_control()).collect();
     if line.is_empty() {
         return String::new();
     }
+    let line: Vec<char> = mask::masked(&line.into_iter().collect::<String>()).chars().collect();
     format!(": {}", line[line.len().saturating_sub(MAX_TOLD)..].iter().collect::<String>())
 }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::services::Service;
-use crate::settings::{Settings, masked};
+use crate::settings::Settings;
 
 /// Questions that wait.
 const QUEUE: usize = 4;
@@ -131,7 +131,7 @@ impl<C: ConfigCheck + Send + 'static> Configuration<C> {
         let source = self.source.clone();
         // Files are read, the identity's among them.
         let loaded = tokio::task::spawn_blocking(move || {
-            let loaded = C::load(&source).map_err(|error| masked(&error.to_string()))?;
+            let loaded = C::load(&source).map_err(|error| error.to_string())?;
             let settings = Settings::of(&loaded.values);
             Ok((loaded.checked, settings))
         });

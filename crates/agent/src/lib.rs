@@ -26,7 +26,6 @@ pub use link::{Link, LinkView};
 pub use metrics::{Disk, Metrics, NameProof, NameProofs, watch_disks};
 pub use services::Services;
 pub use serving::{Proof, conclude};
-pub use settings::masked;
 pub use status::Myself;
 pub use timeline::Recorder;
 pub use watch::{CONTROL_DEADLINE, CORE_DEADLINE, watchdog};

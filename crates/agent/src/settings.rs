@@ -8,16 +8,13 @@ use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use mask::{MASK, is_secret_name};
 use model::ConfigChange;
 use secrecy::SecretString;
 use toml::{Table, Value};
 
 use crate::identity;
 
-/// In place of a secret.
-const MASK: &str = "***";
-/// Words in the name of what is secret.
-const SECRET: [&str; 7] = ["password", "passwd", "passphrase", "secret", "token", "credential", "private"];
 /// Keys, besides those that end with `_file` and those below `secrets`, whose value names a file that is read when the
 /// configuration is.
 const FILES: [&str; 4] = ["acme_api_root", "acme_issuer_root", "basic_auth", "issuer_root"];
@@ -92,11 +89,6 @@ impl Settings {
     }
 }
 
-fn is_secret_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    SECRET.iter().any(|word| name.contains(word)) || name == "key" || name.ends_with("_key") || name.ends_with("-key")
-}
-
 /// Whether the value is the path of a file.
 fn names_file(path: &[&str]) -> bool {
     let [outer @ .., key] = path else { return false };
@@ -117,10 +109,10 @@ fn shown(path: &[&str], value: &Value, secrets: &mut Vec<SecretString>) -> Strin
 /// A value without the secrets in its texts: those of `--password=x`, of the word after `--password`, and in addresses.
 fn masked_value(value: &Value, secrets: &mut Vec<SecretString>) -> Value {
     match value {
-        Value::String(text) => Value::String(masked_text(text, secrets)),
+        Value::String(text) => Value::String(mask::collecting(text, secrets)),
         Value::Array(items) => {
             let mut follows = false;
-            let mask = |item: &Value| {
+            let shown = |item: &Value| {
                 let option = item.as_str().filter(|word| word.starts_with('-') && !word.contains('='));
                 let named = option.is_some_and(is_secret_name);
                 match item {
@@ -131,45 +123,10 @@ fn masked_value(value: &Value, secrets: &mut Vec<SecretString>) -> Value {
                     item => masked_value(item, secrets),
                 }
             };
-            Value::Array(items.iter().map(mask).collect())
+            Value::Array(items.iter().map(shown).collect())
         }
         other => other.clone(),
     }
-}
-
-/// A text for people without what looks like a secret in it.
-#[must_use]
-pub fn masked(text: &str) -> String {
-    masked_text(text, &mut Vec::new())
-}
-
-fn masked_text(text: &str, secrets: &mut Vec<SecretString>) -> String {
-    let words: Vec<String> = text.split(' ').map(|word| masked_word(word, secrets)).collect();
-    words.join(" ")
-}
-
-fn masked_word(word: &str, secrets: &mut Vec<SecretString>) -> String {
-    const ENDS: [char; 4] = ['?', '&', ';', ','];
-    let word = without_login(word, secrets);
-    let part = |part: &str| match part.split_once('=') {
-        Some((name, value)) if is_secret_name(name) && !value.trim_end_matches(ENDS).is_empty() => {
-            let (secret, end) = value.split_at(value.trim_end_matches(ENDS).len());
-            secrets.push(secret.into());
-            format!("{name}={MASK}{end}")
-        }
-        _ => part.to_owned(),
-    };
-    word.split_inclusive(ENDS).map(part).collect()
-}
-
-/// An address without the password in it.
-fn without_login(word: &str, secrets: &mut Vec<SecretString>) -> String {
-    let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let login = authority.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?, host)));
-    let Some(((user, password), host)) = login else { return word.to_owned() };
-    secrets.push(password.into());
-    format!("{scheme}://{user}:{MASK}@{host}{path}")
 }
 
 fn named_files(path: &[&str], value: &Value) -> Vec<PathBuf> {

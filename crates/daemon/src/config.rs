@@ -51,7 +51,8 @@ impl fmt::Display for ConfigError {
         if let Some(key) = &self.key {
             write!(f, ": {key}")?;
         }
-        write!(f, ": {}", self.reason)
+        // The fault may stand in a value that carries a secret.
+        write!(f, ": {}", mask::masked(&self.reason))
     }
 }
 
