@@ -24,8 +24,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
+use agent::config::Mode;
 use agent::services::Service;
-use agent::{Configuration, Doctor, Link, Metrics, Myself, OwnIdentity, Recorder, Services};
+use agent::{Configuration, Doctor, Link, Looked, Lookout, Metrics, Myself, OwnIdentity, Recorder, Services};
 use anyhow::Context;
 use control::{EdgeOutput, EdgeService, Inspected, InspectionSocket, Offered, Opposite, Snapshot};
 use daemon::Ready;
@@ -104,13 +105,18 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let operator = services.operator();
     let mut watchdog = agent::watchdog(&link, &services, snapshot_receiver.clone(), stop.clone());
     let recorder = Recorder::start(StateFile::new(&common.state_dir, "timeline.json"), snapshot);
-    let doctor = Doctor {
+    let lookout = Lookout::start(&common.tunnel, Role::Edge, identity.subscribe(), None);
+    let doctor = Doctor::new(Looked {
         engine: services.engine(),
         state_dir: common.state_dir.clone(),
         ends: identity.ends(),
         snapshot: snapshot_receiver.clone(),
         tunnel: link.report.clone(),
-    };
+        peer: common.tunnel.peer.clone(),
+        opposite: opposite.clone(),
+        is_public: matches!(common.tunnel.mode, Mode::Listen(_)) || config.ingress.is_some(),
+        lookout,
+    });
     let (published, ingress_report) = watch::channel(IngressReport::default());
     let metrics = Metrics {
         snapshot: snapshot_receiver.clone(),

@@ -17,7 +17,8 @@ mod outside;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use agent::{Configuration, Doctor, Link, Metrics, Myself, OwnIdentity, Recorder, Services};
+use agent::config::Mode;
+use agent::{Configuration, Doctor, Link, Looked, Lookout, Metrics, Myself, OwnIdentity, Recorder, Services};
 use anyhow::Context;
 use control::{HomeLink, HomeOutput, Inspected, InspectionSocket, Offered, Opposite, Snapshot};
 use daemon::Ready;
@@ -67,13 +68,19 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let mut watchdog = agent::watchdog(&link, &services, snapshot_receiver.clone(), stop.clone());
     let supervision = services.supervise();
     let recorder = Recorder::start(StateFile::new(&common.state_dir, "timeline.json"), snapshot);
-    let doctor = Doctor {
+    let (published, published_receiver) = watch::channel(Vec::new());
+    let lookout = Lookout::start(&common.tunnel, Role::Home, identity.subscribe(), Some(published_receiver.clone()));
+    let doctor = Doctor::new(Looked {
         engine: services.engine(),
         state_dir: common.state_dir.clone(),
         ends: identity.ends(),
         snapshot: snapshot_receiver.clone(),
         tunnel: link.report.clone(),
-    };
+        peer: common.tunnel.peer.clone(),
+        opposite: opposite.clone(),
+        is_public: matches!(common.tunnel.mode, Mode::Listen(_)),
+        lookout,
+    });
     let metrics = Metrics {
         snapshot: snapshot_receiver.clone(),
         tunnel: link.report.clone(),
@@ -90,7 +97,6 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         ingress: None,
     };
     let prober = Prober::new(config.issuer_root.as_deref()).context("outside.issuer_root")?;
-    let (published, published_receiver) = watch::channel(Vec::new());
     let (proofs_sender, proofs) = watch::channel(Vec::new());
     tokio::spawn(stop.clone().run_until_cancelled_owned(outside::prove(prober, published_receiver, proofs_sender)));
     let offered = Offered { host: myself.host.clone(), inspected, operator, asked: requests_sender };

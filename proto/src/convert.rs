@@ -7,6 +7,7 @@ mod ingress;
 mod join;
 mod operation;
 mod published;
+mod reach;
 mod tunnel;
 
 use std::fmt::Display;

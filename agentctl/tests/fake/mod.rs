@@ -9,8 +9,8 @@ use control::{Configurator, Doctor, Inspected, InspectionSocket, Offered, Operat
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use model::{
-    ConfigChange, ConfigReport, Credential, ExecInput, ExecQuery, Finding, Grade, LogsQuery, Output, Refusal,
-    RunCommand, ServiceName,
+    ConfigChange, ConfigReport, Credential, ExecInput, ExecQuery, Finding, Grade, LogsQuery, Output, PortReach,
+    Refusal, RunCommand, ServiceName,
 };
 use secrecy::SecretString;
 use tempfile::TempDir;
@@ -106,6 +106,10 @@ impl Doctor for FakeDoctor {
             next: Some("make room".into()),
         };
         Box::pin(async move { vec![finding] })
+    }
+
+    fn reach(&self) -> BoxFuture<'static, Option<Vec<PortReach>>> {
+        Box::pin(async { None })
     }
 }
 

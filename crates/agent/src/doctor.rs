@@ -1,27 +1,31 @@
 //! A look at this host for `agentctl doctor`: what services and tunnel stand on.
 
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+mod bound;
+mod engine;
+mod names;
+mod ports;
+mod room;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use control::Snapshot;
-use futures_util::future::{BoxFuture, join, join_all};
-use model::{Finding, Grade, HostStatus, Role, TunnelReport, TunnelState};
-use nix::sys::statvfs::statvfs;
-use supervisor::{DockerEngine, EngineInfo};
-use tokio::net::lookup_host;
+use control::{InspectorError, Opposite, Snapshot};
+use futures_util::future::{BoxFuture, join_all};
+use model::{Finding, Grade, HostId, HostStatus, PortReach, TunnelReport, TunnelState};
+use supervisor::DockerEngine;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::Lookout;
 use crate::identity::Ends;
+use ports::Look;
+use room::Rooms;
 
-/// For a single look.
+/// For the engine to answer.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// With less room than this services fail.
-const ROOM_BAD: u64 = 1 << 30;
-/// With less room than this an upgrade may not be possible, which copies what it changes.
-const ROOM_DOUBTFUL: u64 = 10 << 30;
+/// For the opposite host to look at us. It gives up by itself before that.
+const OUTSIDE: Duration = Duration::from_millis(4500);
 /// Clocks that differ by so much spoil logins with one-time codes.
 const CLOCK_DOUBTFUL: u64 = 5_000;
 /// And by so much new certificates.
@@ -33,12 +37,10 @@ const IDENTITY_BAD: Duration = Duration::from_secs(14 * DAY);
 const IDENTITY_DOUBTFUL: Duration = Duration::from_secs(60 * DAY);
 /// A path narrower than this is a tunnel in a tunnel, or broken.
 const PATH_DOUBTFUL: u32 = 1400;
-/// HTTPS, for names to be resolved with.
-const HTTPS: u16 = 443;
 
-/// Looks at this host when it is asked to.
+/// What the doctor looks at.
 #[derive(Debug)]
-pub struct Doctor {
+pub struct Looked {
     /// The engine that runs the services.
     pub engine: Arc<DockerEngine>,
     /// Where state is kept.
@@ -49,82 +51,98 @@ pub struct Doctor {
     pub snapshot: watch::Receiver<Snapshot>,
     /// This host's end of the tunnel.
     pub tunnel: watch::Receiver<TunnelReport>,
+    /// The opposite host's name.
+    pub peer: HostId,
+    /// The way to ask it.
+    pub opposite: Opposite,
+    /// Whether this host keeps ports open to the world, for the opposite one to look at.
+    pub is_public: bool,
+    /// Looks at the opposite host's ports.
+    pub lookout: Lookout,
+}
+
+/// Looks at this host when it is asked to.
+#[derive(Debug)]
+pub struct Doctor {
+    looked: Arc<Looked>,
+    rooms: Rooms,
+}
+
+impl Doctor {
+    /// Looks at nothing yet.
+    #[must_use]
+    pub fn new(looked: Looked) -> Self {
+        Self { looked: Arc::new(looked), rooms: Rooms::default() }
+    }
 }
 
 impl control::Doctor for Doctor {
     fn examine(&self) -> BoxFuture<'static, Vec<Finding>> {
-        let status = self.snapshot.borrow().local.clone();
-        let report = self.tunnel.borrow().clone();
-        let (engine, state_dir) = (Arc::clone(&self.engine), self.state_dir.clone());
-        let ends = self.ends.borrow().certificate;
+        let (looked, rooms) = (Arc::clone(&self.looked), self.rooms.clone());
         Box::pin(async move {
-            let asked = timeout(DEADLINE, engine.info());
-            let (asked, names) = join(asked, names(&status)).await;
-            let asked = match asked {
-                Ok(Ok(info)) => Ok(info),
-                Ok(Err(error)) => Err(crate::config::chain(&error)),
-                Err(_) => Err(format!("it does not answer within {} s", DEADLINE.as_secs())),
-            };
-            let mut findings = vec![engine_finding(&asked, engine.socket())];
-            let data_root = asked.ok().map(|info| info.data_root);
-            findings.extend([Some(state_dir), data_root].into_iter().flatten().map(|dir| room(&dir)));
+            let status = looked.snapshot.borrow().local.clone();
+            let report = looked.tunnel.borrow().clone();
+            let ends = looked.ends.borrow().certificate;
+            let (services, names, ours, theirs) =
+                tokio::join!(looked.services(&rooms), names::names(&status), looked.ours(), looked.theirs());
+            let mut findings = services;
             findings.push(tunnel(&status));
             findings.extend(path(&report));
             findings.push(control_channel(&status));
             findings.extend(clock(&status));
             findings.push(identity(ends, SystemTime::now()));
             findings.extend(names);
+            findings.extend(ours.into_iter().chain(theirs));
             findings
         })
+    }
+
+    fn reach(&self) -> BoxFuture<'static, Option<Vec<PortReach>>> {
+        let lookout = self.looked.lookout.clone();
+        Box::pin(async move { lookout.look().await })
+    }
+}
+
+impl Looked {
+    /// The engine and the disks.
+    async fn services(&self, rooms: &Rooms) -> Vec<Finding> {
+        let asked = match timeout(DEADLINE, self.engine.info()).await {
+            Ok(Ok(info)) => Ok(info),
+            Ok(Err(error)) => Err(crate::config::chain(&error)),
+            Err(_) => Err(format!("it does not answer within {} s", DEADLINE.as_secs())),
+        };
+        let mut findings = vec![engine::engine_finding(&asked, self.engine.socket())];
+        let dirs = std::iter::once(self.state_dir.clone()).chain(asked.ok().map(|info| info.data_root));
+        findings.extend(join_all(dirs.map(|dir| rooms.look(dir))).await);
+        findings
+    }
+
+    /// Our ports as the opposite host sees them.
+    async fn ours(&self) -> Vec<Finding> {
+        if !self.is_public {
+            return Vec::new();
+        }
+        let asked = async { self.opposite.inspector()?.reach().await };
+        let seen = timeout(OUTSIDE, asked).await;
+        let seen = seen.unwrap_or_else(|_| {
+            let within = OUTSIDE.as_secs_f32();
+            Err(InspectorError::Away(format!("{} did not answer within {within} s", self.peer)))
+        });
+        match seen {
+            Ok(seen) => ports::findings(Look::ByPeer(&self.peer), seen),
+            Err(error) => vec![ports::not_told(&self.peer, &error)],
+        }
+    }
+
+    /// Its ports as we see them.
+    async fn theirs(&self) -> Vec<Finding> {
+        let seen = self.lookout.look().await.unwrap_or_default();
+        ports::findings(Look::AtPeer(&self.peer), seen)
     }
 }
 
 fn found(check: &str, grade: Grade, text: impl Into<String>, next: Option<&str>) -> Finding {
     Finding { check: check.to_owned(), grade, text: text.into(), next: next.map(str::to_owned) }
-}
-
-fn engine_finding(asked: &Result<EngineInfo, String>, socket: &Path) -> Finding {
-    let what = "engine";
-    match asked {
-        Err(reason) => {
-            let next = format!("sudo systemctl status docker; the agent asks at {}", socket.display());
-            found(what, Grade::Bad, reason, Some(&next))
-        }
-        Ok(info) if info.data_root.starts_with("/var/snap") => found(
-            what,
-            Grade::Doubtful,
-            format!("Docker {} from a snap, which updates and restarts itself at any time", info.version),
-            Some("install docker.io or docker-ce in its place"),
-        ),
-        Ok(info) if info.live_restore => {
-            found(what, Grade::Good, format!("Docker {}; services go on while it restarts", info.version), None)
-        }
-        Ok(info) => found(
-            what,
-            Grade::Good,
-            format!("Docker {}; when it restarts, services stop and are started again in order", info.version),
-            Some("{\"live-restore\": true} in /etc/docker/daemon.json keeps them running meanwhile"),
-        ),
-    }
-}
-
-fn room(dir: &Path) -> Finding {
-    let of = dir.display();
-    match statvfs(dir) {
-        Err(error) => found("disk", Grade::Bad, format!("{of} cannot be looked at: {error}"), None),
-        Ok(stat) => {
-            let (free, all) = (stat.blocks_available() * stat.fragment_size(), stat.blocks() * stat.fragment_size());
-            let grade = match free {
-                free if free < ROOM_BAD => Grade::Bad,
-                free if free < ROOM_DOUBTFUL => Grade::Doubtful,
-                _ => Grade::Good,
-            };
-            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-            let next = "make room, for example with `docker image prune`; an upgrade needs a copy of what it changes";
-            let text = format!("{:.1} of {:.1} GiB are free at {of}", gib(free), gib(all));
-            found("disk", grade, text, (grade != Grade::Good).then_some(next))
-        }
-    }
 }
 
 fn tunnel(status: &HostStatus) -> Finding {
@@ -194,66 +212,15 @@ fn identity(ends: SystemTime, now: SystemTime) -> Finding {
     found("identity", grade, text, (grade != Grade::Good).then_some("make a new one: agentctl pki issue --help"))
 }
 
-/// Whether home's public names lead to the edge. Home knows where that is: it dials it.
-async fn names(status: &HostStatus) -> Vec<Finding> {
-    let edge = status.tunnel.remote.map(|remote| remote.ip().to_canonical());
-    let Some(edge) = edge.filter(|_| status.role == Role::Home) else { return Vec::new() };
-    let looks = status.services.iter().filter_map(|service| service.hostname.clone()).map(|hostname| async move {
-        let looked = timeout(DEADLINE, lookup_host((hostname.as_str(), HTTPS))).await;
-        let addresses = match looked {
-            Ok(Ok(addresses)) => Ok(addresses.map(|address| address.ip().to_canonical()).collect::<Vec<_>>()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no name server answers within {} s", DEADLINE.as_secs())),
-        };
-        name(hostname.as_str(), addresses, edge)
-    });
-    join_all(looks).await
-}
-
-fn name(hostname: &str, addresses: Result<Vec<IpAddr>, String>, edge: IpAddr) -> Finding {
-    let record = if edge.is_ipv4() { "A" } else { "AAAA" };
-    let next = format!("set its {record} record to {edge}; `*.DOMAIN` covers all but the domain itself");
-    match addresses {
-        Err(reason) => found("DNS", Grade::Bad, format!("{hostname} has no address: {reason}"), Some(&next)),
-        Ok(addresses) if addresses.contains(&edge) => {
-            found("DNS", Grade::Good, format!("{hostname} leads to the edge, {edge}"), None)
-        }
-        // Where the edge is by the other family is not known here.
-        Ok(addresses) if addresses.iter().all(|address| address.is_ipv4() != edge.is_ipv4()) => found(
-            "DNS",
-            Grade::Good,
-            format!("{hostname} has an address; the tunnel goes to the edge by another family"),
-            None,
-        ),
-        Ok(addresses) => {
-            let listed: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            let text = format!("{hostname} leads to {}, and the tunnel to the edge at {edge}", listed.join(" and "));
-            found("DNS", Grade::Doubtful, text, Some(&next))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use model::Role;
+
     use super::*;
     use crate::Myself;
 
     fn status(role: Role) -> HostStatus {
         Myself::new("attic".parse().unwrap(), role).status()
-    }
-
-    #[test]
-    fn the_engine_says_whether_services_outlive_its_restart() {
-        let socket = Path::new("/run/docker.sock");
-        let info = |live_restore, data_root: &str| {
-            Ok(EngineInfo { version: "28.5.2".into(), live_restore, data_root: data_root.into() })
-        };
-        let with = engine_finding(&info(true, "/var/lib/docker"), socket);
-        assert_eq!((with.grade, with.next), (Grade::Good, None));
-        let without = engine_finding(&info(false, "/var/lib/docker"), socket);
-        assert!(without.text.contains("started again in order") && without.next.unwrap().contains("live-restore"));
-        assert_eq!(engine_finding(&info(false, "/var/snap/docker/common"), socket).grade, Grade::Doubtful);
-        assert_eq!(engine_finding(&Err("gone".into()), socket).grade, Grade::Bad);
     }
 
     #[test]
@@ -270,7 +237,6 @@ mod tests {
         };
         assert_eq!([apart(-20), apart(-7_000), apart(90_000)], [Grade::Good, Grade::Doubtful, Grade::Bad]);
         assert_eq!(clock(&status(Role::Home)), None);
-        assert_eq!(room(Path::new("/no/such/directory")).grade, Grade::Bad);
     }
 
     #[test]
@@ -283,15 +249,5 @@ mod tests {
         status.tunnel.transport = Some("udp".into());
         status.control.connected = true;
         assert_eq!((tunnel(&status).grade, control_channel(&status).grade), (Grade::Good, Grade::Good));
-    }
-
-    #[test]
-    fn names_are_held_against_where_the_tunnel_goes() {
-        let edge: IpAddr = "203.0.113.7".parse().unwrap();
-        let grade = |addresses| name("cloud.example.com", addresses, edge).grade;
-        assert_eq!(grade(Ok(vec!["2001:db8::7".parse().unwrap(), edge])), Grade::Good);
-        assert_eq!(grade(Ok(vec!["198.51.100.1".parse().unwrap()])), Grade::Doubtful);
-        assert_eq!(grade(Ok(vec!["2001:db8::7".parse().unwrap()])), Grade::Good);
-        assert_eq!(grade(Err("no such name".into())), Grade::Bad);
     }
 }

@@ -172,7 +172,7 @@ pub(crate) fn protection(mode: &Mode, identity: &HostIdentity) -> anyhow::Result
     })
 }
 
-fn tunnel_config(
+pub(crate) fn tunnel_config(
     settings: &TunnelSettings,
     in_force: &InForce,
     address: Ipv4Addr,

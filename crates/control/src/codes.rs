@@ -10,7 +10,7 @@ use proto::v1;
 use secrecy::{ExposeSecret, SecretString};
 use tonic::{Request, Response, Status};
 
-use crate::inspect::{Inspector, InspectorError};
+use crate::inspector::{Inspector, InspectorError};
 
 /// Makes, lists and ends join codes. What cannot be done says why.
 pub trait JoinCodes: Send + Sync + 'static {

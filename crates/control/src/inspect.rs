@@ -1,4 +1,4 @@
-//! The inspection service on the agent's unix socket, and its client.
+//! The inspection service, and the agent's unix socket on which it is served.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -6,29 +6,24 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{Stream, StreamExt};
-use hyper_util::rt::TokioIo;
-use model::{ConfigReport, Event, Finding, HostId, HostStatus, IngressReport, Timeline, TunnelReport};
-use proto::{InvalidMessage, MAX_EVENTS, MAX_MESSAGE_BYTES, v1};
-use secrecy::SecretString;
-use tokio::net::{UnixListener, UnixStream};
+use model::{Event, Finding, HostId, HostStatus, IngressReport, PortReach, Timeline, TunnelReport};
+use proto::{MAX_EVENTS, MAX_MESSAGE_BYTES, v1};
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Server, Uri};
-use tonic::{Code, Request, Response, Status};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
 
 use crate::codes::{JoinCodes, Served};
 use crate::configuration::{Configuration, Configurator};
+use crate::inspector::InspectorError;
 use crate::offered::Offered;
-use crate::operate::{OperationsClient, broken_off};
-use crate::opposite::{self, Opposite};
+use crate::opposite::Opposite;
 
-/// How long `agentctl` waits for the agent next to it.
-const DEADLINE: Duration = Duration::from_secs(5);
 /// Messages with events that wait for a client to read.
 const BATCHES: usize = 4;
 
@@ -69,10 +64,14 @@ impl Timelines {
     }
 }
 
-/// Looks at a host when it is asked to.
+/// Looks at hosts when it is asked to. Each look has a deadline: it takes some seconds at most.
 pub trait Doctor: Send + Sync + 'static {
-    /// What is well and what is not. Each look has a deadline: it takes some seconds at most.
+    /// What of this host is well and what is not.
     fn examine(&self) -> BoxFuture<'static, Vec<Finding>>;
+
+    /// Which of the ports that the opposite host keeps open to the world can be reached from this one. Which those are, and how often
+    /// they are looked at, is for this host alone to say. None when too many ask at once.
+    fn reach(&self) -> BoxFuture<'static, Option<Vec<PortReach>>>;
 }
 
 /// What the inspection service tells of.
@@ -97,65 +96,6 @@ struct Told {
     /// The peer's timeline, which may be another one meanwhile.
     timeline: String,
     peer: u64,
-}
-
-/// Why the inspection service could not start, or an agent could not be asked.
-#[derive(Debug, thiserror::Error)]
-pub enum InspectorError {
-    /// The socket could not be made.
-    #[error("the agent's socket {path} cannot be made")]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The server ended.
-    #[error("the inspection service failed")]
-    Serve(#[source] tonic::transport::Error),
-    /// Nobody answers on the socket.
-    #[error("no agent answers on {path}")]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: tonic::transport::Error,
-    },
-    /// The agent does not know the question: it is of an older release.
-    #[error("the agent is of a release that cannot answer this")]
-    Unknown,
-    /// The agent cannot do that as things are.
-    #[error("{0}")]
-    Refused(String),
-    /// The opposite agent does not do this for this host; it says why.
-    #[error("{0}")]
-    Forbidden(String),
-    /// The opposite agent cannot be asked; the agent says why.
-    #[error("{0}")]
-    Away(String),
-    /// The agent answered with an error.
-    #[error("the agent refused the request")]
-    Call(#[source] Box<Status>),
-    /// The agent's answer makes no sense.
-    #[error("the agent's answer cannot be read: bring agent and agentctl to the same release")]
-    Answer(#[from] InvalidMessage),
-    /// The agent's answer lacks its own status.
-    #[error("the agent's answer lacks its own status")]
-    Empty,
-}
-
-impl InspectorError {
-    pub(crate) fn of_call(status: Status) -> Self {
-        match status.code() {
-            Code::Unimplemented => Self::Unknown,
-            Code::FailedPrecondition => Self::Refused(proto::bounded(status.message())),
-            Code::PermissionDenied => Self::Forbidden(proto::bounded(status.message())),
-            Code::Unavailable if !broken_off(&status) => Self::Away(proto::bounded(status.message())),
-            _ => Self::Call(Box::new(status)),
-        }
-    }
 }
 
 /// The inspection service's socket, bound and not served yet.
@@ -279,6 +219,12 @@ impl v1::inspection_server::Inspection for Inspected {
         Ok(Response::new(v1::DoctorReport { findings }))
     }
 
+    async fn reach(&self, _: Request<v1::ReachRequest>) -> Result<Response<v1::ReachReport>, Status> {
+        let ports = self.doctor.reach().await;
+        let ports = ports.ok_or_else(|| Status::unavailable(format!("too many ask {}: try again", self.host())))?;
+        Ok(Response::new(ports.into()))
+    }
+
     async fn ingress(&self, _: Request<v1::IngressRequest>) -> Result<Response<v1::IngressReport>, Status> {
         let none = "this host has no ingress: it is at home, or its configuration has no section [ingress]";
         let report = self.ingress.as_ref().ok_or_else(|| Status::failed_precondition(none))?.borrow().clone();
@@ -295,154 +241,6 @@ impl Inspected {
     /// This host.
     pub(crate) fn host(&self) -> HostId {
         self.state.borrow().local.host.clone()
-    }
-}
-
-/// A client of an agent's inspection service.
-#[derive(Debug, Clone)]
-pub struct Inspector {
-    channel: Channel,
-    /// What paths begin with.
-    origin: Uri,
-    client: v1::inspection_client::InspectionClient<Channel>,
-}
-
-impl Inspector {
-    /// Connects to the agent whose socket is at `path`.
-    ///
-    /// # Errors
-    /// When nobody answers there.
-    pub async fn connect(path: &Path) -> Result<Self, InspectorError> {
-        let socket = path.to_owned();
-        let connector = tower::service_fn(move |_: Uri| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://agent.cloudathome.internal")
-            .connect_timeout(DEADLINE)
-            .timeout(DEADLINE)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|source| InspectorError::Connect { path: path.to_owned(), source })?;
-        Ok(Self::new(channel, Uri::default()))
-    }
-
-    fn new(channel: Channel, origin: Uri) -> Self {
-        let client = v1::inspection_client::InspectionClient::with_origin(channel.clone(), origin.clone())
-            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES);
-        Self { channel, origin, client }
-    }
-
-    /// The same of the opposite agent, asked by way of this one. It answers for its own reports and operations.
-    #[must_use]
-    pub fn opposite(&self) -> Self {
-        Self::new(self.channel.clone(), Uri::from_static(opposite::PREFIX))
-    }
-
-    /// This agent as the opposite one of another.
-    #[must_use]
-    pub fn as_opposite(&self) -> Opposite {
-        Opposite::at(self.channel.clone())
-    }
-
-    /// Asks for the status of both hosts: the agent's own, and its peer's with its age.
-    ///
-    /// # Errors
-    /// When the agent does not answer within five seconds or its answer cannot be read.
-    pub async fn status(&mut self) -> Result<(HostStatus, Option<(HostStatus, Duration)>), InspectorError> {
-        let answer = self.client.status(v1::StatusRequest {}).await.map_err(InspectorError::of_call)?;
-        let answer = answer.into_inner();
-        let local = answer.local.ok_or(InspectorError::Empty)?.try_into()?;
-        let age = Duration::from_secs(answer.peer_age_seconds.unwrap_or_default());
-        let peer = answer.peer.map(HostStatus::try_from).transpose()?.map(|peer| (peer, age));
-        Ok((local, peer))
-    }
-
-    /// Asks for the agent's own tunnel in detail.
-    ///
-    /// # Errors
-    /// As [`Self::status`].
-    pub async fn tunnel(&mut self) -> Result<TunnelReport, InspectorError> {
-        let answer = self.client.tunnel(v1::TunnelRequest {}).await;
-        Ok(answer.map_err(InspectorError::of_call)?.into_inner().try_into()?)
-    }
-
-    /// Asks what the ingress of the agent's host publishes.
-    ///
-    /// # Errors
-    /// As [`Self::status`]; [`InspectorError::Refused`] where there is none.
-    pub async fn ingress(&mut self) -> Result<IngressReport, InspectorError> {
-        let answer = self.client.ingress(v1::IngressRequest {}).await;
-        Ok(answer.map_err(InspectorError::of_call)?.into_inner().try_into()?)
-    }
-
-    /// Has the agent look at its host.
-    ///
-    /// # Errors
-    /// As [`Self::status`].
-    pub async fn doctor(&mut self) -> Result<Vec<Finding>, InspectorError> {
-        let answer = self.client.doctor(v1::DoctorRequest {}).await;
-        Ok(answer.map_err(InspectorError::of_call)?.into_inner().try_into()?)
-    }
-
-    /// Asks what happened on both hosts, oldest first, with times by the agent's clock; with `follow` also what happens from now on,
-    /// without end.
-    ///
-    /// # Errors
-    /// As [`Self::status`]; also later, when the agent goes away.
-    pub async fn events(
-        &mut self,
-        follow: bool,
-    ) -> Result<impl Stream<Item = Result<Vec<Event>, InspectorError>> + use<>, InspectorError> {
-        let stream = self.client.events(v1::EventsRequest { follow }).await.map_err(InspectorError::of_call)?;
-        Ok(stream.into_inner().map(|events| {
-            let (_, events) = proto::events(events.map_err(InspectorError::of_call)?)?;
-            Ok(events)
-        }))
-    }
-
-    /// Asks for the configuration in force, and what its file says now.
-    ///
-    /// # Errors
-    /// As [`Self::status`].
-    pub async fn config(&mut self) -> Result<ConfigReport, InspectorError> {
-        let answer = self.configuration().show(v1::ConfigShowRequest {}).await;
-        Ok(answer.map_err(InspectorError::of_call)?.into_inner().into())
-    }
-
-    /// Has the agent read its configuration again and put it in force, all of it or nothing. A file that cannot be, and one that
-    /// was refused, is no error of this call.
-    ///
-    /// # Errors
-    /// As [`Self::status`].
-    pub async fn reload(&mut self) -> Result<ConfigReport, InspectorError> {
-        let answer = self.configuration().reload(v1::ConfigReloadRequest {}).await;
-        Ok(answer.map_err(InspectorError::of_call)?.into_inner().into())
-    }
-
-    /// Asks what must be in nothing that is handed on: secrets that are configured, and those that were generated.
-    ///
-    /// # Errors
-    /// As [`Self::status`].
-    pub async fn secrets(&mut self) -> Result<Vec<SecretString>, InspectorError> {
-        let answer = self.configuration().secrets(v1::SecretsRequest {}).await;
-        Ok(answer.map_err(InspectorError::of_call)?.into_inner().secrets.into_iter().map(Into::into).collect())
-    }
-
-    pub(crate) fn codes_client(&self) -> v1::join_codes_client::JoinCodesClient<Channel> {
-        v1::join_codes_client::JoinCodesClient::new(self.channel.clone())
-    }
-
-    fn configuration(&self) -> v1::configuration_client::ConfigurationClient<Channel> {
-        v1::configuration_client::ConfigurationClient::new(self.channel.clone())
-            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
-    }
-
-    /// Operations on the services of the agent's host, over the same connection.
-    #[must_use]
-    pub fn operations(&self) -> OperationsClient {
-        let (channel, origin) = (self.channel.clone(), self.origin.clone());
-        OperationsClient(v1::operation_client::OperationClient::with_origin(channel, origin))
     }
 }
 
@@ -476,17 +274,5 @@ mod tests {
         // The peer was set up anew.
         all.peer = timeline("c", vec![event("attic", 1, 160_030)]);
         assert_eq!(times(all.news(&mut told)), [("attic".to_owned(), 100_030)]);
-    }
-
-    #[test]
-    fn an_older_agent_is_told_from_one_that_fails() {
-        assert!(matches!(InspectorError::of_call(Status::unimplemented("")), InspectorError::Unknown));
-        assert!(matches!(InspectorError::of_call(Status::internal("")), InspectorError::Call(_)));
-        let refused = InspectorError::of_call(Status::failed_precondition("there is none"));
-        assert_eq!(refused.to_string(), "there is none");
-        assert!(matches!(InspectorError::of_call(Status::unavailable("")), InspectorError::Away(_)));
-        let mut broken = Status::unavailable("");
-        broken.set_source(Arc::new(io::Error::other("gone")));
-        assert!(matches!(InspectorError::of_call(broken), InspectorError::Call(_)));
     }
 }

@@ -163,6 +163,10 @@ impl v1::inspection_server::Inspection for Reports {
         self.inspected.ingress(request).await
     }
 
+    async fn reach(&self, request: Request<v1::ReachRequest>) -> Result<Response<v1::ReachReport>, Status> {
+        self.inspected.reach(request).await
+    }
+
     async fn tunnel(&self, request: Request<v1::TunnelRequest>) -> Result<Response<v1::TunnelReport>, Status> {
         self.inspected.tunnel(request).await
     }

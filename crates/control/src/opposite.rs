@@ -15,6 +15,7 @@ use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::NamedService;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
+use crate::inspector::{Inspector, InspectorError};
 use crate::{CONNECT_DEADLINE, HEARTBEAT, SILENCE_LIMIT};
 
 /// Calls below this path are for the opposite agent. One that knows nothing of this answers that it is not implemented.
@@ -45,6 +46,15 @@ impl Opposite {
     pub fn none(reason: &str) -> (OppositeWay, Self) {
         let (way, receiver) = watch::channel(Err(reason.to_owned()));
         (OppositeWay(Arc::new(way)), Self(receiver))
+    }
+
+    /// To ask the opposite agent oneself, as it is connected now.
+    ///
+    /// # Errors
+    /// When there is no way to it; the error says why.
+    pub fn inspector(&self) -> Result<Inspector, InspectorError> {
+        let channel = self.0.borrow().clone().map_err(InspectorError::Away)?;
+        Ok(Inspector::new(channel, Uri::from_static("http://opposite.cloudathome.internal")))
     }
 
     /// The agent at the other end of this connection.

@@ -17,7 +17,9 @@ use control::{
 use ends::{ca, introduction};
 use fake::Recorder;
 use futures_util::StreamExt;
-use model::{ExecInput, ExecQuery, HostStatus, LogsQuery, Output, Refusal, Role, RoleUri, RunCommand, ServiceName};
+use model::{
+    ExecInput, ExecQuery, HostStatus, LogsQuery, Output, Refusal, Role, RoleUri, RunCommand, Seen, ServiceName,
+};
 use pki::Ca;
 use proto::v1;
 use raw::tls;
@@ -164,6 +166,7 @@ async fn home_inspects_and_operates_the_edge_and_the_edge_has_reports_of_home() 
     let mut far = pair.home.opposite();
     assert_eq!(far.tunnel().await.unwrap().device, "link of vps");
     assert_eq!(far.doctor().await.unwrap()[0].text, "there is room");
+    assert_eq!(far.reach().await.unwrap()[0].seen, Seen::Answers);
     let mut operations = far.operations();
     let said = steps(operations.run(&nextcloud, RunCommand::Restart).await).await.unwrap();
     assert_eq!(said, ["stopping", "done"]);
@@ -216,6 +219,7 @@ async fn each_hosts_own_configuration_decides() {
     let refused = pair.home.opposite().doctor().await;
     let Err(InspectorError::Forbidden(why)) = refused else { panic!("{refused:?}") };
     assert!(why.contains("control.home_may in its configuration is \"nothing\""), "{why}");
+    assert!(matches!(pair.home.opposite().reach().await, Err(InspectorError::Forbidden(_))));
     let refused = steps(pair.home.opposite().operations().rollback(&nextcloud).await).await;
     assert!(matches!(refused, Err(OperateError::Refused(Refusal::Refused(_)))), "{refused:?}");
     assert!(pair.edge.was_asked().is_empty());
@@ -385,6 +389,8 @@ async fn a_hacked_edge_starts_changes_and_reads_nothing_at_home_beyond_the_close
     // The closed list of reports.
     assert_eq!(inspection.tunnel(v1::TunnelRequest {}).await.unwrap().into_inner().device, "link of attic");
     assert_eq!(inspection.doctor(v1::DoctorRequest {}).await.unwrap().into_inner().findings.len(), 1);
+    // Where home looks it does not choose: the request has nothing in it.
+    assert_eq!(inspection.reach(v1::ReachRequest {}).await.unwrap().into_inner().ports.len(), 1);
 
     // What is for agentctl, and what is for the edge, is not there at all.
     for origin in ["/opposite", "/opposite/opposite", "/.", "//"] {

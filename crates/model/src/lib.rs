@@ -12,6 +12,7 @@ mod ingress;
 mod join;
 mod operation;
 mod published;
+mod reach;
 mod service;
 mod status;
 mod tunnel;
@@ -26,6 +27,7 @@ pub use ingress::{BasicUser, ForwardAuth, IngressOptions, InvalidOption, is_targ
 pub use join::{JoinCodeInfo, JoinCodeState};
 pub use operation::{Credential, ExecInput, ExecQuery, LogsQuery, Output, Refusal, RunCommand, TerminalSize};
 pub use published::{IngressReport, PublishedSite, RefusedService};
+pub use reach::{Port, PortReach, PortService, Protocol, Seen};
 pub use service::{
     AdminCommand, Check, DatabaseSpec, Expect, Expectation, Hook, HttpProbe, Probe, Run, ServiceSpec, Target, Unit,
     UpgradePath, UpgradeSpec, VolumeKind, VolumeSpec,

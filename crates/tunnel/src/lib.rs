@@ -42,6 +42,7 @@ pub use report::{
     PushedIpv6Route, PushedRoute, Redirect, RouteGateway, Snapshot, TlsKey, Traffic, Transport, TunnelIdentity,
     Underlay,
 };
+pub use scout::listener_answers;
 pub use tls::{TlsError, check_crl};
 
 use std::io;

@@ -1,5 +1,6 @@
 //! Finds another way to the peer while a session goes on.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ovpn::client::{Client, ClientConfig};
@@ -8,8 +9,9 @@ use ovpn::underlay::{Transport, Underlay};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Remote;
+use crate::config::{Remote, TunnelConfig};
 use crate::dial::resolve;
+use crate::driver::Error;
 use crate::sockets::Opened;
 
 /// Room for an answer.
@@ -115,6 +117,17 @@ async fn open(config: &ClientConfig, remote: Underlay) -> Option<Opened> {
         answered.ok().filter(|&answered| answered)?;
     }
     crate::dial::open(remote, config.first_answer).await.ok()
+}
+
+/// Whether a listener of this tunnel, whose keys those of a dialer's `config` fit, answers at `address` over UDP within `deadline`. It
+/// keeps nothing of that and counts no handshake.
+///
+/// # Errors
+/// When these are no settings of a dialer.
+pub async fn listener_answers(config: &TunnelConfig, address: SocketAddr, deadline: Duration) -> Result<bool, Error> {
+    let config = crate::dial::settings(config)?;
+    let answered = tokio::time::timeout(deadline, answers(&config, Underlay::udp(address))).await;
+    Ok(answered.unwrap_or(false))
 }
 
 /// Whether a server answers a reset. Runs until it does when it does not, unless the socket fails. The server answers

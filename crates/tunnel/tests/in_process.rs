@@ -301,3 +301,20 @@ async fn dials_until_somebody_answers() {
     dialer.finish().await;
     listener.finish().await;
 }
+
+/// Whether a listener is there can be asked without a session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_answers_who_looks_for_it_and_counts_nothing() {
+    let authority = Authority::new();
+    let (listener, address) = listening(&authority).await;
+    let asked = authority.dialer(address);
+    assert!(tunnel::listener_answers(&asked, address.address, DEADLINE).await.unwrap());
+    let snapshot = listener.handle.snapshot.borrow().clone();
+    assert_eq!((snapshot.peers.len(), snapshot.handshakes_failed), (0, 0));
+    let mut stranger = authority.dialer(address);
+    stranger.protection = Some(StaticKey::from_bytes([6; 256])).into();
+    let little = Duration::from_millis(500);
+    assert!(!tunnel::listener_answers(&stranger, address.address, little).await.unwrap(), "with another key");
+    listener.finish().await;
+    assert!(!tunnel::listener_answers(&asked, address.address, little).await.unwrap(), "nobody is there");
+}

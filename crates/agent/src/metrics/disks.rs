@@ -16,7 +16,7 @@ use super::{family, labels};
 
 /// Disks are looked at this often.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// For the engine to say where its data is.
+/// For the engine to say where its data is, and for disks to say how much room they have.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// A directory and the room in it.
@@ -53,10 +53,21 @@ pub fn watch_disks(state_dir: PathBuf, engine: Arc<DockerEngine>, keep_free: u64
                 .chain(data_root.clone().map(|data_root| (data_root, keep_free)))
                 .collect();
             let before = sender.borrow().clone();
-            let look = spawn_blocking(move || {
+            let mut look = spawn_blocking(move || {
                 places.iter().filter_map(|(path, keep_free)| room(path, *keep_free, &before)).collect()
             });
-            sender.send_replace(look.await.unwrap_or_default());
+            let seen = tokio::select! {
+                () = sender.closed() => return,
+                seen = timeout(DEADLINE, &mut look) => match seen {
+                    Ok(seen) => seen,
+                    // On a disk of a server that is away it can stand still for hours, in which nothing is known and no other begins.
+                    Err(_) => {
+                        sender.send_replace(Vec::new());
+                        look.await
+                    }
+                },
+            };
+            sender.send_replace(seen.unwrap_or_default());
         }
     });
     receiver

@@ -11,8 +11,8 @@ use control::{
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use model::{
-    ConfigReport, Credential, ExecInput, ExecQuery, Finding, Grade, HostStatus, LogsQuery, Output, Refusal, Role,
-    RunCommand, ServiceName, TunnelReport,
+    ConfigReport, Credential, ExecInput, ExecQuery, Finding, Grade, HostStatus, LogsQuery, Output, Port, PortReach,
+    PortService, Protocol, Refusal, Role, RunCommand, Seen, ServiceName, TunnelReport,
 };
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -149,5 +149,11 @@ impl Doctor for FakeDoctor {
     fn examine(&self) -> BoxFuture<'static, Vec<Finding>> {
         let finding = Finding { check: "disk".into(), grade: Grade::Good, text: "there is room".into(), next: None };
         Box::pin(async { vec![finding] })
+    }
+
+    fn reach(&self) -> BoxFuture<'static, Option<Vec<PortReach>>> {
+        let port = Port { number: 443, over: Protocol::Tcp };
+        let reach = PortReach { service: PortService::Https, port, address: None, seen: Seen::Answers };
+        Box::pin(async { Some(vec![reach]) })
     }
 }
