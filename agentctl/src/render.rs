@@ -10,7 +10,7 @@ pub(crate) mod tunnel;
 
 use std::time::{Duration, SystemTime};
 
-use model::{ContainerState, ContainerStatus, Health, HostStatus, ServiceStatus, Serving, TunnelState};
+use model::{ContainerState, ContainerStatus, Health, HostStatus, IdentityStatus, ServiceStatus, Serving, TunnelState};
 
 use crate::status::Report;
 use crate::verdict::{Verdict, container_word, peer_is_fresh, services, tunnel_word};
@@ -146,8 +146,20 @@ fn host(status: &HostStatus, remark: &str, colour: Colour, now: SystemTime, text
     let mut table = Table::default();
     tunnel_rows(status, &mut table);
     control_rows(status, &mut table);
+    status.identity.iter().for_each(|identity| identity_rows(identity, now, &mut table));
     status.containers.iter().for_each(|container| container_rows(container, now, &mut table));
     table.write(colour, text);
+}
+
+fn identity_rows(identity: &IdentityStatus, now: SystemTime, table: &mut Table) {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (tone, word, ends) = match identity.certificate_ends.checked_sub(now) {
+        Some(left) if identity.trouble.is_none() => (Tone::Good, "valid", format!("ends in {}", human_time(left))),
+        Some(left) => (Tone::Doubtful, "valid", format!("ends in {}", human_time(left))),
+        None => (Tone::Bad, "ended", "its time is over".to_owned()),
+    };
+    table.row([(tone, word.to_owned()), (Tone::Plain, "certificate".into()), (Tone::Plain, ends)]);
+    table.notes(identity.trouble.as_ref().map(|trouble| format!("not renewed: {trouble}")));
 }
 
 fn tunnel_rows(status: &HostStatus, table: &mut Table) {

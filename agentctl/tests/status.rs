@@ -31,6 +31,7 @@ fn fake_host(name: &str, role: Role, serving: Serving) -> HostStatus {
         control: ControlStatus { connected: true, last_heard_seconds: Some(0), ..ControlStatus::default() },
         containers: vec![],
         outside: vec![],
+        identity: None,
         services: vec![ServiceStatus {
             name: "nextcloud".parse().unwrap(),
             host: "attic".parse().unwrap(),

@@ -35,6 +35,7 @@ type Job = Box<dyn FnOnce(&mut Authority) + Send>;
 #[derive(Debug, Clone)]
 pub(crate) struct Keeper {
     jobs: mpsc::Sender<Job>,
+    ca_pem: Arc<str>,
 }
 
 impl Keeper {
@@ -48,6 +49,7 @@ impl Keeper {
             return Ok(None);
         }
         let mut authority = Authority::open(&dir)?;
+        let ca_pem = authority.ca_pem().into();
         let (jobs, mut todo) = mpsc::channel::<Job>(JOBS);
         let work = move || {
             while let Some(job) = todo.blocking_recv() {
@@ -55,7 +57,12 @@ impl Keeper {
             }
         };
         std::thread::Builder::new().name("authority".to_owned()).spawn(work).context("start the authority's thread")?;
-        Ok(Some(Self { jobs }))
+        Ok(Some(Self { jobs, ca_pem }))
+    }
+
+    /// Its certificate.
+    pub(crate) fn ca_pem(&self) -> &str {
+        &self.ca_pem
     }
 
     /// Has it do something, and hears what came of it. None: it is gone.
@@ -71,7 +78,7 @@ impl Keeper {
     }
 }
 
-const GONE: &str = "the authority is gone: restart edge-agent";
+pub(crate) const GONE: &str = "the authority is gone: restart edge-agent";
 
 /// What every home that joins is told, and the authority that lets it in.
 #[derive(Debug, Clone)]

@@ -10,8 +10,8 @@ use agent::{LinkView, Myself, NewServices, Proof, Recorder, Services, conclude};
 use control::{Asked, ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
 use ingress::Resolution;
 use model::{
-    ControlStatus, DesiredConfig, Health, HostId, HostStatus, Hostname, IngressReport, ServiceName, ServiceStatus,
-    Serving,
+    ControlStatus, DesiredConfig, Health, HostId, HostStatus, Hostname, IdentityStatus, IngressReport, ServiceName,
+    ServiceStatus, Serving,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -58,6 +58,8 @@ pub(crate) struct Core {
     pub(crate) asked: watch::Sender<Upstreams>,
     /// Whether any of that answers.
     pub(crate) answers: watch::Receiver<bool>,
+    /// Until when this host's identity counts.
+    pub(crate) identity: watch::Receiver<IdentityStatus>,
 }
 
 /// What is known of home.
@@ -126,6 +128,7 @@ impl Core {
                 changed = self.link.changed() => changed?,
                 () = published => {}
                 changed = self.answers.changed() => changed?,
+                changed = self.identity.changed() => changed?,
                 changed = self.services.changed() => changed?,
                 Some(new) = self.new_services.recv() => self.replace(new),
                 Some(asked) = self.requests.recv() => self.recorder.asked(asked),
@@ -300,6 +303,7 @@ impl Core {
             });
         }
         status.containers = self.services.containers();
+        status.identity = Some(self.identity.borrow().clone());
         if let Some(publisher) = &self.publisher {
             status.services.insert(0, publisher.service(&self.myself.host));
         }

@@ -16,6 +16,7 @@ mod core;
 mod dns_challenge;
 mod publisher;
 mod reach;
+mod renewal;
 mod seen;
 mod sites;
 mod standstill;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 
 use agent::config::Mode;
 use agent::services::Service;
-use agent::{Configuration, Doctor, Link, Looked, Lookout, Metrics, Myself, OwnIdentity, Recorder, Services};
+use agent::{Configuration, Doctor, Link, Looked, Lookout, Metrics, Myself, OwnIdentity, Recorder, Renewer, Services};
 use anyhow::Context;
 use control::{EdgeOutput, EdgeService, Inspected, InspectionSocket, Offered, Opposite, Snapshot};
 use daemon::Ready;
@@ -73,6 +74,9 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let ((_, ports), opened) = (watch::channel(vec![common.control_port]), common.metrics_opened());
     let keeper = authority::Keeper::open(&common.state_dir)?;
     let (domain, control_port) = (config.domain.clone(), common.control_port);
+    let own = keeper.clone().and_then(|keeper| keeper.issuer(&in_force.borrow().identity, &myself.host));
+    let renewer = Renewer::new(common.identity_dir.clone(), own, in_force.clone(), identity.ends());
+    let successors = keeper.clone();
     let joining = authority::joining(keeper, &common.tunnel, myself.host.clone(), domain, control_port);
     let (stranger, strangers) = mpsc::channel(authority::STRANGERS);
     let enrolment =
@@ -84,7 +88,10 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let (requests_sender, requests) = mpsc::channel(EVENTS);
     let (way, opposite) = Opposite::none("home has not connected yet");
     let (snapshot, snapshot_receiver) = watch::channel(Snapshot { local: myself.status(), peer: None });
-    let service = EdgeService::new(myself.introduction(), output_receiver, events, way, stop.clone());
+    let mut service = EdgeService::new(myself.introduction(), output_receiver, events, way, stop.clone());
+    if let Some(successors) = successors {
+        service = service.with_successors(Arc::new(successors));
+    }
     let listener = control::bind_on_device(SocketAddrV4::new(address, common.control_port), &common.tunnel.device)?;
 
     let home = RoleUri { role: Role::Home, name: common.tunnel.peer.clone() };
@@ -153,6 +160,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         published_since: BTreeMap::new(),
         asked,
         answers,
+        identity: renewer.status(),
     };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -184,6 +192,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     parts.spawn(watchdog.attend("core", agent::CORE_DEADLINE, core.run(stop.clone())));
     parts.spawn(configuration.run(stop.clone()));
     parts.spawn(identity.run(stop.clone()));
+    parts.spawn(renewer.run(stop.clone()));
     parts.spawn(supervision);
     parts.spawn(link.ended());
     ready.notify(watchdog);

@@ -8,8 +8,8 @@ use agent::{LinkView, Myself, NewServices, Proof, Recorder, Services, conclude};
 use control::{Asked, ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
 use model::{
-    ControlStatus, DesiredConfig, Generation, Health, HostId, HostStatus, Hostname, OutsideProof, PublicName,
-    ServiceName, Serving,
+    ControlStatus, DesiredConfig, Generation, Health, HostId, HostStatus, Hostname, IdentityStatus, OutsideProof,
+    PublicName, ServiceName, Serving,
 };
 use state::StateFile;
 use tokio::sync::{mpsc, watch};
@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) published: watch::Sender<Vec<PublicName>>,
     /// What came of that.
     pub(crate) proofs: watch::Receiver<Vec<OutsideProof>>,
+    /// Until when this host's identity counts.
+    pub(crate) identity: watch::Receiver<IdentityStatus>,
 }
 
 /// What is known of the edge.
@@ -94,6 +96,7 @@ impl Core {
                 _ = refresh.tick() => {}
                 changed = self.link.changed() => changed?,
                 changed = self.proofs.changed() => changed?,
+                changed = self.identity.changed() => changed?,
                 changed = self.services.changed() => changed?,
                 Some(new) = self.new_services.recv() => self.replace(new),
                 Some(asked) = self.requests.recv() => self.recorder.asked(asked),
@@ -195,6 +198,7 @@ impl Core {
         };
         status.containers = self.services.containers();
         status.outside.clone_from(&self.proofs.borrow());
+        status.identity = Some(self.identity.borrow().clone());
         let host = &self.myself.host;
         let services = self.services.announcements(address);
         let withheld = |name: &ServiceName| {

@@ -18,7 +18,9 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use agent::config::Mode;
-use agent::{Configuration, Doctor, Link, Looked, Lookout, Metrics, Myself, OwnIdentity, Recorder, Services};
+use agent::{
+    Configuration, Doctor, Issuer, Link, Looked, Lookout, Metrics, Myself, OwnIdentity, Recorder, Renewer, Services,
+};
 use anyhow::Context;
 use control::{HomeLink, HomeOutput, Inspected, InspectionSocket, Offered, Opposite, Snapshot};
 use daemon::Ready;
@@ -114,6 +116,8 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         may: common.opposite_may,
         stop: stop.clone(),
     };
+    let issuer: Arc<dyn Issuer> = Arc::new(control.renewals());
+    let renewer = Renewer::new(common.identity_dir.clone(), Some(issuer), identity.subscribe(), identity.ends());
     let core = Core {
         myself,
         subnet: common.tunnel.subnet,
@@ -131,6 +135,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         control_events,
         published,
         proofs,
+        identity: renewer.status(),
     };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -146,6 +151,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     parts.spawn(watchdog.attend("core", agent::CORE_DEADLINE, core.run(stop.clone())));
     parts.spawn(configuration.run(stop.clone()));
     parts.spawn(identity.run(stop.clone()));
+    parts.spawn(renewer.run(stop.clone()));
     parts.spawn(supervision);
     parts.spawn(link.ended());
     ready.notify(watchdog);

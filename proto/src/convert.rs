@@ -3,6 +3,7 @@
 mod configuration;
 mod event;
 mod finding;
+mod identity;
 mod ingress;
 mod join;
 mod operation;
@@ -251,6 +252,7 @@ impl From<HostStatus> for v1::HostStatus {
             containers: status.containers.into_iter().map(Into::into).collect(),
             services: status.services.into_iter().map(Into::into).collect(),
             outside: status.outside.into_iter().map(Into::into).collect(),
+            identity: status.identity.map(Into::into),
         }
     }
 }
@@ -271,6 +273,7 @@ impl TryFrom<v1::HostStatus> for HostStatus {
             containers: list("HostStatus.containers", wire.containers)?,
             services: list("HostStatus.services", wire.services)?,
             outside: list("HostStatus.outside", wire.outside)?,
+            identity: wire.identity.map(Into::into),
         })
     }
 }
@@ -520,6 +523,11 @@ mod tests {
                 serving: Serving::Degraded { reason: "slow".into() },
                 since: Some(1_800_000_000),
             }],
+            identity: Some(model::IdentityStatus {
+                certificate_ends: 1_900_000_000,
+                list_ends: Some(1_950_000_000),
+                trouble: Some("the edge is away".into()),
+            }),
             outside: vec![OutsideProof {
                 hostname: "cloud.example.test".parse().unwrap(),
                 failure: Some("nothing accepts connections".into()),

@@ -38,6 +38,7 @@ pub(crate) fn fake_report() -> Report {
         containers: vec![],
         services: vec![],
         outside: vec![],
+        identity: None,
     };
     let container = |name: &str, image: &str| ContainerStatus {
         name: name.into(),

@@ -89,7 +89,7 @@ impl OwnIdentity {
         Self::open(common.identity_dir.clone(), common.tunnel.crl.clone(), common.identity.clone())
     }
 
-    fn open(dir: PathBuf, crl: Option<PathBuf>, identity: HostIdentity) -> anyhow::Result<Self> {
+    pub(crate) fn open(dir: PathBuf, crl: Option<PathBuf>, identity: HostIdentity) -> anyhow::Result<Self> {
         let info = identity.info().context("the identity's certificate")?;
         let own = &identity.identity;
         let tls = ControlTls::new(&identity.ca_pem, &own.cert_pem, own.key_pem.expose_secret())?;

@@ -106,6 +106,12 @@ fn agent(status: &HostStatus, identity_ends: SystemTime) -> Vec<Family> {
             status,
             unix_seconds(identity_ends),
         ),
+        one(
+            "cloudathome_identity_renewal_failing",
+            "1 while this host's certificate is due for renewal and that fails",
+            status,
+            status.identity.as_ref().map(|identity| f64::from(identity.trouble.is_some())),
+        ),
     ]
 }
 

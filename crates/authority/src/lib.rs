@@ -20,6 +20,7 @@ pub mod issued;
 mod codes;
 mod enrolment;
 mod error;
+mod renewal;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -40,6 +41,7 @@ pub use codes::{CodeInfo, CodeState, CodesError, DEFAULT_LIFE, MAX_LIFE, Refusal
 pub use enrolment::{CodeFailure, EnrolError, Enrolled, NewCode};
 pub use error::AuthorityError;
 pub use issued::Issued;
+pub use renewal::{RenewError, Renewed};
 
 use codes::Codes;
 use error::io_error;
@@ -183,7 +185,8 @@ impl Authority {
         &self.list_pem
     }
 
-    /// Issues a certificate with a new key, valid from `now` (less an hour, for clocks that differ) for `life`.
+    /// Issues a certificate with a new key, valid from `now` (less an hour, for clocks that differ) for `life`, and not beyond
+    /// the authority's own end.
     ///
     /// # Errors
     /// When `life` is no span of time, or the copy that is kept cannot be written.
@@ -194,7 +197,7 @@ impl Authority {
         life: Duration,
         now: SystemTime,
     ) -> Result<Identity, AuthorityError> {
-        let subject = Subject { role, name: name.clone(), validity: Validity::from(now, life) };
+        let subject = Subject { role, name: name.clone(), validity: self.validity(now, life) };
         let identity = self.ca.issue(&subject)?;
         issued::record(&self.dir, &identity.cert_pem, self.ca.cert_pem())?;
         Ok(identity)
@@ -212,10 +215,16 @@ impl Authority {
         life: Duration,
         now: SystemTime,
     ) -> Result<String, AuthorityError> {
-        let subject = Subject { role, name: name.clone(), validity: Validity::from(now, life) };
+        let subject = Subject { role, name: name.clone(), validity: self.validity(now, life) };
         let cert_pem = self.ca.certify(&subject, request)?;
         issued::record(&self.dir, &cert_pem, self.ca.cert_pem())?;
         Ok(cert_pem)
+    }
+
+    /// What ends after the authority would count no longer than that either, and not be renewed in time.
+    fn validity(&self, now: SystemTime, life: Duration) -> Validity {
+        let wanted = Validity::from(now, life);
+        Validity { not_after: wanted.not_after.min(self.ca.ends()), ..wanted }
     }
 
     /// All certificates that were issued.

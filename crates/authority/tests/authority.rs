@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use authority::code::{Fingerprint, JoinCode, Place, Secret};
 use authority::{
-    Authority, AuthorityError, CodeFailure, CodeState, CodesError, EnrolError, MAX_LIFE, NewCode, Refusal,
+    Authority, AuthorityError, CodeFailure, CodeState, CodesError, EnrolError, MAX_LIFE, NewCode, Refusal, RenewError,
 };
 use model::{HostId, Role};
 use ovpn::tls_crypt_v2::{ClientKey, Metadata, ServerKey};
@@ -227,4 +227,60 @@ fn what_cannot_be_stored_lets_nobody_in() {
     assert!(authority.issued().unwrap().is_empty());
     fs::remove_dir(&blocked).unwrap();
     authority.enrol(&made.code.secret, &request(), now()).unwrap();
+}
+
+#[test]
+fn a_home_gets_a_successor_of_what_it_has_and_of_nothing_else() {
+    let root = tempfile::tempdir().unwrap();
+    let mut authority = Authority::create(&root.path().join("authority"), "ours", now()).unwrap();
+    let ca = authority.ca_pem().to_owned();
+    let mut issue = |role, life| {
+        let pem = authority.certify(&request(), role, &name("attic"), life, now()).unwrap();
+        Serial::of(&pem, &ca).unwrap()
+    };
+    let (home, short, device) = (issue(Role::Home, HOUR), issue(Role::Home, HOUR / 2), issue(Role::Device, HOUR));
+    let mut theirs = Authority::create(&root.path().join("other"), "theirs", now()).unwrap();
+    let other = theirs.certify(&request(), Role::Home, &name("attic"), HOUR, now()).unwrap();
+    let other = Serial::of(&other, theirs.ca_pem()).unwrap();
+    for stranger in [device, other] {
+        assert!(matches!(authority.renew(&stranger, &request(), now()), Err(RenewError::Unknown(_))));
+    }
+    let later = now() + HOUR / 2;
+    assert!(matches!(authority.renew(&short, &request(), later), Err(RenewError::Ended(_))));
+
+    let asked = request();
+    let renewed = authority.renew(&home, &asked, later).unwrap();
+    let info = CertificateInfo::from_pem(&renewed.cert_pem).unwrap();
+    assert_eq!((info.role.to_string().as_str(), info.not_after), ("cloudathome://home/attic", later + Validity::LEAF));
+    ClientKey::parse(renewed.client_key.expose_secret()).unwrap();
+    // The answer may get lost: what it had goes on, until its end or that of its holder.
+    let successor = Serial::of(&renewed.cert_pem, &ca).unwrap();
+    authority.renew(&home, &request(), later).unwrap();
+    authority.revoke_all(Role::Home, &name("attic"), later).unwrap();
+    for gone in [home, successor] {
+        assert!(matches!(authority.renew(&gone, &request(), later), Err(RenewError::Revoked(_))));
+    }
+}
+
+#[test]
+fn who_asks_for_one_after_the_other_gets_no_more() {
+    let root = tempfile::tempdir().unwrap();
+    let mut authority = Authority::create(&root.path().join("authority"), "ours", now()).unwrap();
+    let ca = authority.ca_pem().to_owned();
+    let first = authority.certify(&request(), Role::Home, &name("attic"), Validity::LEAF, now()).unwrap();
+    let first = Serial::of(&first, &ca).unwrap();
+    let got = (0..20).take_while(|_| authority.renew(&first, &request(), now()).is_ok()).count();
+    assert!(got < 10, "{got}");
+    assert!(matches!(authority.renew(&first, &request(), now()), Err(RenewError::TooMany)));
+    authority.renew(&first, &request(), now() + 25 * HOUR).unwrap();
+}
+
+/// What an authority issues does not outlive it.
+#[test]
+fn nothing_ends_after_the_authority() {
+    let root = tempfile::tempdir().unwrap();
+    let mut authority = Authority::create(&root.path().join("authority"), "ours", now()).unwrap();
+    let late = now() + Validity::CA - HOUR;
+    let edge = authority.issue(Role::Edge, &name("vps"), Validity::LEAF, late).unwrap();
+    assert_eq!(CertificateInfo::from_pem(&edge.cert_pem).unwrap().not_after, now() + Validity::CA);
 }

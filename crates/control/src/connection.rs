@@ -5,15 +5,34 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use model::RoleUri;
+use pki::Serial;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::Connected;
 
+/// Who a connection's peer has proven to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    /// By its certificate.
+    pub(crate) role: RoleUri,
+    /// The number of that.
+    pub(crate) serial: Serial,
+}
+
+impl Peer {
+    /// A peer whose certificates were checked and found to be of this role. None: they cannot be read after all.
+    pub(crate) fn new(role: RoleUri, certificates: Option<&[CertificateDer<'_>]>) -> Option<Self> {
+        let serial = Serial::of_der(certificates?.first()?).ok()?;
+        Some(Self { role, serial })
+    }
+}
+
 /// The connection. Reading from it fails once it is ended, by which HTTP/2 learns of that.
 pub(crate) struct PeerConnection<S> {
     stream: S,
-    peer: RoleUri,
+    peer: Peer,
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
     ended: bool,
     _held: Option<OwnedSemaphorePermit>,
@@ -22,7 +41,7 @@ pub(crate) struct PeerConnection<S> {
 
 impl<S> PeerConnection<S> {
     /// A connection with `peer` that ends with `end`.
-    pub(crate) fn new(stream: S, peer: RoleUri, end: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub(crate) fn new(stream: S, peer: Peer, end: impl Future<Output = ()> + Send + 'static) -> Self {
         Self { stream, peer, end: Box::pin(end), ended: false, _held: None, _gone: None }
     }
 
@@ -38,9 +57,9 @@ impl<S> PeerConnection<S> {
 }
 
 impl<S> Connected for PeerConnection<S> {
-    type ConnectInfo = RoleUri;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> RoleUri {
+    fn connect_info(&self) -> Peer {
         self.peer.clone()
     }
 }

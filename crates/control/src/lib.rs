@@ -29,6 +29,7 @@ mod offered;
 mod operate;
 mod opposite;
 mod reach;
+mod renewal;
 mod session;
 mod tls;
 
@@ -41,6 +42,7 @@ pub use listen::{ListenError, bind_on_device, serve_edge};
 pub use offered::{Asked, Offered, Rights, UnknownRights};
 pub use operate::{OperateError, OperationsClient, Operator, OutputAnswers, Outputs, StepAnswers, Steps};
 pub use opposite::{Opposite, OppositeWay};
+pub use renewal::{RenewalClient, Successor, Successors};
 pub use session::{
     ConfigResult, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, News, SessionId,
 };

@@ -15,8 +15,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::connection::PeerConnection;
+use crate::connection::{Peer, PeerConnection};
 use crate::opposite::{self, OppositeWay};
+use crate::renewal::MAX_REQUEST;
 use crate::tls::Purpose;
 use crate::{CONNECT_DEADLINE, ControlTls, EdgeService, Offered, Rights};
 
@@ -76,10 +77,11 @@ pub async fn serve_edge(
     let routes = offered.to_opposite(&home.name, may);
     let door = Door { tls, home, accepted, way: service.way().clone(), stop: stop.clone() };
     let accepting = tokio::spawn(door.accept(listener));
+    let renewals = v1::renewal_server::RenewalServer::new(service.renewals()).max_decoding_message_size(MAX_REQUEST);
     let service = v1::control_server::ControlServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let routes = routes.add_service(service);
+    let routes = routes.add_service(service).add_service(renewals);
     let serving = opposite::server().add_routes(routes).serve_with_incoming(ReceiverStream::new(incoming));
     // Not gracefully: the tunnel ends at the same time, and connections whose peer is gone would never drain.
     let served = stop.run_until_cancelled(serving).await;
@@ -141,7 +143,8 @@ impl Door {
         };
         let revoked = self.tls.until_revoked(stream.get_ref().1.peer_certificates());
         let end = async move { self.stop.run_until_cancelled_owned(revoked).await.unwrap_or_default() };
-        let connection = PeerConnection::new(stream, self.home, end).holding(held);
+        let Some(home) = Peer::new(self.home, stream.get_ref().1.peer_certificates()) else { return };
+        let connection = PeerConnection::new(stream, home, end).holding(held);
         match purpose {
             Purpose::Session => drop(self.accepted.send(Ok(connection)).await),
             Purpose::Calls => match timeout(CONNECT_DEADLINE, opposite::client(connection)).await {

@@ -15,8 +15,10 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::clock::{ClockExchange, Clocks};
+use crate::connection::Peer;
 use crate::exchange::{Ended, exchange, first};
 use crate::opposite::{self, OppositeWay};
+use crate::renewal::{Renewals, Successors};
 use crate::tls::Purpose;
 use crate::{CONNECT_DEADLINE, ControlTls, Offered, Rights};
 
@@ -224,14 +226,21 @@ fn news(wire: v1::Events, peer: &HostId) -> Result<News, Ended> {
 }
 
 /// The edge's side: the gRPC service that homes open sessions with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EdgeService {
     us: Introduction,
     state: watch::Receiver<EdgeOutput>,
     events: mpsc::Sender<EdgeEvent>,
     way: OppositeWay,
     stop: CancellationToken,
+    successors: Option<Arc<dyn Successors>>,
     next_session: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for EdgeService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EdgeService").field("us", &self.us).finish_non_exhaustive()
+    }
 }
 
 impl EdgeService {
@@ -244,7 +253,18 @@ impl EdgeService {
         way: OppositeWay,
         stop: CancellationToken,
     ) -> Self {
-        Self { us, state, events, way, stop, next_session: Arc::default() }
+        Self { us, state, events, way, stop, successors: None, next_session: Arc::default() }
+    }
+
+    /// Gives homes successors of their certificates too.
+    #[must_use]
+    pub fn with_successors(mut self, successors: Arc<dyn Successors>) -> Self {
+        self.successors = Some(successors);
+        self
+    }
+
+    pub(crate) fn renewals(&self) -> Renewals {
+        Renewals(self.successors.clone())
     }
 
     pub(crate) fn way(&self) -> &OppositeWay {
@@ -366,7 +386,7 @@ impl v1::control_server::Control for EdgeService {
         &self,
         request: Request<Streaming<v1::HomeMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let peer = request.extensions().get::<RoleUri>().cloned();
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.role.clone());
         let peer = peer.ok_or_else(|| Status::unauthenticated("no certificate"))?;
         let (outbound, stream) = mpsc::channel(OUTBOUND_MESSAGES);
         tokio::spawn(self.clone().run(peer, request.into_inner(), outbound));

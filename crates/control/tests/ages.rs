@@ -55,6 +55,7 @@ fn new_status(role: Role, name: &str) -> HostStatus {
         control: model::ControlStatus { round_trip_micros: Some(7), ..model::ControlStatus::default() },
         containers: vec![],
         outside: vec![],
+        identity: None,
         services: vec![],
     }
 }

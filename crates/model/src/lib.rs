@@ -33,7 +33,7 @@ pub use service::{
     UpgradePath, UpgradeSpec, VolumeKind, VolumeSpec,
 };
 pub use status::{
-    ContainerState, ContainerStatus, ControlStatus, Health, HostStatus, OutsideProof, ServiceStatus, Serving,
-    TunnelState, TunnelStatus,
+    ContainerState, ContainerStatus, ControlStatus, Health, HostStatus, IdentityStatus, OutsideProof, ServiceStatus,
+    Serving, TunnelState, TunnelStatus,
 };
 pub use tunnel::{DataPath, PathStep, TunnelPeer, TunnelReport};

@@ -99,6 +99,20 @@ pub struct HostStatus {
     /// The public names as this host fetched them from outside, by its own provider's route. Only a home does.
     #[serde(default)]
     pub outside: Vec<OutsideProof>,
+    /// Until when its identity counts. An older agent does not tell.
+    #[serde(default)]
+    pub identity: Option<IdentityStatus>,
+}
+
+/// Until when a host's identity counts. Times are Unix time in seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct IdentityStatus {
+    /// Its own certificate's end.
+    pub certificate_ends: u64,
+    /// The end of the list of revoked certificates that it keeps to, where there is one.
+    pub list_ends: Option<u64>,
+    /// Why what is due could not be renewed, and what to do.
+    pub trouble: Option<String>,
 }
 
 impl HostStatus {
@@ -117,6 +131,7 @@ impl HostStatus {
             containers: Vec::new(),
             services: Vec::new(),
             outside: Vec::new(),
+            identity: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use rcgen::{
 use secrecy::{ExposeSecret, SecretString};
 use time::OffsetDateTime;
 
-use crate::certificate::{check_belongs, server_name};
+use crate::certificate::{check_belongs, last_end, server_name};
 use crate::directory::{self, File};
 use crate::host::{LoadError, file, read};
 use crate::request::{CertificateRequest, PrivateKey};
@@ -93,6 +93,7 @@ pub struct Ca {
     cert_pem: String,
     key_pem: SecretString,
     issuer: Issuer<'static, KeyPair>,
+    ends: SystemTime,
 }
 
 impl std::fmt::Debug for Ca {
@@ -113,7 +114,8 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(generate_error("make the CA's certificate"))?;
-        Ok(Self { cert_pem: certificate.pem(), key_pem: key.serialize_pem().into(), issuer: Issuer::new(params, key) })
+        let (cert_pem, key_pem) = (certificate.pem(), key.serialize_pem().into());
+        Ok(Self { cert_pem, key_pem, issuer: Issuer::new(params, key), ends: validity.not_after })
     }
 
     pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
@@ -124,6 +126,12 @@ impl Ca {
     #[must_use]
     pub fn cert_pem(&self) -> &str {
         &self.cert_pem
+    }
+
+    /// When its own certificate ends, and with it all that it issued.
+    #[must_use]
+    pub fn ends(&self) -> SystemTime {
+        self.ends
     }
 
     /// Issues a certificate with a new EC P-256 key.
@@ -194,9 +202,10 @@ impl Ca {
         let key = KeyPair::from_pem(&key_pem).map_err(|source| LoadError::Key { path: key_path, source })?;
         check_belongs(&cert_pem, &cert_pem, &key.subject_public_key_info())
             .map_err(|source| LoadError::Certificate { path: cert_path.clone(), source })?;
+        let ends = last_end(&cert_pem).map_err(|source| LoadError::Certificate { path: cert_path.clone(), source })?;
         let issuer = Issuer::from_ca_cert_pem(&cert_pem, key)
             .map_err(|source| LoadError::Authority { path: cert_path, source })?;
-        Ok(Self { cert_pem, key_pem: key_pem.into(), issuer })
+        Ok(Self { cert_pem, key_pem: key_pem.into(), issuer, ends })
     }
 }
 

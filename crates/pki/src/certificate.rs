@@ -104,6 +104,13 @@ impl CertificateInfo {
         })
     }
 
+    /// When it is time for a successor: at two thirds of its life, so that a third is left in which attempts may fail.
+    #[must_use]
+    pub fn renew_at(&self) -> SystemTime {
+        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        self.not_before + life / 3 * 2
+    }
+
     /// Whether it is valid at a time.
     ///
     /// # Errors
@@ -149,6 +156,19 @@ pub(crate) fn check_issued(leaf_pem: &str, ca_pem: &str) -> Result<(), Certifica
 
 pub(crate) fn first_in_pem(pem: &str) -> Result<CertificateDer<'static>, CertificateError> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(CertificateError::NotPem)
+}
+
+/// When the last of the certificates in a PEM text ends, of whatever kind they are.
+pub(crate) fn last_end(pem: &str) -> Result<SystemTime, CertificateError> {
+    let mut last = None;
+    for der in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let der = der.map_err(CertificateError::NotPem)?;
+        last = last.max(Some(system_time(parse(&der)?.validity().not_after.timestamp())?));
+    }
+    match last {
+        Some(last) => Ok(last),
+        None => first_in_pem(pem).and(Err(CertificateError::Time)),
+    }
 }
 
 pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateError> {

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rcgen::{KeyPair, PublicKeyData};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::ca::Identity;
-use crate::certificate::{CertificateError, CertificateInfo, check_belongs};
+use crate::certificate::{CertificateError, CertificateInfo, check_belongs, last_end};
 use crate::directory::{self, DirectoryError, File};
 use crate::static_key::{StaticKeyError, check_static_key};
 
@@ -134,16 +135,23 @@ impl HostIdentity {
     /// # Errors
     /// When the directory holds anything else, or cannot be written; the old content then stays.
     pub fn save(&self, dir: &Path) -> Result<(), DirectoryError> {
+        self.save_with(dir, None)
+    }
+
+    /// As [`HostIdentity::save`], with PEM lists of revoked certificates beside the identity.
+    ///
+    /// # Errors
+    /// As [`HostIdentity::save`].
+    pub fn save_with(&self, dir: &Path, lists: Option<&str>) -> Result<(), DirectoryError> {
         let tunnel_key = if self.is_v2() { file::TLS_CRYPT_V2 } else { file::TLS_CRYPT };
-        directory::replace(
-            dir,
-            &[
-                File { name: file::CA_CERT, content: self.ca_pem.as_bytes(), secret: false },
-                File { name: file::HOST_CERT, content: self.identity.cert_pem.as_bytes(), secret: false },
-                File { name: file::HOST_KEY, content: self.identity.key_pem.expose_secret().as_bytes(), secret: true },
-                File { name: tunnel_key, content: self.tls_crypt.expose_secret().as_bytes(), secret: true },
-            ],
-        )
+        let mut files = vec![
+            File { name: file::CA_CERT, content: self.ca_pem.as_bytes(), secret: false },
+            File { name: file::HOST_CERT, content: self.identity.cert_pem.as_bytes(), secret: false },
+            File { name: file::HOST_KEY, content: self.identity.key_pem.expose_secret().as_bytes(), secret: true },
+            File { name: tunnel_key, content: self.tls_crypt.expose_secret().as_bytes(), secret: true },
+        ];
+        files.extend(lists.map(|lists| File { name: file::REVOKED, content: lists.as_bytes(), secret: false }));
+        directory::replace(dir, &files)
     }
 
     /// Reads a directory and checks that its files belong together. Whether the certificate is valid now is another
@@ -193,6 +201,14 @@ impl HostIdentity {
         let key = KeyPair::from_pem(self.identity.key_pem.expose_secret()).map_err(|_| CertificateError::OtherKey)?;
         check_belongs(&self.identity.cert_pem, &self.ca_pem, &key.subject_public_key_info())?;
         self.info()
+    }
+
+    /// When the last of the authorities that this host trusts ends, and with it all that they issued.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn authority_ends(&self) -> Result<SystemTime, CertificateError> {
+        last_end(&self.ca_pem)
     }
 
     /// Who this host is by its certificate, and until when.

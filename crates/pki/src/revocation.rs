@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
-use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
@@ -38,6 +38,14 @@ impl Serial {
         check_issued(cert_pem, ca_pem)?;
         let der = first_in_pem(cert_pem)?;
         Ok(Self::new(parse(&der)?.raw_serial()))
+    }
+
+    /// The number of a certificate, whoever issued it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of_der(certificate: &CertificateDer<'_>) -> Result<Self, CertificateError> {
+        Ok(Self::new(parse(certificate)?.raw_serial()))
     }
 
     pub(crate) fn new(bytes: &[u8]) -> Self {

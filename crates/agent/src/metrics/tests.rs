@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use daemon::exposition::Format;
 use model::{
-    ContainerStatus, Health, OutsideProof, PathStep, Role, ServiceStatus, Serving, TunnelPeer, TunnelState,
-    TunnelStatus,
+    ContainerStatus, Health, IdentityStatus, OutsideProof, PathStep, Role, ServiceStatus, Serving, TunnelPeer,
+    TunnelState, TunnelStatus,
 };
 use supervisor::Passes;
 
@@ -85,6 +85,7 @@ fn status() -> HostStatus {
         service("nextcloud", Some("cloud.example.com"), Health::Degraded { reason: "setup".into() }),
         service("caddy", None, Health::Healthy),
     ];
+    status.identity = Some(IdentityStatus { trouble: Some("no answer".into()), ..IdentityStatus::default() });
     let outside = |hostname: &str, failure| OutsideProof { hostname: hostname.parse().unwrap(), failure };
     status.outside = vec![outside("cloud.example.com", None), outside("example.com", Some("no address".into()))];
     status
@@ -186,6 +187,7 @@ fn everything_is_told() {
         r#"cloudathome_proof_duration_seconds{host="vps",hostname="cloud.example.com"} 0.125"#,
         r#"cloudathome_certificate_expiry_timestamp_seconds{host="vps",hostname="example.com"} 1790000000"#,
         r#"cloudathome_identity_expiry_timestamp_seconds{host="vps"} 1790000000"#,
+        r#"cloudathome_identity_renewal_failing{host="vps"} 1"#,
         r#"cloudathome_disk_free_bytes{host="vps",path="/var/lib/docker"} 5368709120"#,
     ] {
         assert!(page.contains(&format!("\n{line}\n")), "{line} is missing in {page}");

@@ -1,8 +1,8 @@
 //! What a change of the status means to people.
 
 use model::{
-    ContainerState, ContainerStatus, EventKind, Health, HostStatus, Role, ServiceName, ServiceStatus, Serving, Subject,
-    TunnelState, TunnelStatus,
+    ContainerState, ContainerStatus, EventKind, Health, HostStatus, IdentityStatus, Role, ServiceName, ServiceStatus,
+    Serving, Subject, TunnelState, TunnelStatus,
 };
 
 /// An event that has no place in a timeline yet.
@@ -28,6 +28,7 @@ impl Noted {
 pub(super) fn differences(old: &HostStatus, new: &HostStatus) -> Vec<Noted> {
     let mut noted: Vec<Noted> = tunnel(&old.tunnel, &new.tunnel).into_iter().collect();
     noted.extend(control(old, new));
+    noted.extend(identity(old.identity.as_ref(), new.identity.as_ref()));
     for now in &new.containers {
         let before = old.containers.iter().find(|before| before.name == now.name);
         noted.extend(before.and_then(|before| container(before, now)));
@@ -91,6 +92,22 @@ fn control(old: &HostStatus, new: &HostStatus) -> Option<Noted> {
         }
         _ => None,
     }
+}
+
+fn identity(old: Option<&IdentityStatus>, new: Option<&IdentityStatus>) -> Option<Noted> {
+    let new = new?;
+    let before = old.and_then(|old| old.trouble.as_ref());
+    let (kind, text) = match (&new.trouble, old) {
+        (Some(trouble), _) if before != Some(trouble) => {
+            (EventKind::Fault, format!("this host's certificate is not renewed: {trouble}"))
+        }
+        (None, Some(old)) if new.certificate_ends > old.certificate_ends => {
+            let kind = if before.is_some() { EventKind::Recovery } else { EventKind::Change };
+            (kind, "this host's certificate was renewed".to_owned())
+        }
+        _ => return None,
+    };
+    Some(Noted::new(Subject::Agent, kind, text))
 }
 
 fn container(old: &ContainerStatus, new: &ContainerStatus) -> Option<Noted> {

@@ -2,10 +2,11 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part")]
 
 use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 
 use control::{
-    ControlTls, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, Opposite, Rights,
-    bind_on_device, serve_edge,
+    ControlTls, EdgeEvent, EdgeOutput, EdgeService, HomeEvent, HomeLink, HomeOutput, Introduction, Opposite,
+    RenewalClient, Rights, Successors, bind_on_device, serve_edge,
 };
 use model::{Role, RoleUri};
 use pki::{Ca, Validity};
@@ -45,15 +46,22 @@ pub(crate) struct Edge {
 
 /// An edge of a new authority that takes attic.
 pub(crate) fn edge() -> Edge {
-    let ca = ca();
+    edge_of(ca(), None)
+}
+
+/// An edge of this authority that takes attic.
+pub(crate) fn edge_of(ca: Ca, successors: Option<Arc<dyn Successors>>) -> Edge {
     let stop = CancellationToken::new();
     let (state, receiver) = watch::channel(EdgeOutput::default());
     let (sender, events) = mpsc::channel(16);
     let listener = bind_on_device("127.0.0.1:0".parse().unwrap(), "lo").unwrap();
     let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("an IPv4 listener") };
     let (offered, _, _) = fake::offered("vps", Role::Edge);
-    let service =
+    let mut service =
         EdgeService::new(introduction(Role::Edge, "vps"), receiver, sender, Opposite::none("").0, stop.clone());
+    if let Some(successors) = successors {
+        service = service.with_successors(successors);
+    }
     let home = RoleUri { role: Role::Home, name: "attic".parse().unwrap() };
     let tls = tls(&ca, Role::Edge, "vps");
     tokio::spawn(serve_edge(listener, tls.clone(), home, service, offered, Rights::Operate, stop.clone()));
@@ -64,6 +72,7 @@ pub(crate) fn edge() -> Edge {
 pub(crate) struct Home {
     pub(crate) state: watch::Sender<HomeOutput>,
     pub(crate) events: mpsc::Receiver<HomeEvent>,
+    pub(crate) renewals: RenewalClient,
     _up: watch::Sender<bool>,
 }
 
@@ -86,6 +95,7 @@ pub(crate) fn home(edge: &Edge, address: SocketAddrV4, tls: ControlTls) -> Home 
         may: Rights::Inspect,
         stop: edge.stop.clone(),
     };
+    let renewals = link.renewals();
     tokio::spawn(link.run());
-    Home { state, events, _up: up }
+    Home { state, events, renewals, _up: up }
 }

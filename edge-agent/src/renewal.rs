@@ -1,0 +1,51 @@
+//! Successors of certificates, by the edge's own authority: of home's, and of the edge's own.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use agent::Issuer;
+use control::{Successor, Successors};
+use futures_util::future::BoxFuture;
+use model::{HostId, Role};
+use pki::{CertificateRequest, HostIdentity, Serial, Validity};
+
+use crate::authority::{GONE, Keeper};
+
+impl Successors for Keeper {
+    fn successor(&self, serial: Serial, request: CertificateRequest) -> BoxFuture<'static, Result<Successor, String>> {
+        let keeper = self.clone();
+        Box::pin(async move {
+            let renewed = keeper.ask(move |authority| authority.renew(&serial, &request, SystemTime::now())).await;
+            let renewed = renewed.ok_or(GONE)?.map_err(|error| agent::config::chain(&error))?;
+            Ok(Successor { cert_pem: renewed.cert_pem, client_key: Some(renewed.client_key) })
+        })
+    }
+}
+
+impl Keeper {
+    /// What renews the edge's own identity, if this authority issued it.
+    pub(crate) fn issuer(self, identity: &HostIdentity, edge: &HostId) -> Option<Arc<dyn Issuer>> {
+        let ours = HostIdentity { ca_pem: self.ca_pem().to_owned(), ..identity.clone() };
+        ours.check().ok()?;
+        Some(Arc::new(Own { keeper: self, edge: edge.clone() }))
+    }
+}
+
+struct Own {
+    keeper: Keeper,
+    edge: HostId,
+}
+
+impl Issuer for Own {
+    fn renew(&self, request: String) -> BoxFuture<'static, Result<Successor, String>> {
+        let (keeper, edge) = (self.keeper.clone(), self.edge.clone());
+        Box::pin(async move {
+            let request = CertificateRequest::from_pem(&request).map_err(|error| agent::config::chain(&error))?;
+            let issue = move |authority: &mut authority::Authority| {
+                authority.certify(&request, Role::Edge, &edge, Validity::LEAF, SystemTime::now())
+            };
+            let cert_pem = keeper.ask(issue).await.ok_or(GONE)?.map_err(|error| agent::config::chain(&error))?;
+            Ok(Successor { cert_pem, client_key: None })
+        })
+    }
+}
