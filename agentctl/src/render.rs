@@ -159,7 +159,7 @@ fn identity_rows(identity: &IdentityStatus, now: SystemTime, table: &mut Table) 
         None => (Tone::Bad, "ended", "its time is over".to_owned()),
     };
     table.row([(tone, word.to_owned()), (Tone::Plain, "certificate".into()), (Tone::Plain, ends)]);
-    table.notes(identity.trouble.as_ref().map(|trouble| format!("not renewed: {trouble}")));
+    table.notes(identity.trouble.clone());
 }
 
 fn tunnel_rows(status: &HostStatus, table: &mut Table) {

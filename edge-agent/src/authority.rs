@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent::InForce;
+use agent::{InForce, Lists};
 use anyhow::Context;
 use authority::code::{Place, Secret};
 use authority::{Authority, CodeInfo, CodeState, EnrolError};
@@ -36,6 +36,7 @@ type Job = Box<dyn FnOnce(&mut Authority) + Send>;
 pub(crate) struct Keeper {
     jobs: mpsc::Sender<Job>,
     ca_pem: Arc<str>,
+    lists: watch::Receiver<Lists>,
 }
 
 impl Keeper {
@@ -50,19 +51,30 @@ impl Keeper {
         }
         let mut authority = Authority::open(&dir)?;
         let ca_pem = authority.ca_pem().into();
+        let (told, lists) = watch::channel(Some(Arc::from(authority.list_pem())));
         let (jobs, mut todo) = mpsc::channel::<Job>(JOBS);
         let work = move || {
             while let Some(job) = todo.blocking_recv() {
                 job(&mut authority);
+                told.send_if_modified(|told| {
+                    let changed = told.as_deref() != Some(authority.list_pem());
+                    *told = Some(authority.list_pem().into());
+                    changed
+                });
             }
         };
         std::thread::Builder::new().name("authority".to_owned()).spawn(work).context("start the authority's thread")?;
-        Ok(Some(Self { jobs, ca_pem }))
+        Ok(Some(Self { jobs, ca_pem, lists }))
     }
 
     /// Its certificate.
     pub(crate) fn ca_pem(&self) -> &str {
         &self.ca_pem
+    }
+
+    /// Its list of revoked certificates, as soon as it is signed.
+    pub(crate) fn lists(&self) -> watch::Receiver<Lists> {
+        self.lists.clone()
     }
 
     /// Has it do something, and hears what came of it. None: it is gone.

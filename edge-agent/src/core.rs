@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use agent::services::Live;
-use agent::{LinkView, Myself, NewServices, Proof, Recorder, Services, conclude};
+use agent::{LinkView, Lists, Myself, NewServices, Proof, Recorder, Services, conclude};
 use control::{Asked, ConfigResult, EdgeEvent, EdgeOutput, SessionId, Snapshot};
 use ingress::Resolution;
 use model::{
@@ -60,6 +60,8 @@ pub(crate) struct Core {
     pub(crate) answers: watch::Receiver<bool>,
     /// Until when this host's identity counts.
     pub(crate) identity: watch::Receiver<IdentityStatus>,
+    /// The authority's lists of revoked certificates.
+    pub(crate) lists: watch::Receiver<Lists>,
 }
 
 /// What is known of home.
@@ -129,6 +131,8 @@ impl Core {
                 () = published => {}
                 changed = self.answers.changed() => changed?,
                 changed = self.identity.changed() => changed?,
+                // Not all edges have an authority.
+                Ok(()) = self.lists.changed() => {}
                 changed = self.services.changed() => changed?,
                 Some(new) = self.new_services.recv() => self.replace(new),
                 Some(asked) = self.requests.recv() => self.recorder.asked(asked),
@@ -315,9 +319,10 @@ impl Core {
         }
         let significant = self.recorder.publish(Snapshot { local: status.clone(), peer: home.status.clone() });
         let timeline = self.recorder.own();
+        let revocations = self.lists.borrow().clone();
         self.output.send_if_modified(|output| {
-            let changed = significant || output.desired.as_ref() != Some(&desired);
-            *output = EdgeOutput { desired: Some(desired), status: Some(status), timeline };
+            let changed = significant || output.desired.as_ref() != Some(&desired) || output.revocations != revocations;
+            *output = EdgeOutput { desired: Some(desired), status: Some(status), timeline, revocations };
             changed
         });
     }

@@ -39,6 +39,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::Keeper;
 use crate::config::Config;
 use crate::core::Core;
 use crate::publisher::Publisher;
@@ -72,11 +73,15 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     )?;
 
     let ((_, ports), opened) = (watch::channel(vec![common.control_port]), common.metrics_opened());
-    let keeper = authority::Keeper::open(&common.state_dir)?;
+    let keeper = Keeper::open(&common.state_dir)?;
     let (domain, control_port) = (config.domain.clone(), common.control_port);
     let own = keeper.clone().and_then(|keeper| keeper.issuer(&in_force.borrow().identity, &myself.host));
-    let renewer = Renewer::new(common.identity_dir.clone(), own, in_force.clone(), identity.ends());
+    let lists = keeper.as_ref().map_or_else(|| watch::channel(None).1, Keeper::lists);
+    let renewer = Renewer::new(common.identity_dir.clone(), own, in_force.clone(), identity.ends(), lists.clone());
     let successors = keeper.clone();
+    if let Some(keeper) = &keeper {
+        tokio::spawn(stop.clone().run_until_cancelled_owned(renewal::sign_lists(keeper.clone())));
+    }
     let joining = authority::joining(keeper, &common.tunnel, myself.host.clone(), domain, control_port);
     let (stranger, strangers) = mpsc::channel(authority::STRANGERS);
     let enrolment =
@@ -161,6 +166,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         asked,
         answers,
         identity: renewer.status(),
+        lists,
     };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();

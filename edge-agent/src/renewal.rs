@@ -1,15 +1,20 @@
 //! Successors of certificates, by the edge's own authority: of home's, and of the edge's own.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use agent::Issuer;
 use control::{Successor, Successors};
 use futures_util::future::BoxFuture;
 use model::{HostId, Role};
 use pki::{CertificateRequest, HostIdentity, Serial, Validity};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::warn;
 
 use crate::authority::{GONE, Keeper};
+
+/// How often it is looked whether the list is due.
+const LOOK: Duration = Duration::from_secs(3_600);
 
 impl Successors for Keeper {
     fn successor(&self, serial: Serial, request: CertificateRequest) -> BoxFuture<'static, Result<Successor, String>> {
@@ -28,6 +33,27 @@ impl Keeper {
         let ours = HostIdentity { ca_pem: self.ca_pem().to_owned(), ..identity.clone() };
         ours.check().ok()?;
         Some(Arc::new(Own { keeper: self, edge: edge.clone() }))
+    }
+}
+
+/// Has the authority sign its list anew long before it ends, for as long as it is polled.
+pub(crate) async fn sign_lists(keeper: Keeper) {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let sign = |authority: &mut authority::Authority| {
+            let now = SystemTime::now();
+            if authority.list_is_due(now) { authority.sign_list(now) } else { Ok(()) }
+        };
+        match keeper.ask(sign).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                let error = agent::config::chain(&error);
+                warn!(error, "the list of revoked certificates is not signed anew; it is tried again");
+            }
+            None => return,
+        }
     }
 }
 

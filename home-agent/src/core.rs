@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use agent::services::Live;
-use agent::{LinkView, Myself, NewServices, Proof, Recorder, Services, conclude};
+use agent::{LinkView, Lists, Myself, NewServices, Proof, Recorder, Services, conclude};
 use control::{Asked, ConfigResult, HomeEvent, HomeOutput, Snapshot};
 use ipnet::Ipv4Net;
 use model::{
@@ -47,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) proofs: watch::Receiver<Vec<OutsideProof>>,
     /// Until when this host's identity counts.
     pub(crate) identity: watch::Receiver<IdentityStatus>,
+    /// The edge's lists of revoked certificates.
+    pub(crate) lists: watch::Sender<Lists>,
 }
 
 /// What is known of the edge.
@@ -139,6 +141,7 @@ impl Core {
             }
             HomeEvent::Happened(news) => self.recorder.heard(news),
             HomeEvent::Measured(clocks) => self.recorder.measured(clocks),
+            HomeEvent::Revocations(lists) => drop(self.lists.send_replace(Some(lists.into()))),
             HomeEvent::Report { status } => edge.status = Some((*status, Instant::now())),
             HomeEvent::Desired(Ok(config)) => {
                 let generation = config.generation;

@@ -117,7 +117,8 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         stop: stop.clone(),
     };
     let issuer: Arc<dyn Issuer> = Arc::new(control.renewals());
-    let renewer = Renewer::new(common.identity_dir.clone(), Some(issuer), identity.subscribe(), identity.ends());
+    let (lists, told) = watch::channel(None);
+    let renewer = Renewer::new(common.identity_dir.clone(), Some(issuer), identity.subscribe(), identity.ends(), told);
     let core = Core {
         myself,
         subnet: common.tunnel.subnet,
@@ -136,6 +137,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         published,
         proofs,
         identity: renewer.status(),
+        lists,
     };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();

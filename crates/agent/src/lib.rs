@@ -28,7 +28,7 @@ pub use identity::{InForce, OwnIdentity};
 pub use link::{Link, LinkView};
 pub use lookout::Lookout;
 pub use metrics::{Disk, Metrics, NameProof, NameProofs, watch_disks};
-pub use renewal::{Asked as AskedRenewal, Issuer, Renewal, Renewer};
+pub use renewal::{Asked as AskedRenewal, Issuer, Lists, Renewal, Renewer};
 pub use services::Services;
 pub use serving::{Proof, conclude};
 pub use status::Myself;

@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use control::{RenewalClient, Successor};
 use futures_util::future::BoxFuture;
 use model::IdentityStatus;
-use pki::{HostIdentity, Identity, PrivateKey, file};
+use pki::{HostIdentity, Identity, PrivateKey, RevocationList, Revoked, file};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -52,6 +52,7 @@ pub struct Renewal {
     /// After another attempt that fails.
     wait: Duration,
     trouble: Option<String>,
+    list_trouble: Option<String>,
 }
 
 /// A request for a certificate, and the key that it is for.
@@ -67,13 +68,13 @@ impl Renewal {
     /// Renews what lies in `dir`.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, next: None, wait: RETRY_MIN, trouble: None }
+        Self { dir, next: None, wait: RETRY_MIN, trouble: None, list_trouble: None }
     }
 
-    /// Why the last attempt failed, and what to do.
+    /// Why what is due is not renewed, and what to do.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.trouble.as_deref().or(self.list_trouble.as_deref())
     }
 
     /// What to ask for, if it is time for it. `identity` is what is in force.
@@ -116,9 +117,49 @@ impl Renewal {
         }
     }
 
+    /// Stores lists of revoked certificates (PEM) beside the identity: those of the authority that this host trusts, as long as they
+    /// count, and never older ones than are there. Whether that is done.
+    pub fn take_lists(&mut self, lists: &str, now: SystemTime) -> bool {
+        let why = self.store_lists(lists, now).err();
+        let why = why.map(|error| format!("the edge's list of revoked certificates is not taken: {error:#}"));
+        if let Some(why) = why.as_ref().filter(|why| self.list_trouble.as_ref() != Some(*why)) {
+            warn!(why, "the list from before counts");
+        }
+        self.list_trouble = why;
+        self.list_trouble.is_none()
+    }
+
+    fn store_lists(&self, lists: &str, now: SystemTime) -> anyhow::Result<()> {
+        let path = self.dir.join(file::REVOKED);
+        let there = self.lists()?;
+        if there.as_deref() == Some(lists) {
+            return Ok(());
+        }
+        let ca = self.dir.join(file::CA_CERT);
+        let ca_pem = fs::read_to_string(&ca).with_context(|| format!("cannot read {}", ca.display()))?;
+        let new = Revoked::from_pem(lists, &ca_pem)?;
+        // What lies there and cannot be read is of another authority, or broken: no reason to stay with it.
+        let before = there.and_then(|there| Revoked::from_pem(&there, &ca_pem).ok()).unwrap_or_default();
+        new.check_successor_of(&before, now)?;
+        RevocationList::save(lists, &path).with_context(|| format!("cannot write {}", path.display()))?;
+        info!(path = %path.display(), "there is a new list of revoked certificates");
+        Ok(())
+    }
+
+    /// The lists that lie there.
+    fn lists(&self) -> anyhow::Result<Option<String>> {
+        let path = self.dir.join(file::REVOKED);
+        match fs::read_to_string(&path) {
+            Ok(lists) => Ok(Some(lists)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
     fn failed(&mut self, why: String, now: SystemTime) {
+        let why = format!("this host's certificate is not renewed: {why}");
         if self.trouble.as_ref() != Some(&why) {
-            warn!(why, "this host's certificate is not renewed; it is tried again");
+            warn!(why, "it is tried again");
         }
         self.trouble = Some(why);
         self.next = Some(now + self.wait.mul_f64(rand::random_range(0.5..1.0)));
@@ -146,11 +187,7 @@ impl Renewal {
         );
         info.check_valid_at(now).context("the certificate that came cannot be used")?;
         ensure!(info.not_after > before.not_after, "the certificate that came ends no later than this one");
-        let lists = match fs::read_to_string(self.dir.join(file::REVOKED)) {
-            Ok(lists) => Some(lists),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error).context("the list of revoked certificates cannot be read"),
-        };
+        let lists = self.lists()?;
         new.save_with(&self.dir, lists.as_deref()).context("the new identity cannot be stored")?;
         info!(dir = %self.dir.display(), "this host's certificate is renewed");
         Ok(())
@@ -163,8 +200,12 @@ pub struct Renewer {
     issuer: Option<Arc<dyn Issuer>>,
     in_force: watch::Receiver<InForce>,
     ends: watch::Receiver<Ends>,
+    lists: watch::Receiver<Lists>,
     status: watch::Sender<IdentityStatus>,
 }
+
+/// The latest lists of revoked certificates (PEM), if there are any.
+pub type Lists = Option<Arc<str>>;
 
 impl std::fmt::Debug for Renewer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -173,16 +214,18 @@ impl std::fmt::Debug for Renewer {
 }
 
 impl Renewer {
-    /// Renews what lies in `dir` and is in force; without an issuer it only tells until when that counts.
+    /// Renews what lies in `dir` and is in force; without an issuer it only tells until when that counts. `lists` are the authority's,
+    /// and are put there too.
     #[must_use]
     pub fn new(
         dir: PathBuf,
         issuer: Option<Arc<dyn Issuer>>,
         in_force: watch::Receiver<InForce>,
         ends: watch::Receiver<Ends>,
+        lists: watch::Receiver<Lists>,
     ) -> Self {
         let status = watch::Sender::new(IdentityStatus::default());
-        let this = Self { renewal: Renewal::new(dir), issuer, in_force, ends, status };
+        let this = Self { renewal: Renewal::new(dir), issuer, in_force, ends, lists, status };
         this.tell();
         this
     }
@@ -210,6 +253,16 @@ impl Renewer {
                     (asked, answer)
                 });
             }
+            let lists = self.lists.borrow_and_update().clone();
+            if let Some(lists) = lists {
+                // Also those that could not be stored the last time. Files can take their time.
+                self = tokio::task::spawn_blocking(move || {
+                    self.renewal.take_lists(&lists, SystemTime::now());
+                    self
+                })
+                .await
+                .context("storing the list of revoked certificates panicked")?;
+            }
             self.tell();
             let answer = async {
                 match &mut running {
@@ -223,6 +276,7 @@ impl Renewer {
                 () = sleep(LOOK) => continue,
                 Ok(()) = self.in_force.changed() => continue,
                 Ok(()) = self.ends.changed() => continue,
+                Ok(()) = self.lists.changed() => continue,
             };
             if let Some((asked, _)) = running.take() {
                 // Files can take their time.
@@ -239,7 +293,7 @@ impl Renewer {
     fn tell(&self) {
         let unix = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let Ends { certificate, crl } = *self.ends.borrow();
-        let trouble = self.renewal.trouble.clone();
+        let trouble = self.renewal.trouble().map(str::to_owned);
         let now = IdentityStatus { certificate_ends: unix(certificate), list_ends: crl.map(unix), trouble };
         self.status.send_if_modified(|status| {
             let changed = *status != now;

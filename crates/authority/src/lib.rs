@@ -31,7 +31,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use model::{HostId, Role};
 use ovpn::static_key::StaticKey;
 use ovpn::tls_crypt_v2::{Metadata, ServerKey};
-use pki::{Ca, CertificateRequest, Identity, RevocationList, Serial, Subject, Validity};
+use pki::{Ca, CertificateRequest, Identity, RevocationList, Revoked, Serial, Subject, Validity};
 use rand::Rng;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,12 @@ pub use renewal::{RenewError, Renewed};
 
 use codes::Codes;
 use error::io_error;
+
+/// How long a signed list is good: as long as a certificate, so that a host that was away for so long that it has no good list any more
+/// has no good certificate either.
+pub const LIST_LIFE: Duration = Validity::LEAF;
+/// A list is signed anew when it is so old.
+const LIST_AGE: Duration = Duration::from_secs(30 * 86_400);
 
 const CA_DIR: &str = "ca";
 const LOCK: &str = "lock";
@@ -265,6 +271,13 @@ impl Authority {
         Ok(self.issued()?.into_iter().filter(of_holder).map(|issued| issued.serial).collect())
     }
 
+    /// Whether it is time to sign the list anew: long before it ends.
+    #[must_use]
+    pub fn list_is_due(&self, now: SystemTime) -> bool {
+        let ends = Revoked::from_pem(&self.list_pem, self.ca.cert_pem()).ok().and_then(|list| list.ends());
+        ends.is_none_or(|ends| ends < now + LIST_LIFE - LIST_AGE)
+    }
+
     /// Signs the list anew, so that it does not end.
     ///
     /// # Errors
@@ -294,7 +307,7 @@ impl Authority {
 }
 
 fn write_list(dir: &Path, ca: &Ca, list: &mut RevocationList, now: SystemTime) -> Result<String, AuthorityError> {
-    let pem = ca.sign_list(list, now, RevocationList::LIFE)?;
+    let pem = ca.sign_list(list, now, LIST_LIFE)?;
     let path = dir.join(issued::LIST);
     state::write_private(&path, pem.as_bytes()).map_err(io_error("write", path))?;
     Ok(pem)

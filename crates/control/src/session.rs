@@ -26,6 +26,8 @@ use crate::{CONNECT_DEADLINE, ControlTls, Offered, Rights};
 const OUTBOUND_MESSAGES: usize = 4;
 /// Services that a home may announce: many more than an edge publishes of one.
 const MAX_SERVICES: usize = 128;
+/// Longest lists of revoked certificates, bytes: thousands of them, and less than [`MAX_MESSAGE_BYTES`].
+const MAX_LISTS: usize = MAX_MESSAGE_BYTES - 1024;
 /// First wait before home connects again; doubled up to [`RETRY_MAX`], with jitter.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// Longest wait before home connects again.
@@ -172,6 +174,8 @@ pub struct EdgeOutput {
     pub status: Option<HostStatus>,
     /// What happened at the edge; sent once a session, then what is new.
     pub timeline: Arc<Timeline>,
+    /// The authority's lists of revoked certificates, PEM; sent once a session, and when they change.
+    pub revocations: Option<Arc<str>>,
 }
 
 /// Home's latest state, as the session sends it.
@@ -314,7 +318,7 @@ impl EdgeService {
             return;
         }
 
-        let mut sent = None;
+        let (mut sent, mut revocations) = (None, None);
         let shared = Mutex::new(Shared::default());
         let encode = |state: &EdgeOutput| {
             let (events, clock) = Shared::lock(&shared).due(&state.timeline);
@@ -325,6 +329,15 @@ impl EdgeService {
             {
                 sent = Some(desired.generation);
                 due.push(wrap(Out::Desired(desired.clone().into())));
+            }
+            // Before the report: to be late with it would let somebody in.
+            if let Some(lists) = state.revocations.as_ref().filter(|lists| revocations.as_ref() != Some(*lists)) {
+                revocations = Some(Arc::clone(lists));
+                if lists.len() <= MAX_LISTS {
+                    due.push(wrap(Out::Revocations(v1::Revocations { lists: lists.to_string() })));
+                } else {
+                    warn!("the list of revoked certificates is too long to be sent: make a new authority");
+                }
             }
             if let Some(status) = &state.status {
                 due.push(wrap(Out::Report(status.clone().into())));
@@ -413,6 +426,8 @@ pub enum HomeEvent {
     Happened(News),
     /// The way to the edge and its clock were measured.
     Measured(Clocks),
+    /// The edge has these lists of revoked certificates, PEM. Who signed them, and whether they are new, has not been looked at.
+    Revocations(String),
     /// The session ended or could not be opened.
     Closed {
         /// Why.
@@ -562,6 +577,7 @@ impl HomeLink {
                 },
                 Some(In::Events(events)) => Some(HomeEvent::Happened(news(events, &self.edge.name)?)),
                 Some(In::Clock(clock)) => Shared::lock(&shared).hear(&clock).map(HomeEvent::Measured),
+                Some(In::Revocations(revocations)) => Some(HomeEvent::Revocations(revocations.lists)),
                 Some(In::Hello(_)) | None => None,
             })
         };

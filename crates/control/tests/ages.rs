@@ -112,6 +112,7 @@ async fn an_old_home_gets_along_with_this_edge() {
         desired: Some(desired()),
         status: Some(new_status(Role::Edge, "vps")),
         timeline: timeline("vps"),
+        revocations: None,
     });
     let (sender, mut events) = mpsc::channel(16);
     let (offered, _, _) = fake::offered("vps", Role::Edge);

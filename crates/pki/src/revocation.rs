@@ -92,6 +92,12 @@ pub enum RevocationError {
     /// Another authority signed it.
     #[error("it was not signed by this authority")]
     OtherCa,
+    /// There is a newer one.
+    #[error("it is older than the one that is in force: who was revoked since then would count again")]
+    Older,
+    /// Its time is over.
+    #[error("its time is over: whoever keeps to it refuses everybody")]
+    Ended,
 }
 
 /// Which certificates of an authority count no more, although their time is not over.

@@ -1,6 +1,6 @@
 //! Which certificates count no more, by the lists of all authorities that a host trusts.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use rustls_pki_types::pem::PemObject;
@@ -18,6 +18,8 @@ use crate::revocation::{RevocationError, Serial};
 pub struct Revoked {
     serials: HashSet<Serial>,
     ends: Option<SystemTime>,
+    /// The numbers of the lists, by their authorities' names (DER).
+    numbers: BTreeMap<Vec<u8>, u64>,
 }
 
 impl Revoked {
@@ -56,10 +58,25 @@ impl Revoked {
         if !named.any(|authority| list.verify_signature(authority.public_key()).is_ok()) {
             return Err(RevocationError::OtherCa);
         }
+        let number = list.crl_number().map(|number| u64::try_from(number).unwrap_or(u64::MAX)).unwrap_or_default();
+        let known = self.numbers.entry(list.issuer().as_raw().to_vec()).or_default();
+        *known = number.max(*known);
         self.serials.extend(list.iter_revoked_certificates().map(|entry| Serial::new(entry.raw_serial())));
         let end = list.next_update().and_then(|end| system_time(end.timestamp()).ok());
         self.ends = [self.ends, end].into_iter().flatten().min();
         Ok(true)
+    }
+
+    /// Whether these lists may take the place of others at a time: they have not ended, and no authority has a newer one there.
+    ///
+    /// # Errors
+    /// [`RevocationError::Older`] or [`RevocationError::Ended`].
+    pub fn check_successor_of(&self, before: &Self, now: SystemTime) -> Result<(), RevocationError> {
+        if self.ends.is_some_and(|end| end <= now) {
+            return Err(RevocationError::Ended);
+        }
+        let older = |(name, number): (&Vec<u8>, &u64)| self.numbers.get(name).is_none_or(|ours| ours < number);
+        if before.numbers.iter().any(older) { Err(RevocationError::Older) } else { Ok(()) }
     }
 
     /// Whether a certificate is on one of the lists. What is no certificate is.
@@ -109,6 +126,18 @@ mod tests {
         {
             assert!(Revoked::from_pem(&bad, &trusted).is_err(), "{bad}");
         }
+        // One may be signed anew, and not be taken back, nor left out.
+        let mut ours = RevocationList::default();
+        let mut sign = |now| old.sign_list(&mut ours, now, RevocationList::LIFE).unwrap();
+        let now = SystemTime::now();
+        let read = |lists: &str| Revoked::from_pem(lists, &trusted).unwrap();
+        let (one, two) = (sign(now), sign(now));
+        let (early, late) = (read(&one), read(&(two.clone() + &list(&new, &[]))));
+        assert!(late.check_successor_of(&early, now).is_ok() && late.check_successor_of(&late, now).is_ok());
+        assert!(matches!(early.check_successor_of(&late, now), Err(RevocationError::Older)));
+        assert!(matches!(read(&two).check_successor_of(&late, now), Err(RevocationError::Older)));
+        let ended = read(&sign(now - 2 * RevocationList::LIFE));
+        assert!(matches!(ended.check_successor_of(&early, now), Err(RevocationError::Ended)));
         // In the name of one and signed by another.
         assert!(Revoked::from_pem(&list(&ca("old"), &[]), &trusted).is_err());
     }

@@ -119,6 +119,35 @@ fn who_would_gain_nothing_does_not_ask() {
     assert!(renewal.trouble().unwrap().contains("the authority itself ends"), "{:?}", renewal.trouble());
 }
 
+#[test]
+fn a_list_counts_if_it_is_ours_and_not_an_older_one() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("identity");
+    let (ours, theirs) = (ca("ours"), ca("theirs"));
+    stored(&ours, &dir);
+    let mut renewal = Renewal::new(dir.clone());
+    let mut list = RevocationList::default();
+    let mut sign = || ours.sign_list(&mut list, now(), RevocationList::LIFE).unwrap();
+    let (first, second) = (sign(), sign());
+    assert!(renewal.take_lists(&first, now()) && renewal.take_lists(&second, now()));
+    let foreign = theirs.sign_list(&mut RevocationList::default(), now(), RevocationList::LIFE).unwrap();
+    let late = now() + 2 * RevocationList::LIFE;
+    for (lists, at, wanted) in [
+        (first.as_str(), now(), "older than the one that is in force"),
+        (&foreign, now(), "not signed by this authority"),
+        ("nonsense", now(), "not signed by this authority"),
+        (&sign(), late, "its time is over"),
+    ] {
+        assert!(!renewal.take_lists(lists, at));
+        assert!(renewal.trouble().unwrap().contains(wanted), "{wanted}: {:?}", renewal.trouble());
+        assert_eq!(fs::read_to_string(dir.join(file::REVOKED)).unwrap(), second);
+    }
+    assert!(renewal.take_lists(&second, now()) && renewal.trouble().is_none());
+    // One that is broken gives way.
+    fs::write(dir.join(file::REVOKED), "half a li").unwrap();
+    assert!(renewal.take_lists(&second, now()));
+}
+
 /// Issues at once.
 struct Issues(Ca);
 
@@ -141,7 +170,7 @@ async fn what_is_due_is_in_force_without_a_restart() {
     before.save(&dir).unwrap();
     let own = crate::OwnIdentity::open(dir.clone(), None, before.clone()).unwrap();
     let mut in_force = own.subscribe();
-    let renewer = Renewer::new(dir, Some(Arc::new(Issues(ca))), in_force.clone(), own.ends());
+    let renewer = Renewer::new(dir, Some(Arc::new(Issues(ca))), in_force.clone(), own.ends(), watch::channel(None).1);
     let mut status = renewer.status();
     let first = status.borrow().certificate_ends;
     let stop = CancellationToken::new();

@@ -98,9 +98,7 @@ fn identity(old: Option<&IdentityStatus>, new: Option<&IdentityStatus>) -> Optio
     let new = new?;
     let before = old.and_then(|old| old.trouble.as_ref());
     let (kind, text) = match (&new.trouble, old) {
-        (Some(trouble), _) if before != Some(trouble) => {
-            (EventKind::Fault, format!("this host's certificate is not renewed: {trouble}"))
-        }
+        (Some(trouble), _) if before != Some(trouble) => (EventKind::Fault, trouble.clone()),
         (None, Some(old)) if new.certificate_ends > old.certificate_ends => {
             let kind = if before.is_some() { EventKind::Recovery } else { EventKind::Change };
             (kind, "this host's certificate was renewed".to_owned())
