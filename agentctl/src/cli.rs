@@ -91,12 +91,12 @@ pub(crate) enum Command {
     Services(AskArgs),
     /// Shows what the ingress publishes: names, upstreams, options, certificates, and what it refuses
     ///
-    /// It is on the edge: run it there.
+    /// It is on the edge. At home the agent there is asked.
     #[command(after_help = examples(&[
         ("sudo agentctl ingress", "a table; the exit code is 4 when a name does not serve or a service is refused"),
         ("sudo agentctl ingress --json | jq '.sites[] | {hostname, certificate_ends}'", "JSON for programs: {reason, sites, refused}"),
     ]))]
-    Ingress(AskArgs),
+    Ingress(HostArgs),
     /// Tells why a service does not serve, or did not the last time: what changed, what failed first, what was tried
     ///
     /// One story from what both hosts saw, in the order in which it happened, although their clocks may differ. Without a name, of
@@ -131,13 +131,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Looks at what services and tunnel of this host stand on: engine, disk, tunnel, path, clock, certificate, names
+    /// Looks at what services and tunnel of both hosts stand on: engine, disk, tunnel, ports from outside, certificates, names, mail
     ///
-    /// Names are looked up at home, which knows where the edge is. Look at the other host too, with --host.
+    /// Each host looks at itself, and at the ports of the other from outside.
     #[command(after_help = examples(&[
-        ("sudo agentctl doctor", "what is well, what is not, and what to do about it"),
-        ("sudo agentctl doctor --host attic", "the same of the other host, called attic"),
-        ("sudo agentctl doctor --json | jq '.[] | select(.grade != \"good\")'", "JSON for programs: a list of {check, grade, text, next}"),
+        ("sudo agentctl doctor", "both hosts: what is well, what is not, and what to do about it"),
+        ("sudo agentctl doctor --host attic", "of the host called attic only"),
+        ("sudo agentctl doctor --json | jq '.[] | select(.grade != \"good\")'", "JSON for programs: a list of {host, check, grade, text, next}"),
     ]))]
     Doctor(HostArgs),
     /// Shows this host's end of the tunnel: its peers, what was dropped, and which of the kernel's offloads are in use
@@ -255,7 +255,8 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct HostArgs {
-    /// The host that it is about, by its name in `agentctl status` [default: the one of the agent that is asked]
+    /// The host that it is about, by its name in `agentctl status` [default: the one of the agent that is asked; of doctor both; of
+    /// ingress the edge]
     #[arg(long, value_name = "NAME")]
     pub(crate) host: Option<HostId>,
     #[command(flatten)]

@@ -5,15 +5,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::Serving;
 
-use crate::ask::ask;
-use crate::cli::AskArgs;
+use crate::cli::HostArgs;
 use crate::exit::{Exit, Failure};
+use crate::place::{ask_edge, ask_host};
 use crate::render::{self, Colour};
 
 /// Asks the agent and prints what it says; the exit code tells whether every name serves and nothing is refused.
-pub(crate) fn run(args: &AskArgs, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let report = ask(args.socket.as_deref(), async |inspector| inspector.ingress().await)?;
-    if args.json {
+pub(crate) fn run(args: &HostArgs, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let socket = args.ask.socket.as_deref();
+    let report = match &args.host {
+        Some(host) => ask_host(socket, Some(host), async |inspector| inspector.ingress().await)?,
+        None => ask_edge(socket, async |inspector| inspector.ingress().await)?,
+    };
+    if args.ask.json {
         serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {

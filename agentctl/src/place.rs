@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use control::{Inspector, InspectorError};
-use model::{HostId, HostStatus, ServiceName};
+use model::{HostId, HostStatus, Role, ServiceName};
 
 use crate::ask::{ask, explain};
 use crate::exit::Failure;
@@ -43,6 +43,23 @@ pub(crate) fn ask_host<T>(
         };
         let answer = question(&mut place.inspector(inspector)).await;
         Ok(answer.map_err(|error| explain(&format!("the agent of {host}"), error)))
+    })?
+}
+
+/// Asks the agent of the edge: the one whose socket is at `socket`, or the one that runs here, or, where that is home's, the opposite
+/// one.
+pub(crate) fn ask_edge<T>(
+    socket: Option<&Path>,
+    question: impl AsyncFnOnce(&mut Inspector) -> Result<T, InspectorError>,
+) -> Result<T, Failure> {
+    ask(socket, async |inspector| {
+        let (local, peer) = inspector.status().await?;
+        if local.role == Role::Edge {
+            return Ok(Ok(question(inspector).await?));
+        }
+        let edge = peer.map(|(peer, _)| peer.host).or(local.control.peer);
+        let edge = edge.map_or_else(|| "the agent of the edge".to_owned(), |edge| format!("the agent of {edge}"));
+        Ok(question(&mut inspector.opposite()).await.map_err(|error| explain(&edge, error)))
     })?
 }
 
@@ -91,7 +108,7 @@ pub(crate) fn of_service(
 
 #[cfg(test)]
 mod tests {
-    use model::{Health, Role, ServiceStatus, Serving};
+    use model::{Health, ServiceStatus, Serving};
 
     use super::*;
 

@@ -122,6 +122,10 @@ fn reports_of_either_host_are_shown() {
         let (output, _) = on_two_hosts(&format!("tunnel --socket SOCKET {line}"), &[]);
         assert!(texts(&output).0.contains(device), "{line}: {output:?}");
     }
+    let (output, _) = on_two_hosts("doctor --socket SOCKET", &[]);
+    let (told, _) = texts(&output);
+    assert!(told.starts_with("attic\n") && told.contains("\nvps\n"), "{told}");
+    assert_eq!(output.status.code(), Some(0));
     let (output, _) = on_two_hosts("doctor --socket SOCKET --host nobody", &[]);
     let (_, told) = texts(&output);
     assert_eq!(output.status.code(), Some(1));

@@ -285,10 +285,17 @@ fn what_the_doctor_finds_bad_is_4() {
     let state = || fake_state(Serving::Yes, Some(1));
     let output = asked("doctor", state(), TunnelReport::default(), &[], Stdio::piped());
     assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let told = text(&output.stdout);
+    let expected = "vps\n  BAD  disk  0.2 GiB are free\n      make room\n\nattic\n  doubtful  agent  not looked at:";
+    assert!(told.starts_with(expected), "{told}");
+    assert!(told.contains("`agentctl status` shows what is wrong with the control channel"), "{told}");
+    // Before it is known which host is the opposite one.
+    let output = asked("doctor", fake_state(Serving::Yes, None), TunnelReport::default(), &[], Stdio::piped());
     assert_eq!(text(&output.stdout), "  BAD  disk  0.2 GiB are free\n      make room\n");
     let output = asked("doctor", state(), TunnelReport::default(), &["--json"], Stdio::piped());
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json[0]["grade"], "bad");
+    assert_eq!((&json[0]["host"], &json[1]["host"]), (&"vps".into(), &"attic".into()));
 }
 
 #[test]

@@ -38,18 +38,23 @@ struct Rfc2136Section {
 pub struct DnsChallenge {
     /// How the DNS is changed.
     pub challenge: Challenge,
+    /// The command among it, where it is one.
+    pub command: Option<PathBuf>,
     /// The names of the one certificate; a wildcard begins with `*.`.
     pub names: Vec<String>,
 }
 
 impl DnsChallengeSection {
     pub(crate) fn check(self, domain: &Hostname) -> Result<DnsChallenge, Invalid> {
-        let challenge = match (self.command, self.rfc2136) {
-            (Some(path), None) => Challenge::Command(Command::new(&command(path)?)),
-            (None, Some(section)) => Challenge::Update(section.check()?),
+        let (challenge, command) = match (self.command, self.rfc2136) {
+            (Some(path), None) => {
+                let path = command(path)?;
+                (Challenge::Command(Command::new(&path)), Some(path))
+            }
+            (None, Some(section)) => (Challenge::Update(section.check()?), None),
             _ => return Err(Invalid::new(SECTION, "set either `command` or `rfc2136`")),
         };
-        Ok(DnsChallenge { challenge, names: names(self.names, domain)? })
+        Ok(DnsChallenge { challenge, command, names: names(self.names, domain)? })
     }
 }
 

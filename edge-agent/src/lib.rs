@@ -117,6 +117,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let operator = services.operator();
     let mut watchdog = agent::watchdog(&link, &services, snapshot_receiver.clone(), stop.clone());
     let recorder = Recorder::start(StateFile::new(&common.state_dir, "timeline.json"), snapshot);
+    let (published, ingress_report) = watch::channel(IngressReport::default());
     let lookout = Lookout::start(&common.tunnel, Role::Edge, identity.subscribe(), None);
     let doctor = Doctor::new(Looked {
         engine: services.engine(),
@@ -128,8 +129,10 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         opposite: opposite.clone(),
         is_public: matches!(common.tunnel.mode, Mode::Listen(_)) || config.ingress.is_some(),
         lookout,
+        mail: services.mail(),
+        ingress: publisher.as_ref().map(|_| ingress_report.clone()),
+        dns_command: config.ingress.as_ref().and_then(|ingress| ingress.dns_challenge.as_ref()?.command.clone()),
     });
-    let (published, ingress_report) = watch::channel(IngressReport::default());
     let metrics = Metrics {
         snapshot: snapshot_receiver.clone(),
         tunnel: link.report.clone(),

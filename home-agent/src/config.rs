@@ -11,13 +11,14 @@ use agent::services::{self, Service, ServiceSection};
 use daemon::ConfigCheck;
 use daemon::config::{ConfigError, Invalid, Loaded, Source, load};
 use daemon::logs::Format;
-use model::Role;
+use model::{Hostname, Role};
 use serde::Deserialize;
 
 /// The file as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    domain: Option<String>,
     identity_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     #[serde(default)]
@@ -47,6 +48,8 @@ struct OutsideSection {
 pub struct Config {
     /// What both agents have.
     pub common: Common,
+    /// The only domain under which the edge may give names; none: the one that it says.
+    pub domain: Option<Hostname>,
     /// The services of this home.
     pub services: Vec<Service>,
     /// PEM of a root that the public names' certificates chain to, besides those that browsers trust.
@@ -66,9 +69,11 @@ impl TryFrom<Written> for Config {
             engine: written.engine,
             tunnel: written.tunnel,
         };
+        let domain = written.domain.map(|domain| domain.parse()).transpose();
+        let domain = domain.map_err(|error| Invalid::new("domain", error))?;
         let services = services::check(written.services, Role::Home, None)?;
         let issuer_root = certificate("outside.issuer_root", written.outside.issuer_root)?;
-        Ok(Self { common: common.check(Role::Home)?, services, issuer_root })
+        Ok(Self { common: common.check(Role::Home)?, domain, services, issuer_root })
     }
 }
 

@@ -24,6 +24,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 pub(crate) struct Core {
     pub(crate) myself: Myself,
     pub(crate) subnet: Ipv4Net,
+    /// The only domain that the edge may have, if our own configuration names it.
+    pub(crate) domain: Option<Hostname>,
     pub(crate) services: Services,
     pub(crate) new_services: mpsc::Receiver<NewServices>,
     /// The ports that peers may open: those of services.
@@ -161,7 +163,8 @@ impl Core {
 
     /// Takes a configuration, whole or not at all.
     fn accept(&mut self, config: DesiredConfig) -> Result<(), String> {
-        let config = judge(config, self.stored.as_ref(), self.subnet, |name| self.services.has(name))?;
+        let config =
+            judge(config, self.stored.as_ref(), self.subnet, self.domain.as_ref(), |name| self.services.has(name))?;
         self.unsaved |= self.stored.as_ref() != Some(&config);
         self.stored = Some(config);
         Ok(())
@@ -256,17 +259,19 @@ impl Core {
 }
 
 /// What an edge may want: names for services that are ours, under its domain, and requests from an address in the tunnel.
-/// A name once given stays until the edge gives another: it can rename a service, not stop it.
+/// Where home's configuration names the domain, that one and no other. A name once given stays until the edge gives another: it can rename a service, not stop it.
 fn judge(
     mut config: DesiredConfig,
     before: Option<&DesiredConfig>,
     subnet: Ipv4Net,
+    domain: Option<&Hostname>,
     has: impl Fn(&ServiceName) -> bool,
 ) -> Result<DesiredConfig, String> {
     if !subnet.contains(&config.edge_address) {
         // It would be trusted to say who the visitor is.
         return Err(format!("the edge's address {} is not in the tunnel's subnet {subnet}", config.edge_address));
     }
+    check_domain(&config, domain)?;
     for (name, hostname) in &config.hostnames {
         if !has(name) {
             return Err(format!("this home has no service {name}"));
@@ -286,6 +291,18 @@ fn judge(
     Ok(config)
 }
 
+/// Whether the edge's domain is the one that home is for. Whoever has the edge could otherwise rename home's services under a domain
+/// of his own, with certificates that are good for it.
+pub(crate) fn check_domain(config: &DesiredConfig, domain: Option<&Hostname>) -> Result<(), String> {
+    match domain {
+        Some(domain) if *domain != config.domain => Err(format!(
+            "the edge's domain is {}, and home's own configuration says `domain = \"{domain}\"`: correct one of them",
+            config.domain
+        )),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,7 +318,7 @@ mod tests {
     }
 
     fn judged(new: DesiredConfig, before: Option<&DesiredConfig>) -> Result<DesiredConfig, String> {
-        judge(new, before, "10.86.0.0/24".parse().unwrap(), |name| name.as_str() == "nextcloud")
+        judge(new, before, "10.86.0.0/24".parse().unwrap(), None, |name| name.as_str() == "nextcloud")
     }
 
     #[test]
@@ -311,6 +328,20 @@ mod tests {
         assert_eq!(judged(config(&[]), Some(&named)).unwrap().hostnames, named.hostnames);
         let renamed = config(&[("nextcloud", "files.example.test")]);
         assert_eq!(judged(renamed.clone(), Some(&named)).unwrap(), renamed);
+    }
+
+    #[test]
+    fn a_home_that_names_its_domain_takes_no_other() {
+        let pinned = |domain: &str| {
+            let domain = domain.parse().unwrap();
+            let named = config(&[("nextcloud", "cloud.example.test")]);
+            judge(named, None, "10.86.0.0/24".parse().unwrap(), Some(&domain), |_| true)
+        };
+        assert!(pinned("example.test").is_ok());
+        for other in ["example.org", "other.test", "sub.example.test"] {
+            let refused = pinned(other).unwrap_err();
+            assert!(refused.contains("the edge's domain is example.test") && refused.contains(other), "{refused}");
+        }
     }
 
     #[test]

@@ -26,11 +26,12 @@ use control::{HomeLink, HomeOutput, Inspected, InspectionSocket, Offered, Opposi
 use daemon::Ready;
 use daemon::config::Loaded;
 use ingress::Prober;
-use model::{Role, RoleUri};
+use model::{DesiredConfig, Role, RoleUri};
 use state::StateFile;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::config::Config;
 use crate::core::Core;
@@ -52,7 +53,14 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let host = identity.role().name.clone();
     let myself = Myself::new(host, Role::Home);
     let applied = StateFile::new(&common.state_dir, "home.json");
-    let stored = applied.load()?;
+    let stored: Option<DesiredConfig> = applied.load()?;
+    let stored = stored.filter(|stored| match core::check_domain(stored, config.domain.as_ref()) {
+        Ok(()) => true,
+        Err(reason) => {
+            warn!(reason, "the edge's configuration from before is not in force");
+            false
+        }
+    });
 
     // The link first: services publish their ports on its address.
     let (open_tcp, ports) = watch::channel(config.services.iter().map(|service| service.port).collect());
@@ -82,6 +90,9 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
         opposite: opposite.clone(),
         is_public: matches!(common.tunnel.mode, Mode::Listen(_)),
         lookout,
+        mail: services.mail(),
+        ingress: None,
+        dns_command: None,
     });
     let metrics = Metrics {
         snapshot: snapshot_receiver.clone(),
@@ -122,6 +133,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let core = Core {
         myself,
         subnet: common.tunnel.subnet,
+        domain: config.domain,
         services,
         new_services,
         open_tcp,

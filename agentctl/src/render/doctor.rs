@@ -2,10 +2,23 @@
 
 use model::{Finding, Grade};
 
-use super::{Colour, Table, Tone};
+use super::{Colour, Table, Tone, clean};
+use crate::doctor::Found;
 
-/// The whole text.
-pub(crate) fn render(findings: &[Finding], colour: Colour) -> String {
+/// The whole text. Of more than one host each has its name above.
+pub(crate) fn render(found: &[Found], colour: Colour) -> String {
+    let mut text = String::new();
+    for (host, findings) in found {
+        if found.len() > 1 {
+            let before = if text.is_empty() { "" } else { "\n" };
+            text.push_str(&format!("{before}{}\n", clean(host.as_str())));
+        }
+        of_host(findings, colour, &mut text);
+    }
+    text
+}
+
+fn of_host(findings: &[Finding], colour: Colour, text: &mut String) {
     let mut table = Table::default();
     for finding in findings {
         let (tone, word) = match finding.grade {
@@ -16,9 +29,7 @@ pub(crate) fn render(findings: &[Finding], colour: Colour) -> String {
         table.row([(tone, word.to_owned()), (Tone::Plain, finding.check.clone()), (Tone::Plain, finding.text.clone())]);
         table.notes(finding.next.clone());
     }
-    let mut text = String::new();
-    table.write(colour, &mut text);
-    text
+    table.write(colour, text);
 }
 
 #[cfg(test)]
@@ -38,6 +49,10 @@ mod tests {
             finding("disk", Grade::Bad, "0.2 GiB are free", Some("make room")),
         ];
         let expected = "  good  engine  Docker 28.5.2\n  BAD   disk    0.2 GiB are free\n      make room\n";
-        assert_eq!(render(&findings, Colour::when(false)), expected);
+        let host = |name: &str| name.parse().unwrap();
+        assert_eq!(render(&[(host("vps"), findings.to_vec())], Colour::when(false)), expected);
+        let both = [(host("vps"), findings.to_vec()), (host("attic"), findings[..1].to_vec())];
+        let second = "\nattic\n  good  engine  Docker 28.5.2\n";
+        assert_eq!(render(&both, Colour::when(false)), format!("vps\n{expected}{second}"));
     }
 }

@@ -1,7 +1,10 @@
 //! A look at this host for `agentctl doctor`: what services and tunnel stand on.
 
 mod bound;
+mod certificates;
 mod engine;
+mod host;
+mod mail;
 mod names;
 mod ports;
 mod room;
@@ -12,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use control::{InspectorError, Opposite, Snapshot};
 use futures_util::future::{BoxFuture, join_all};
-use model::{Finding, Grade, HostId, HostStatus, PortReach, TunnelReport, TunnelState};
+use model::{Finding, Grade, HostId, HostStatus, IngressReport, PortReach, TunnelReport, TunnelState};
 use supervisor::DockerEngine;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -22,6 +25,8 @@ use crate::identity::Ends;
 use ports::Look;
 use room::Rooms;
 
+pub use mail::MailServer;
+
 /// For the engine to answer.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// For the opposite host to look at us. It gives up by itself before that.
@@ -30,11 +35,6 @@ const OUTSIDE: Duration = Duration::from_millis(4500);
 const CLOCK_DOUBTFUL: u64 = 5_000;
 /// And by so much new certificates.
 const CLOCK_BAD: u64 = 60_000;
-const DAY: u64 = 24 * 3600;
-/// An identity that ends so soon is to be replaced now.
-const IDENTITY_BAD: Duration = Duration::from_secs(14 * DAY);
-/// And so soon, when there is time.
-const IDENTITY_DOUBTFUL: Duration = Duration::from_secs(60 * DAY);
 /// A path narrower than this is a tunnel in a tunnel, or broken.
 const PATH_DOUBTFUL: u32 = 1400;
 
@@ -45,7 +45,7 @@ pub struct Looked {
     pub engine: Arc<DockerEngine>,
     /// Where state is kept.
     pub state_dir: PathBuf,
-    /// When this host's identity ends.
+    /// When this host's identity, and the list of revoked certificates, end.
     pub ends: watch::Receiver<Ends>,
     /// How both hosts are.
     pub snapshot: watch::Receiver<Snapshot>,
@@ -59,6 +59,12 @@ pub struct Looked {
     pub is_public: bool,
     /// Looks at the opposite host's ports.
     pub lookout: Lookout,
+    /// By what servers services send mail.
+    pub mail: watch::Receiver<Vec<MailServer>>,
+    /// What the ingress publishes, where there is one.
+    pub ingress: Option<watch::Receiver<IngressReport>>,
+    /// The command that changes the DNS for certificates, if there is one.
+    pub dns_command: Option<PathBuf>,
 }
 
 /// Looks at this host when it is asked to.
@@ -82,16 +88,27 @@ impl control::Doctor for Doctor {
         Box::pin(async move {
             let status = looked.snapshot.borrow().local.clone();
             let report = looked.tunnel.borrow().clone();
-            let ends = looked.ends.borrow().certificate;
-            let (services, names, ours, theirs) =
-                tokio::join!(looked.services(&rooms), names::names(&status), looked.ours(), looked.theirs());
+            let (ends, servers) = (*looked.ends.borrow(), looked.mail.borrow().clone());
+            let (services, names, mail, ours, theirs) = tokio::join!(
+                looked.services(&rooms),
+                names::names(&status),
+                mail::findings(servers),
+                looked.ours(),
+                looked.theirs()
+            );
+            let now = SystemTime::now();
             let mut findings = services;
+            findings.push(host::tun());
             findings.push(tunnel(&status));
             findings.extend(path(&report));
             findings.push(control_channel(&status));
             findings.extend(clock(&status));
-            findings.push(identity(ends, SystemTime::now()));
+            findings.push(certificates::identity(ends.certificate, now));
+            findings.push(certificates::revocation(ends.crl, now));
             findings.extend(names);
+            findings.extend(looked.dns_command.as_deref().map(host::dns_command));
+            findings.extend(looked.ingress.iter().flat_map(|report| certificates::names(&report.borrow(), now)));
+            findings.extend(mail);
             findings.extend(ours.into_iter().chain(theirs));
             findings
         })
@@ -201,17 +218,6 @@ fn clock(status: &HostStatus) -> Option<Finding> {
     Some(found("clock", grade, text, (grade != Grade::Good).then_some("timedatectl set-ntp true, on both hosts")))
 }
 
-fn identity(ends: SystemTime, now: SystemTime) -> Finding {
-    let left = ends.duration_since(now).unwrap_or_default();
-    let grade = match left {
-        left if left < IDENTITY_BAD => Grade::Bad,
-        left if left < IDENTITY_DOUBTFUL => Grade::Doubtful,
-        _ => Grade::Good,
-    };
-    let text = format!("this host's certificate ends in {} days", left.as_secs() / DAY);
-    found("identity", grade, text, (grade != Grade::Good).then_some("make a new one: agentctl pki issue --help"))
-}
-
 #[cfg(test)]
 mod tests {
     use model::Role;
@@ -225,11 +231,6 @@ mod tests {
 
     #[test]
     fn what_goes_wrong_slowly_is_told_ahead() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * DAY);
-        let days = |days| identity(now + Duration::from_secs(days * DAY), now).grade;
-        assert_eq!([days(400), days(30), days(3)], [Grade::Good, Grade::Doubtful, Grade::Bad]);
-        assert_eq!(identity(now - Duration::from_secs(1), now).grade, Grade::Bad);
-
         let apart = |millis| {
             let mut status = status(Role::Home);
             status.control.clock_ahead_millis = Some(millis);

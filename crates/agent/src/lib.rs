@@ -23,7 +23,7 @@ mod timeline;
 mod watch;
 
 pub use configuration::{Configuration, NewServices};
-pub use doctor::{Doctor, Looked};
+pub use doctor::{Doctor, Looked, MailServer};
 pub use identity::{InForce, OwnIdentity};
 pub use link::{Link, LinkView};
 pub use lookout::Lookout;

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use hostnet::guard::{self, Guarded, OpenTcp};
+use hostnet::guard::{self, Guarded};
 use hostnet::{LinkState, Netlink, Wanted};
 use model::{Role, RoleUri, TunnelReport, TunnelState, TunnelStatus};
 use pki::HostIdentity;
@@ -66,9 +66,9 @@ pub struct Link {
 }
 
 impl Link {
-    /// Puts the link and its address in place and starts the tunnel, through which peers may open the TCP ports
-    /// `open_tcp` of this host, which may change, and the opposite agent's host also `opposite_tcp`. A listener gives
-    /// connections that speak TLS to `strangers`.
+    /// Puts the link and its address in place and starts the tunnel, through which the opposite agent's host may open
+    /// the TCP ports `open_tcp` of this host, which may change, and `metrics`; nobody else may open any. A listener gives connections that
+    /// speak TLS to `strangers`.
     ///
     /// # Errors
     /// When the subnet is in use on another link, the kernel refuses the device or its address, or the tunnel cannot
@@ -78,7 +78,7 @@ impl Link {
         mut identity: watch::Receiver<InForce>,
         role: Role,
         open_tcp: watch::Receiver<Vec<u16>>,
-        opposite_tcp: Option<u16>,
+        metrics: Option<u16>,
         strangers: Option<mpsc::Sender<Stranger>>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
@@ -90,7 +90,6 @@ impl Link {
             Role::Edge => (settings.edge_address(), settings.home_address()),
             Role::Home | Role::Device => (settings.home_address(), settings.edge_address()),
         };
-        let opposite_tcp = opposite_tcp.map(|port| OpenTcp { port, from: Some(opposite_address) });
         let opposite =
             RoleUri { role: if role == Role::Edge { Role::Home } else { Role::Edge }, name: settings.peer.clone() };
         let mut config = tunnel_config(settings, &identity.borrow_and_update(), address, &opposite)?;
@@ -122,7 +121,8 @@ impl Link {
             device_path: device.path(),
             own_end: role,
             open_tcp,
-            opposite_tcp,
+            metrics,
+            opposite_address,
             refused: None,
             peer: None,
             reason: None,
@@ -249,8 +249,10 @@ struct Worker {
     /// What we are in the tunnel.
     own_end: Role,
     open_tcp: watch::Receiver<Vec<u16>>,
-    /// What is open to the opposite agent's host only.
-    opposite_tcp: Option<OpenTcp>,
+    /// Where metrics are to be read through the tunnel.
+    metrics: Option<u16>,
+    /// The opposite agent's address inside.
+    opposite_address: Ipv4Addr,
     /// Why what the listener gave us is not taken.
     refused: Option<String>,
     /// The opposite agent, while it is connected.
@@ -407,10 +409,10 @@ impl Worker {
         for change in changes {
             debug!(%change, "link changed");
         }
-        let to_all = self.open_tcp.borrow_and_update().clone();
-        let to_all = to_all.into_iter().map(|port| OpenTcp { port, from: None });
-        let open_tcp = to_all.chain(self.opposite_tcp).collect();
-        guard::ensure(&[Guarded { device, address, open_tcp }]).await.context("the guard of the tunnel")?;
+        let mut open_tcp = self.open_tcp.borrow_and_update().clone();
+        open_tcp.extend(self.metrics);
+        let opposite = self.opposite_address;
+        guard::ensure(&[Guarded { device, address, opposite, open_tcp }]).await.context("the guard of the tunnel")?;
         Ok(())
     }
 

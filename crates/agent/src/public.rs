@@ -15,6 +15,18 @@ pub fn own_networks() -> Vec<Ipv6Prefix> {
     addresses.map(|address| prefix(&address)).collect()
 }
 
+/// All addresses of this host's links.
+#[must_use]
+pub fn own_addresses() -> Vec<IpAddr> {
+    let Ok(links) = getifaddrs() else { return Vec::new() };
+    let address = |link: nix::ifaddrs::InterfaceAddress| {
+        let address = link.address?;
+        let ipv4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        ipv4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+    };
+    links.filter_map(address).collect()
+}
+
 fn prefix(address: &Ipv6Addr) -> Ipv6Prefix {
     let [a, b, c, d, ..] = address.segments();
     [a, b, c, d]

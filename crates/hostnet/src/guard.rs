@@ -2,8 +2,8 @@
 //!
 //! - **Neighbours.** Linux answers on any link for any address of the host. Whoever shares a network with this host could
 //!   therefore route a tunnel address to it and reach what is published there for the tunnel only: dropped.
-//! - **The tunnel.** Whoever is in the tunnel reaches this host's open ports and the ports that containers publish. The
-//!   host's other services and the networks behind it are not the tunnel's business: dropped.
+//! - **The tunnel.** The opposite agent's host reaches this host's open ports and the ports that containers publish. The host's other
+//!   services and the networks behind it are not its business, and devices in the tunnel get to none of it: dropped.
 
 use std::fmt::Write as _;
 use std::io;
@@ -25,17 +25,10 @@ pub struct Guarded {
     /// The address, which is reached from its own link and from the host itself only. Only itself is guarded: dropping
     /// the whole subnet would drop the containers' replies as well.
     pub address: Ipv4Addr,
-    /// TCP ports of this host itself that may be opened through the link.
-    pub open_tcp: Vec<OpenTcp>,
-}
-
-/// A TCP port that may be opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenTcp {
-    /// Which.
-    pub port: u16,
-    /// By whom; `None`: by everybody in the tunnel.
-    pub from: Option<Ipv4Addr>,
+    /// The only address in the tunnel that may open anything here.
+    pub opposite: Ipv4Addr,
+    /// TCP ports of this host itself that it may open.
+    pub open_tcp: Vec<u16>,
 }
 
 /// Why the guard could not be put in place or removed.
@@ -87,7 +80,7 @@ pub async fn remove() -> Result<(), GuardError> {
 
 fn render(guarded: &[Guarded]) -> Result<String, GuardError> {
     let (mut prerouting, mut input, mut forward) = (String::new(), String::new(), String::new());
-    for Guarded { device, address, open_tcp } in guarded {
+    for Guarded { device, address, opposite, open_tcp } in guarded {
         let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if device.is_empty() || device.len() > 15 || !device.chars().all(valid) {
             return Err(GuardError::DeviceName(device.clone()));
@@ -97,14 +90,13 @@ fn render(guarded: &[Guarded]) -> Result<String, GuardError> {
         let known = format!("iifname \"{device}\" ct state established,related accept\n");
         input += &known;
         let _ = writeln!(input, "iifname \"{device}\" icmp type echo-request accept");
-        for OpenTcp { port, from } in open_tcp {
-            let from = from.map(|from| format!("ip saddr {from} ")).unwrap_or_default();
-            let _ = writeln!(input, "iifname \"{device}\" {from}tcp dport {port} accept");
+        for port in open_tcp {
+            let _ = writeln!(input, "iifname \"{device}\" ip saddr {opposite} tcp dport {port} accept");
         }
         let _ = writeln!(input, "iifname \"{device}\" counter drop");
         forward += &known;
         // What Docker has translated is on its way to a published port.
-        let _ = writeln!(forward, "iifname \"{device}\" ct status dnat accept");
+        let _ = writeln!(forward, "iifname \"{device}\" ip saddr {opposite} ct status dnat accept");
         let _ = writeln!(forward, "iifname \"{device}\" counter drop");
     }
     // Before routing, right after connection tracking and before any translation of addresses, only what opens a
@@ -161,7 +153,7 @@ mod tests {
     fn a_device_name_cannot_carry_a_rule() {
         for bad in ["", "tun0\" } accept #", "a-name-far-too-long", "tun 0"] {
             let address = Ipv4Addr::new(10, 86, 0, 2);
-            let guarded = Guarded { device: bad.to_owned(), address, open_tcp: vec![] };
+            let guarded = Guarded { device: bad.to_owned(), address, opposite: address, open_tcp: vec![] };
             assert!(matches!(render(&[guarded]), Err(GuardError::DeviceName(_))), "{bad}");
         }
     }

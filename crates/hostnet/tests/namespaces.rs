@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 
-use hostnet::guard::{self, Guarded, OpenTcp};
+use hostnet::guard::{self, Guarded};
 use hostnet::{LinkState, Netlink, NetlinkError, Wanted};
 use ipnet::Ipv4Net;
 use lab::capability::skip;
@@ -101,7 +101,7 @@ fn a_neighbour_cannot_reach_the_tunnel_address() {
             Netlink::open().unwrap().apply(&wanted(&["10.86.0.0/24"])).await.unwrap();
             assert!(neighbour.run("ping -c1 -W2 10.86.0.2"), "without the guard the weak host model lets it in");
 
-            let guarded = [Guarded { device: "cah0".to_owned(), address: TUNNEL_ADDRESS, open_tcp: vec![] }];
+            let guarded = [guarded(vec![])];
             assert!(guard::ensure(&guarded).await.unwrap());
             assert!(!guard::ensure(&guarded).await.unwrap(), "a second pass changes nothing");
             assert!(!neighbour.run("ping -c1 -W1 10.86.0.2"));
@@ -130,25 +130,54 @@ fn through_the_tunnel_only_open_ports_are_reached() {
         neighbour.run("ip addr add 10.86.0.1/24 dev tun1");
         neighbour.run("ip link set tun1 up");
         let listen = |port: u16| std::net::TcpListener::bind((TUNNEL_ADDRESS, port)).unwrap();
-        let _servers = (listen(7443), listen(22), listen(9586), listen(9587));
-        let reaches =
-            |port: u16| neighbour.run(&format!("socat -u OPEN:/dev/null TCP:10.86.0.2:{port},connect-timeout=1"));
+        let _servers = (listen(7443), listen(22));
+        // A device in the same tunnel.
+        neighbour.run("ip addr add 10.86.0.3/24 dev tun1");
+        // A container, with a port that is published as an engine does it.
+        let container = Neighbour::start();
+        ip(&format!("link add docker0 type veth peer name eth0 netns {}", container.pid()));
+        ip("addr add 172.30.0.1/24 dev docker0");
+        ip("link set docker0 up");
+        container.run("ip addr add 172.30.0.2/24 dev eth0");
+        container.run("ip link set eth0 up");
+        container.run("ip route add default via 172.30.0.1");
+        let mut service = container.spawn("socat TCP-LISTEN:80,fork,reuseaddr OPEN:/dev/null");
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let nft = |rule: &str| assert!(run("nft", rule).0, "{rule}");
+        nft("add table ip engine");
+        nft("add chain ip engine pre { type nat hook prerouting priority dstnat ; }");
+        nft("add rule ip engine pre ip daddr 10.86.0.2 tcp dport 8080 dnat to 172.30.0.2:80");
+        let connects = |from: &str, port: u16| {
+            let to = format!("TCP:10.86.0.2:{port},connect-timeout=1,bind={from}");
+            neighbour.run(&format!("socat -u OPEN:/dev/null {to}"))
+        };
+        let reaches = |port| connects("10.86.0.1", port);
+        let device_reaches = |port| connects("10.86.0.3", port);
         runtime.block_on(async {
-            assert!(reaches(7443) && reaches(22), "without the guard everything is reached");
-            let of = |port, from: Option<[u8; 4]>| OpenTcp { port, from: from.map(Into::into) };
-            let open_tcp =
-                vec![of(7443, None), of(8080, None), of(9586, Some([10, 86, 0, 1])), of(9587, Some([10, 86, 0, 3]))];
-            let guarded = [Guarded { device: "cah0".to_owned(), address: TUNNEL_ADDRESS, open_tcp }];
+            let up = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while !reaches(8080) {
+                assert!(std::time::Instant::now() < up, "the container's port is not reached without the guard");
+            }
+            for port in [7443, 22, 8080] {
+                assert!(reaches(port) && device_reaches(port), "{port}: without the guard everything is reached");
+            }
+            let guarded = [guarded(vec![7443])];
             assert!(guard::ensure(&guarded).await.unwrap());
             assert!(!guard::ensure(&guarded).await.unwrap(), "a second pass changes nothing");
             assert!(reaches(7443), "an open port is reached");
             assert!(!reaches(22), "another one is not");
-            assert!(reaches(9586), "what is open to the neighbour is reached");
-            assert!(!reaches(9587), "what is open to another is not");
-            assert!(neighbour.run("ping -c1 -W2 10.86.0.2"), "a ping is answered");
+            assert!(reaches(8080), "what a container publishes is reached");
+            assert!(!device_reaches(7443) && !device_reaches(8080), "a device reaches neither");
+            assert!(neighbour.run("ping -c1 -W2 -I 10.86.0.3 10.86.0.2"), "a ping is answered, also a device's");
             assert!(run("ping", "-c1 -W2 10.86.0.1").0, "the host itself may open what it likes");
         });
+        service.kill().unwrap();
+        service.wait().unwrap();
     });
+}
+
+fn guarded(open_tcp: Vec<u16>) -> Guarded {
+    Guarded { device: "cah0".to_owned(), address: TUNNEL_ADDRESS, opposite: [10, 86, 0, 1].into(), open_tcp }
 }
 
 fn wanted(routes: &[&str]) -> Wanted {
@@ -199,6 +228,11 @@ impl Neighbour {
 
     fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    fn spawn(&self, command: &str) -> Child {
+        let within = format!("--net=/proc/{}/ns/net {command}", self.pid());
+        Command::new("nsenter").args(within.split(' ')).spawn().unwrap()
     }
 
     fn run(&self, command: &str) -> bool {

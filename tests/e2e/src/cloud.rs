@@ -187,6 +187,8 @@ pub struct More {
     pub edge_images: Vec<Wanted>,
     /// Further images for home's engine.
     pub home_images: Vec<Wanted>,
+    /// Whether the dialer falls back to TCP.
+    pub over_tcp_too: bool,
     /// How home's engine runs.
     pub home_engine: EngineOptions,
 }
@@ -204,6 +206,8 @@ pub struct Cloud {
     pub home_engine: Engine,
     /// The ACME server.
     pub pebble: Pebble,
+    /// The authority of both hosts.
+    pub ca: Ca,
     // Last: it takes everything down.
     /// The lab.
     pub lab: Lab,
@@ -260,7 +264,10 @@ impl Cloud {
         };
         let (edge_identity, home_identity) = (own(Role::Edge, EDGE, vps)?, own(Role::Home, HOME, home)?);
         let listen = "mode = \"listen\"\nlisten = \"0.0.0.0:1194\"";
-        let dial = |to: &str| format!("mode = \"dial\"\nremotes = [\"{to}:1194\"]");
+        let dial = |to: &str| {
+            let tcp = if more.over_tcp_too { format!(", \"{to}:1194/tcp\"") } else { String::new() };
+            format!("mode = \"dial\"\nremotes = [\"{to}:1194\"{tcp}]")
+        };
         let (edge_tunnel, home_tunnel) = match dialer {
             Dialer::Home => (listen.to_owned(), dial("vps.example.test")),
             Dialer::Edge => (dial(&home.address().to_string()), listen.to_owned()),
@@ -289,7 +296,7 @@ impl Cloud {
         );
         let edge = Agent::start_beside(&edge_engine, binaries, "edge-agent", &edge_config)?;
         let home = Agent::start_beside(&home_engine, binaries, "home-agent", &home_config)?;
-        Ok(Self { edge, home, edge_engine, home_engine, pebble, lab })
+        Ok(Self { edge, home, edge_engine, home_engine, pebble, ca, lab })
     }
 
     /// A client on the visitor's host that trusts the ACME server's root and nothing else.

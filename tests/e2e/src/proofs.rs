@@ -106,13 +106,18 @@ fn service(status: &Value) -> Result<&Value> {
     services.iter().find(|service| service["name"] == "box").context("the container at home is not there")
 }
 
-/// Packets that are dropped on a host until this is gone.
-struct Cut<'a> {
+/// Packets that are dropped on a host until [`Cut::heal`]; one at a time on each.
+#[derive(Debug)]
+pub struct Cut<'a> {
     host: &'a Host,
 }
 
 impl<'a> Cut<'a> {
-    fn new(host: &'a Host, hook: &str, what: &str) -> Result<Self> {
+    /// Drops what matches `what`, in the words of nftables, at `hook`: `input` or `output`.
+    ///
+    /// # Errors
+    /// When the host's nftables refuse.
+    pub fn new(host: &'a Host, hook: &str, what: &str) -> Result<Self> {
         let rules = format!(
             "table inet cut {{ chain cut {{ type filter hook {hook} priority -300; policy accept; {what} drop; }}; }}"
         );
@@ -120,7 +125,11 @@ impl<'a> Cut<'a> {
         Ok(Self { host })
     }
 
-    fn heal(self) -> Result<()> {
+    /// Lets everything through again.
+    ///
+    /// # Errors
+    /// When the host's nftables refuse.
+    pub fn heal(self) -> Result<()> {
         self.host.exec(&["nft", "delete table inet cut"])?;
         Ok(())
     }

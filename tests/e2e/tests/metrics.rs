@@ -74,7 +74,10 @@ fn a_prometheus_at_home_reads_both_agents_and_a_device_none() -> Result<()> {
     let mut command = visitor.command(&text(binaries.path("agentctl")));
     command.args(["connect", "--device", "own0", "--journals", &text(visitor.dir().join("journals")), &profile]);
     let mut device = visitor.spawn("connect", command)?;
-    device.wait_until("the device in the tunnel", LIMIT, || connects(visitor, EDGE, CONTROL))?;
+    device.wait_until("the device in the tunnel", LIMIT, || {
+        Ok(visitor.exec(&["ping", "-c", "1", "-W", "1", &EDGE.to_string()]).is_ok())
+    })?;
+    ensure!(!connects(visitor, EDGE, CONTROL)?, "a device holds places of the edge's control channel");
     ensure!(!connects(visitor, EDGE, METRICS)?, "a device reads the edge's metrics");
     ensure!(!connects(visitor, vps.address(), METRICS)?, "a stranger reads the edge's metrics");
     ensure!(connects(home, EDGE, METRICS)?, "home no longer reads the edge's metrics");

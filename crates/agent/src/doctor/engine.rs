@@ -7,6 +7,9 @@ use supervisor::EngineInfo;
 
 use super::found;
 
+/// The oldest engine that this is tried with: that of Debian 12.
+const OLDEST: (u32, u32) = (20, 10);
+
 pub(super) fn engine_finding(asked: &Result<EngineInfo, String>, socket: &Path) -> Finding {
     let what = "engine";
     match asked {
@@ -14,6 +17,12 @@ pub(super) fn engine_finding(asked: &Result<EngineInfo, String>, socket: &Path) 
             let next = format!("sudo systemctl status docker; the agent asks at {}", socket.display());
             found(what, Grade::Bad, reason, Some(&next))
         }
+        Ok(info) if release(&info.version).is_some_and(|release| release < OLDEST) => found(
+            what,
+            Grade::Bad,
+            format!("Docker {} is older than {}.{}, the oldest that is supported", info.version, OLDEST.0, OLDEST.1),
+            Some("upgrade it: docker.io of your distribution, or docker-ce"),
+        ),
         Ok(info) if info.data_root.starts_with("/var/snap") => found(
             what,
             Grade::Doubtful,
@@ -32,6 +41,12 @@ pub(super) fn engine_finding(asked: &Result<EngineInfo, String>, socket: &Path) 
     }
 }
 
+/// The two numbers that a version begins with; none of what is no Docker's.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split(['.', '-', '+']).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +61,12 @@ mod tests {
         assert_eq!((with.grade, with.next), (Grade::Good, None));
         let without = engine_finding(&info(false, "/var/lib/docker"), socket);
         assert!(without.text.contains("started again in order") && without.next.unwrap().contains("live-restore"));
+        let old = |version: &str| {
+            let info = EngineInfo { version: version.into(), live_restore: true, data_root: "/var/lib/docker".into() };
+            engine_finding(&Ok(info), socket).grade
+        };
+        assert_eq!(["19.03.15", "1.13.1", "18.09.1-ce"].map(old), [Grade::Bad; 3]);
+        assert_eq!(["20.10.24+dfsg1", "28.5.2", "dev"].map(old), [Grade::Good; 3]);
         assert_eq!(engine_finding(&info(false, "/var/snap/docker/common"), socket).grade, Grade::Doubtful);
         assert_eq!(engine_finding(&Err("gone".into()), socket).grade, Grade::Bad);
     }

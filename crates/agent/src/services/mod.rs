@@ -29,6 +29,7 @@ use tracing::{info, warn};
 use self::managed::Managed;
 use self::operator::{ByItself, Logins, Operator};
 use self::relay::Relay;
+use crate::MailServer;
 use crate::config::{Common, chain};
 use crate::metrics::{Disk, watch_disks};
 
@@ -67,6 +68,7 @@ pub struct Services {
     operations: Operations<DockerEngine, Host<DockerEngine>>,
     automatic: Arc<ByItself>,
     logins: watch::Sender<Logins>,
+    mail: watch::Sender<Vec<MailServer>>,
     /// Ends the supervisor.
     supervising: CancellationToken,
     relay_news: watch::Sender<()>,
@@ -136,6 +138,7 @@ impl Services {
         };
         let disks = watch_disks(state_dir.clone(), Arc::clone(&operations.engine), common.keep_free);
         let (relay_news, relays_changed) = watch::channel(());
+        let mail = watch::Sender::new(mail_servers(&managed));
         Ok(Self {
             managed,
             always,
@@ -147,6 +150,7 @@ impl Services {
             operations,
             automatic,
             logins: watch::Sender::default(),
+            mail,
             supervising,
             relay_news,
             relays_changed,
@@ -204,6 +208,7 @@ impl Services {
             }
         }
         self.automatic.set_rules(rules(&services));
+        self.mail.send_replace(mail_servers(&services));
         self.managed = services;
         Ok(())
     }
@@ -279,6 +284,12 @@ impl Services {
     #[must_use]
     pub fn disks(&self) -> watch::Receiver<Vec<Disk>> {
         self.disks.clone()
+    }
+
+    /// By what servers they send mail.
+    #[must_use]
+    pub fn mail(&self) -> watch::Receiver<Vec<MailServer>> {
+        self.mail.subscribe()
     }
 
     /// The engine that runs them.
@@ -376,6 +387,20 @@ impl Services {
         let (path, free) = (disk.path.display(), disk.free >> 20);
         Some(format!("the disk of {path} is nearly full ({free} MiB left): uploads are refused until there is room"))
     }
+}
+
+/// The servers that their configurations name.
+fn mail_servers(services: &[Managed]) -> Vec<MailServer> {
+    let server = |managed: &Managed| {
+        let mail = match &managed.service.kind {
+            Kind::Nextcloud(settings) => settings.mail.as_ref(),
+            Kind::Ghost(settings) => settings.mail.as_ref(),
+            Kind::Container(_) | Kind::External(_) => None,
+        }?;
+        let service = managed.service.name.clone();
+        Some(MailServer { service, host: mail.host.clone(), port: mail.port, security: mail.security })
+    };
+    services.iter().filter_map(server).collect()
 }
 
 fn rules(managed: &[Managed]) -> BTreeMap<ServiceName, Rule> {
