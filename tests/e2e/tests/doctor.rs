@@ -143,6 +143,7 @@ fn check(cloud: &Cloud) -> Result<()> {
     mail.kill9();
     let next = "services.blog.mail.host and port right";
     found(cloud, "vps", "mail", "bad", "203.0.113.5:2525, by which blog sends mail, cannot be got to", next)?;
+    the_control_channel_is_cut(cloud).context("the control channel is cut")?;
     the_list_has_ended(cloud).context("the list of revoked certificates")
 }
 
@@ -214,7 +215,7 @@ fn datagrams_are_dropped(cloud: &Cloud) -> Result<()> {
     good_again(cloud, "vps", "port 1194/tcp")
 }
 
-/// Nobody is let in any more, so each host speaks for itself only.
+/// Sessions go on until their keys are renewed.
 fn the_list_has_ended(cloud: &Cloud) -> Result<()> {
     let list = cloud.ca.sign_list(&mut RevocationList::default(), SystemTime::now() - 3 * DAY, 2 * DAY)?;
     fs::write(cloud.edge.host.dir().join("identity/crl.pem"), list)?;
@@ -223,12 +224,18 @@ fn the_list_has_ended(cloud: &Cloud) -> Result<()> {
         let text = "the list of revoked certificates ended 1 day ago: the tunnel refuses everybody";
         Ok(findings.has("vps", "CRL", "bad", text, "agentctl pki crl"))
     })?;
+    Ok(())
+}
+
+/// Each host speaks for itself only.
+fn the_control_channel_is_cut(cloud: &Cloud) -> Result<()> {
+    let cut = Cut::new(&cloud.edge.host, "input", "tcp dport 7443")?;
     wait_until("home's agent to be out of reach", LIMIT, || {
         let findings = Findings::ask(cloud, false)?;
         Ok(findings.has("vps", "ports", "doubtful", "not looked at from outside", "`agentctl doctor` on attic")
             && findings.has("attic", "agent", "doubtful", "not looked at", "agentctl status"))
     })?;
-    // Without a control channel home still tells what it sees.
+    // Home still tells what it sees.
     ensure!(Findings::ask(cloud, true)?.is_good("attic", "vps 443/tcp"), "home tells nothing of the edge's ports");
-    Ok(())
+    cut.heal()
 }
