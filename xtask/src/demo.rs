@@ -6,8 +6,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use e2e::{Binaries, Cloud, Dialer};
+use e2e::{Binaries, Cloud, Dialer, More};
+use lab::images::{self, Image};
 use lab::{capability, packages};
+use packaging::{Plan, Role};
 
 use crate::cargo;
 use crate::progress::Progress;
@@ -17,11 +19,20 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// What shells expect of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// Sets the cloud up and shows it until Ctrl-C, or proves it.
-pub(crate) fn run(check: bool) -> Result<()> {
+/// Sets the cloud up and shows it until Ctrl-C, or proves it; with the agents in containers if `containers`.
+pub(crate) fn run(check: bool, containers: bool) -> Result<()> {
     let progress = Progress::start();
     prepare(&progress)?;
-    if check { prove(&progress) } else { show(&progress) }
+    let agents = containers.then(|| agents(&progress)).transpose()?;
+    match (check, agents) {
+        (false, agents) => show(&progress, agents),
+        (true, None) => prove(&progress),
+        (true, Some(agents)) => {
+            prove_in_containers(&progress, agents)?;
+            progress.step("everything holds; the machine is as it was");
+            Ok(())
+        }
+    }
 }
 
 /// Installs and builds what the demo needs.
@@ -37,33 +48,65 @@ pub(crate) fn prepare(progress: &Progress) -> Result<()> {
     cargo::run(&["build", "--workspace"])
 }
 
-/// Proves that the cloud does its main job, in both directions.
-pub(crate) fn prove(progress: &Progress) -> Result<()> {
+/// The images of both agents, made of the programs that were just built.
+fn agents(progress: &Progress) -> Result<[Image; 2]> {
+    packages::ensure(packages::PACKAGE, &mut |line| eprintln!("{line}"))?;
     let binaries = Binaries::beside_this_one()?;
+    let agentctl = binaries.path("agentctl");
+    let plan = Plan {
+        workspace: cargo::workspace(),
+        programs: agentctl.parent().context("find the directory of the programs")?,
+        agentctl: &agentctl,
+        version: env!("CARGO_PKG_VERSION"),
+        architecture: "amd64",
+        date: 0,
+        fast: true,
+    };
+    let out = cargo::workspace().join("target/agents");
+    let image = |role: Role| -> Result<Image> {
+        let deb = packaging::deb(&plan, role, &out)?;
+        images::of_agent(role.word(), plan.version, &deb, &deb.with_extension("tar"), &mut |what| progress.step(what))
+    };
+    Ok([image(Role::Edge)?, image(Role::Home)?])
+}
+
+/// Proves that the cloud does its main job: in both directions, and with the agents in containers.
+pub(crate) fn prove(progress: &Progress) -> Result<()> {
     for (dialer, what) in [
         (Dialer::Home, "home behind two NATs dials the edge"),
         (Dialer::Edge, "home with a public address listens, the edge dials"),
     ] {
-        progress.step(&format!("check: {what}"));
-        let mut cloud = Cloud::start(dialer, &binaries, &mut |what| progress.step(what))?;
-        let took = cloud.wait_until_serving()?;
-        progress.step(&format!("serving {:.1} s after the agents started", took.as_secs_f64()));
-        e2e::check(&mut cloud, &mut |result| progress.proven(result)).with_context(|| {
-            format!(
-                "{what}: the check failed; the end of the edge's log:\n{}\nof home's:\n{}\nbecause",
-                cloud.edge.process.log_tail(20),
-                cloud.home.process.log_tail(20)
-            )
-        })?;
-        cloud.stop()?;
+        prove_one(progress, what, dialer, &More::default())?;
     }
+    prove_in_containers(progress, agents(progress)?)?;
     progress.step("everything holds; the machine is as it was");
     Ok(())
 }
 
+fn prove_in_containers(progress: &Progress, agents: [Image; 2]) -> Result<()> {
+    let more = More { agents: Some(agents), ..More::default() };
+    prove_one(progress, "home behind two NATs dials the edge, both agents in containers", Dialer::Home, &more)
+}
+
+fn prove_one(progress: &Progress, what: &str, dialer: Dialer, more: &More) -> Result<()> {
+    progress.step(&format!("check: {what}"));
+    let binaries = Binaries::beside_this_one()?;
+    let mut cloud = Cloud::start_with(dialer, &binaries, more, &mut |what| progress.step(what))?;
+    let took = cloud.wait_until_serving()?;
+    progress.step(&format!("serving {:.1} s after the agents started", took.as_secs_f64()));
+    e2e::check(&mut cloud, &mut |result| progress.proven(result)).with_context(|| {
+        format!(
+            "{what}: the check failed; the end of the edge's log:\n{}\nof home's:\n{}\nbecause",
+            cloud.edge.process.log_tail(20),
+            cloud.home.process.log_tail(20)
+        )
+    })?;
+    cloud.stop()
+}
+
 /// Ctrl-C is heard at any time. While the cloud is being set up, the program simply ends: the lab takes itself down
 /// when its owner has gone.
-fn show(progress: &Progress) -> Result<()> {
+fn show(progress: &Progress, agents: Option<[Image; 2]>) -> Result<()> {
     let (asked, stop) = mpsc::channel();
     let standing = Arc::new(AtomicBool::new(false));
     let set_up = standing.clone();
@@ -78,7 +121,8 @@ fn show(progress: &Progress) -> Result<()> {
     .context("listen for Ctrl-C")?;
 
     let binaries = Binaries::beside_this_one()?;
-    let mut cloud = Cloud::start(Dialer::Home, &binaries, &mut |what| progress.step(what))?;
+    let more = More { agents, ..More::default() };
+    let mut cloud = Cloud::start_with(Dialer::Home, &binaries, &more, &mut |what| progress.step(what))?;
     progress.step("waiting until the visitor gets the service (Nextcloud installs itself)");
     cloud.wait_until_serving()?;
     cloud.wait_until_proven()?;

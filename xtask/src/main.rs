@@ -28,16 +28,19 @@ enum Command {
     /// Installs what is missing from Debian's packages, builds, starts edge and home with real engines, Caddy and an
     /// ACME server, waits until a visitor gets the service, and takes everything down on Ctrl-C. Needs root.
     Demo {
-        /// Prove that it does its main job, in both dialing directions, and exit with 0 or 1
+        /// Prove that it does its main job, in both dialing directions and with the agents in containers, and exit with 0 or 1
         #[arg(long)]
         check: bool,
+        /// Run the agents in their hosts' engines, from their own images; with --check, prove only that
+        #[arg(long)]
+        containers: bool,
     },
     /// Run every test: formatting, clippy, unit, interoperability and end-to-end tests, and the demo's check
     ///
     /// Installs what is missing from Debian's packages. What cannot run here is listed as skipped with the reason; with
     /// CI=true a skip is a failure.
     Test,
-    /// Make Debian packages and tarballs of both agents
+    /// Make Debian packages, tarballs and images of both agents
     ///
     /// Builds with optimisation. The same sources give the same packages, byte for byte; files bear the time of the last
     /// commit, or that in SOURCE_DATE_EPOCH.
@@ -86,7 +89,7 @@ enum Bench {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Demo { check } => demo::run(check),
+        Command::Demo { check, containers } => demo::run(check, containers),
         Command::Test => test::run(),
         Command::Package(options) => package::run(&options),
         Command::Bench(Bench::Tunnel(options)) => bench::run(&options),

@@ -1,4 +1,4 @@
-//! Debian packages and tarballs.
+//! Debian packages, tarballs and images.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lab::packages;
+use lab::{images, packages};
 use packaging::{Plan, Role};
 
 use crate::cargo;
@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// The version they bear
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     package_version: String,
+    /// Also make an image of each agent, as an archive for `docker load`; needs root
+    #[arg(long)]
+    images: bool,
 }
 
 /// Builds the programs as they ship, and packages of them.
@@ -33,7 +36,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.arch != "amd64" || std::env::consts::ARCH != "x86_64" {
         bail!("packages are made for amd64 on amd64 only; see docs/roadmap.md");
     }
-    packages::ensure(packages::BUILD.iter().chain(packages::PACKAGE), &mut |line| eprintln!("{line}"))?;
+    let needed = packages::BUILD.iter().chain(packages::PACKAGE);
+    let for_images = packages::IMAGES.iter().filter(|_| options.images);
+    packages::ensure(needed.chain(for_images), &mut |line| eprintln!("{line}"))?;
     progress.step("building");
     let mut arguments = vec!["build", "--release", "--locked"];
     arguments.extend(PROGRAMS.iter().flat_map(|program| ["--package", program]));
@@ -51,8 +56,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     for role in Role::ALL {
         progress.step(&format!("packing {}", role.word()));
-        println!("{}", packaging::deb(&plan, role, &out)?.display());
+        let deb = packaging::deb(&plan, role, &out)?;
+        println!("{}", deb.display());
         println!("{}", packaging::tarball(&plan, role, &out)?.display());
+        if options.images {
+            let tar = deb.with_extension("docker.tar");
+            let image = images::of_agent(role.word(), plan.version, &deb, &tar, &mut |what| progress.step(what))?;
+            println!("{}", image.tar.display());
+        }
     }
     Ok(())
 }

@@ -169,7 +169,7 @@ fn outage(cloud: &mut Cloud) -> Result<String> {
     let before = container(cloud)?;
 
     let killed = Instant::now();
-    cloud.home.process.kill9();
+    cloud.home.kill9()?;
     wait_until("the holding page", SWITCH_LIMIT, || {
         let reply = visitor.get(&url)?;
         ensure!(reply.status == 503, "{url} answers {}", reply.status);

@@ -76,9 +76,11 @@ pub enum Dialer {
 pub struct Agent {
     /// Its host.
     pub host: Host,
-    /// Its process.
+    /// Its process; where it runs in a container, that of `docker run`.
     pub process: Process,
     agentctl: PathBuf,
+    /// The name of its container, if it runs in one.
+    container: Option<String>,
 }
 
 impl Agent {
@@ -97,12 +99,47 @@ impl Agent {
         Self::start_by(command, engine.host(), binaries, program, config)
     }
 
+    /// As [`Agent::start`], from its image, which the engine has, as docs/operations.md says. `shared` is a directory that both hosts
+    /// read.
+    fn start_in_container(
+        engine: &Engine,
+        image: &Image,
+        shared: &Path,
+        binaries: &Binaries,
+        program: &str,
+        config: &str,
+    ) -> Result<Self> {
+        let host = engine.host();
+        let mut command = host.command("docker");
+        command.args(["run", "--rm", "--pull", "never", "--name", program, "--network", "host", "--cap-drop", "ALL"]);
+        command.args(["--cap-add", "NET_ADMIN", "--cap-add", "NET_BIND_SERVICE", "--device", "/dev/net/tun"]);
+        for path in ["/run/cloudathome", "/run/docker.sock", &host.dir().to_string_lossy()] {
+            command.args(["--volume", &format!("{path}:{path}")]);
+        }
+        command.args(["--volume", &format!("{0}:{0}:ro", shared.display()), &image.name]);
+        let container = Some(program.to_owned());
+        Ok(Self { container, ..Self::start_by(command, host, binaries, program, config)? })
+    }
+
     fn start_by(mut command: Command, host: &Host, binaries: &Binaries, program: &str, config: &str) -> Result<Self> {
         let file = host.dir().join(format!("{program}.toml"));
         fs::write(&file, config).with_context(|| format!("write {}", file.display()))?;
         command.arg("--config").arg(&file);
         let process = host.spawn(program, command)?;
-        Ok(Self { host: host.clone(), process, agentctl: binaries.path("agentctl") })
+        Ok(Self { host: host.clone(), process, agentctl: binaries.path("agentctl"), container: None })
+    }
+
+    /// Ends the agent the hard way, with no chance to tidy up.
+    ///
+    /// # Errors
+    /// When it runs in a container and the engine does not end that.
+    pub fn kill9(&mut self) -> Result<()> {
+        if let Some(name) = &self.container {
+            self.host.exec(&["docker", "kill", "--signal", "KILL", name])?;
+            self.process.wait(STOP_LIMIT)?;
+        }
+        self.process.kill9();
+        Ok(())
     }
 
     /// What `agentctl status --json` says on this host.
@@ -191,6 +228,8 @@ pub struct More {
     pub over_tcp_too: bool,
     /// How home's engine runs.
     pub home_engine: EngineOptions,
+    /// The agents' own images, where the agents run in the engines as containers: the edge's and home's.
+    pub agents: Option<[Image; 2]>,
 }
 
 /// The whole product in a lab.
@@ -231,6 +270,10 @@ impl Cloud {
         say("images");
         let caddy = provide(Wanted::Caddy, say)?;
         let (mut for_edge, mut for_home) = (vec![caddy.clone()], Vec::new());
+        if let Some([edge, home]) = &more.agents {
+            for_edge.push(edge.clone());
+            for_home.push(home.clone());
+        }
         let nextcloud = if more.without_nextcloud { String::new() } else { nextcloud(more, &mut for_home, say)? };
         for (images, wanted) in [(&mut for_edge, &more.edge_images), (&mut for_home, &more.home_images)] {
             for &wanted in wanted {
@@ -294,8 +337,21 @@ impl Cloud {
             pebble.issuing_root(),
             more.home,
         );
-        let edge = Agent::start_beside(&edge_engine, binaries, "edge-agent", &edge_config)?;
-        let home = Agent::start_beside(&home_engine, binaries, "home-agent", &home_config)?;
+        let (edge, home) = match &more.agents {
+            None => (
+                Agent::start_beside(&edge_engine, binaries, "edge-agent", &edge_config)?,
+                Agent::start_beside(&home_engine, binaries, "home-agent", &home_config)?,
+            ),
+            Some([edge, home]) => {
+                let start = |engine, image, program, config: &str| {
+                    Agent::start_in_container(engine, image, lab.dir(), binaries, program, config)
+                };
+                (
+                    start(&edge_engine, edge, "edge-agent", &edge_config)?,
+                    start(&home_engine, home, "home-agent", &home_config)?,
+                )
+            }
+        };
         Ok(Self { edge, home, edge_engine, home_engine, pebble, ca, lab })
     }
 

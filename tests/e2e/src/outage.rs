@@ -67,7 +67,7 @@ pub fn home_falls_silent(cloud: &Cloud, other: &str) -> Result<()> {
 /// Saying what a visitor saw that should not be seen.
 pub fn edge_agent_dies(cloud: &mut Cloud, other: &str) -> Result<()> {
     let visitor = cloud.visitor()?;
-    cloud.edge.process.kill9();
+    cloud.edge.kill9()?;
     let held = holding_page(&visitor, cloud, Instant::now())?;
     println!("edge-agent dead: the holding page after {:.1} s", held.as_secs_f64());
     ensure!(visitor.get(other)?.status == 200, "{other} did not go on");

@@ -201,6 +201,18 @@ pub fn one(wanted: Wanted, progress: &mut dyn FnMut(&str)) -> Result<Image> {
     }
 }
 
+/// Makes the image of an agent of ours: the program and what it needs, out of its Debian package `deb`, as an archive at `tar`.
+/// `role` is `edge` or `home`; the image is `cloudathome-ROLE:VERSION`.
+///
+/// # Errors
+/// When the cache cannot be written (it needs root), Debian's mirror yields no packages, or `deb` is none.
+pub fn of_agent(role: &str, version: &str, deb: &Path, tar: &Path, progress: &mut dyn FnMut(&str)) -> Result<Image> {
+    const FOLDER: &str = "agent";
+    let cache = Cache::open(Path::new(CACHE), FOLDER)?;
+    let recipe = Recipe::read_with(&recipe::folder(FOLDER), &[("ROLE", role), ("VERSION", version)])?;
+    cache.with_package(&recipe, deb, tar, progress)
+}
+
 /// A command that is ended after `deadline`, and when this thread ends before it.
 fn bounded(deadline: Duration, program: &str) -> Command {
     let mut command = Command::new("setpriv");

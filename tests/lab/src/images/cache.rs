@@ -120,6 +120,32 @@ impl Cache {
         self.keep(&tar, image)
     }
 
+    /// Writes the image of the recipe to `tar`, with what the Debian package `deb` installs in it. Only what lies below that is kept.
+    pub(super) fn with_package(
+        &self,
+        recipe: &Recipe,
+        deb: &Path,
+        tar: &Path,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Image> {
+        let architecture = debian::architecture()?;
+        let (base_tar, base) = self.base(recipe, &architecture, progress)?;
+        progress(&format!("packing {}", recipe.name));
+        let workspace = self.cleared_workspace()?;
+        // Beside the folder that is packed, and in the same file system.
+        let files = part(&self.dir.join(format!("{}-package.tar", slug(&recipe.name))));
+        debian::unpack(deb, &files)?;
+        let (debian, package) = (format!("packages of Debian {}", base.suite), deb.display().to_string());
+        let layers =
+            [archive::Layer { tar: &base_tar, source: &debian }, archive::Layer { tar: &files, source: &package }];
+        let version = recipe.name.rsplit(':').next().unwrap_or_default();
+        let platform = archive::Platform::of(&architecture);
+        archive::write(recipe, &platform, version, &layers, &workspace, tar)?;
+        fs::remove_file(&files).with_context(|| format!("cannot remove {}", files.display()))?;
+        let version = format!("{version} on Debian {}", base.suite);
+        Ok(Image { name: recipe.name.clone(), also: Vec::new(), tar: tar.to_owned(), version, stand_in: false })
+    }
+
     /// The layer of Debian's packages.
     fn base(
         &self,

@@ -56,6 +56,17 @@ pub(super) fn build_base(recipe: &Recipe, tar: &Path, progress: &mut dyn FnMut(&
     bail!("cannot build {}: is the mirror {mirror} within reach, and mmdebstrap installed?{failures}", recipe.name)
 }
 
+/// Writes the files that the package `deb` installs to `tar`.
+pub(super) fn unpack(deb: &Path, tar: &Path) -> Result<()> {
+    let file = fs::File::create(tar).with_context(|| format!("cannot write {}", tar.display()))?;
+    let status = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(file).status();
+    let status = status.context("cannot run dpkg-deb")?;
+    if !status.success() {
+        bail!("dpkg-deb cannot unpack {}: it ended with {status}", deb.display());
+    }
+    Ok(())
+}
+
 fn bootstrap(recipe: &Recipe, suite: &str, mirror: &str, options: &[String], tar: &Path) -> Result<Vec<String>> {
     let versions = tar.with_extension("versions");
     let (variant, hook) = match recipe.variant {

@@ -90,9 +90,15 @@ pub(super) fn folder(name: &str) -> PathBuf {
 
 impl Recipe {
     pub(super) fn read(folder: &Path) -> Result<Self> {
+        Self::read_with(folder, &[])
+    }
+
+    /// As [`Recipe::read`], each of these words between `@` replaced by what stands beside it.
+    pub(super) fn read_with(folder: &Path, words: &[(&str, &str)]) -> Result<Self> {
         let path = folder.join("image.toml");
         let text = fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}: run from a whole source tree", path.display()))?;
+        let text = words.iter().fold(text, |text, (word, meant)| text.replace(&format!("@{word}@"), meant));
         let recipe: Self = toml::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
         let suites =
             recipe.suites.iter().map(|suite| if suite == "machine" { debian::own_suite() } else { suite.clone() });
@@ -199,6 +205,7 @@ mod tests {
             ("mariadb", "mariadb:10.11", false),
             ("redis", "redis:7", false),
             ("ghost", "ghost:6", false),
+            ("agent", "cloudathome-@ROLE@:@VERSION@", false),
         ];
         for (name, image, stand_in) in known {
             let recipe = Recipe::read(&folder(name)).unwrap();
