@@ -6,6 +6,7 @@ mod cargo;
 mod demo;
 mod package;
 mod progress;
+mod room;
 mod soak;
 mod test;
 

@@ -9,7 +9,7 @@ use lab::{EngineVersion, Peers, System, capability, packages};
 
 use crate::cargo::TestBinary;
 use crate::progress::Progress;
-use crate::{cargo, demo};
+use crate::{cargo, demo, room};
 
 /// How the tests of the tunnel with stock peers run: most of the time they wait, so many at a time, except for floods,
 /// which need what the machine can do.
@@ -25,6 +25,7 @@ const ENGINES: (&str, &str, &str) = ("crates/supervisor", "life", "--test-thread
 /// Runs every test.
 pub(crate) fn run() -> Result<()> {
     let progress = Progress::start();
+    room::for_tests()?;
     let needed = packages::BUILD
         .iter()
         .chain(packages::PACKAGE)

@@ -16,7 +16,7 @@ use crate::process::Process;
 use crate::topology::{self, INTERNET, Topology, VPS};
 
 /// Where labs lie. On disk on every Debian, which matters for images and large uploads; `/tmp` may be memory.
-const PARENT: &str = "/var/tmp";
+pub const LABS: &str = "/var/tmp";
 const PREFIX: &str = "cloudathome-lab-";
 /// Port of the internet's own address where a test may run a name server for `_acme-challenge.example.test`.
 pub const CHALLENGES: u16 = 5353;
@@ -38,12 +38,12 @@ impl Lab {
     /// # Errors
     /// When a step fails: not root, or a program is missing (see [`crate::packages`]). Nothing is left behind then.
     pub fn new(topology: Topology) -> Result<Self> {
-        guardian::sweep(Path::new(PARENT))?;
+        guardian::sweep(Path::new(LABS))?;
         let dir = tempfile::Builder::new()
             .prefix(PREFIX)
             .permissions(fs::Permissions::from_mode(0o700))
-            .tempdir_in(PARENT)
-            .with_context(|| format!("make a directory in {PARENT}"))?;
+            .tempdir_in(LABS)
+            .with_context(|| format!("make a directory in {LABS}"))?;
         let guardian = Guardian::watch(dir.path())?;
         let dir = dir.keep();
         let doing = || format!("write the lab's files in {}", dir.display());

@@ -61,7 +61,7 @@ mod wait;
 pub use engine::{Engine, EngineOptions, EngineVersion};
 pub use host::Host;
 pub use http::{Http, Reply};
-pub use lab::{CHALLENGES, Lab};
+pub use lab::{CHALLENGES, LABS, Lab};
 pub use pebble::Pebble;
 pub use peers::Peers;
 pub use process::Process;
