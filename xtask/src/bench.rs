@@ -3,6 +3,7 @@
 mod bed;
 mod congestion;
 mod goals;
+pub(crate) mod ingress;
 mod load;
 mod machine;
 mod paths;

@@ -86,6 +86,12 @@ enum Bench {
     /// From the agents' start to the first answer at either public name; for how long Ghost does not answer while it is upgraded
     /// and while that is taken back; the agents' own memory after a minute in which nobody asks for anything. Needs root.
     Services,
+    /// Measure what ingress and tunnel add to Caddy before the same application, and send a long upload
+    ///
+    /// Small answers over kept connections, one and many at once, three ways in turn: a plain Caddy on the edge that reaches the
+    /// application at its public address, the same through the tunnel, and our ingress. Then what memory the agents and Caddy
+    /// take for an upload of 10 GiB. Needs root.
+    Ingress(bench::ingress::Options),
 }
 
 fn main() -> ExitCode {
@@ -96,6 +102,7 @@ fn main() -> ExitCode {
         Command::Bench(Bench::Tunnel(options)) => bench::run(&options),
         Command::Bench(Bench::Peers(options)) => bench::peers::run(&options),
         Command::Bench(Bench::Services) => bench::services::run(),
+        Command::Bench(Bench::Ingress(options)) => bench::ingress::run(&options),
         Command::Soak { minutes, role, offload } => soak::run(minutes, &role, &offload),
     };
     match result {
