@@ -17,8 +17,11 @@ use crate::outage::{back, holding_page, signal};
 const LIMIT: Duration = Duration::from_secs(60);
 /// Files that are on both sides from the beginning.
 const OLD: [&str; 3] = ["one", "two", "three"];
-/// One that is on its way down when home falls silent, and its size.
-const NEW: (&str, u64) = ("new", 48 << 20);
+/// One that is on its way down when home falls silent, and its size: at [`SLOWLY`] it takes half a minute, of which the part that
+/// waits in sockets between home and the client, up to 16 MiB, comes down even then.
+const NEW: (&str, u64) = ("new", 64 << 20);
+/// As much of it a second, in the client's words.
+const SLOWLY: [&str; 2] = ["--bwlimit", "2M"];
 
 /// Home falls silent while one client gets a file; others come while it is away. Each fails, deletes nothing on either side, and goes
 /// on where it was once home is back.
@@ -47,7 +50,7 @@ pub fn home_falls_silent(cloud: &Cloud) -> Result<()> {
     fs::write(other.join("written"), "while home was away")?;
 
     scope(|scope| {
-        let down = scope.spawn(|| rclone.sync(&begun, Way::Down, &["--bwlimit", "4M"]));
+        let down = scope.spawn(|| rclone.sync(&begun, Way::Down, &SLOWLY));
         wait_until("the new file to be on its way", LIMIT, || Ok(fs::metadata(begun.join(NEW.0))?.len() > 1 << 20))?;
         ensure!(!down.is_finished(), "the file was there before home fell silent");
         signal(&cloud.home, "-STOP")?;
