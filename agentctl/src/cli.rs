@@ -1,6 +1,7 @@
 //! The command line; what has commands of its own is in the modules.
 
 mod config;
+mod identity;
 mod pki;
 mod service;
 
@@ -11,6 +12,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use model::{HostId, Role, ServiceName};
 
 pub(crate) use self::config::{ConfigCheckArgs, ConfigCommand};
+pub(crate) use self::identity::{IdentityCommand, RevokeIdentityArgs};
 pub(crate) use self::pki::{CrlArgs, InitArgs, IssueArgs, PkiCommand, ProfileArgs, RevokeArgs};
 pub(crate) use self::service::{ExecArgs, LogsArgs, OccArgs, PurgeArgs, ServiceArgs, ServiceCommand};
 use crate::exit::Exit;
@@ -196,6 +198,19 @@ pub(crate) enum Command {
         ("sudo agentctl connect --device work0 --login work.login work.ovpn", "without a terminal"),
     ]))]
     Connect(ConnectArgs),
+    /// Lists and revokes what the authority of this edge issued
+    #[command(
+        arg_required_else_help = true,
+        disable_help_subcommand = true,
+        after_help = examples(&[
+            ("sudo agentctl identity list", "who has a certificate, and until when"),
+            ("sudo agentctl identity revoke phone", "when it is lost: it is out within seconds"),
+        ])
+    )]
+    Identity {
+        #[command(subcommand)]
+        command: IdentityCommand,
+    },
     /// Makes identities by hand
     #[command(
         arg_required_else_help = true,

@@ -11,6 +11,7 @@ mod connect;
 mod doctor;
 mod events;
 mod exit;
+mod identity_command;
 mod ingress;
 mod mask;
 mod pki_command;
@@ -56,6 +57,7 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
         Command::Service(args) => service_command::run(args, colour, out),
         Command::Occ(args) => service_command::occ(args),
         Command::Connect(args) => connect::run(args, out),
+        Command::Identity { command } => identity_command::run(&command, colour, out),
         Command::Pki { command: PkiCommand::Init(args) } => pki_command::init(&args, out),
         Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),
         Command::Pki { command: PkiCommand::Revoke(args) } => revocation_command::revoke(&args, out),

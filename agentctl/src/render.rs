@@ -3,6 +3,7 @@
 pub(crate) mod credentials;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod identities;
 pub(crate) mod ingress;
 pub(crate) mod services;
 pub(crate) mod top;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
-use authority::issued;
+use authority::{Authority, issued};
 use model::HostId;
 use pki::{Ca, RevocationList, Serial};
 use time::OffsetDateTime;
@@ -19,6 +19,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// Puts certificates on the list.
 pub(crate) fn revoke(args: &RevokeArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+    refuse_agents(&args.ca)?;
     let ca = load_authority(&args.ca)?;
     let serials = match (&args.what.name, &args.what.serial, &args.what.cert) {
         (Some(name), _, _) => named(&args.ca, ca.cert_pem(), name)?,
@@ -38,9 +39,19 @@ pub(crate) fn revoke(args: &RevokeArgs, out: &mut dyn Write) -> Result<Exit, Fai
 
 /// Signs the list anew, as it is.
 pub(crate) fn renew(args: &CrlArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+    refuse_agents(&args.ca)?;
     let ca = load_authority(&args.ca)?;
     let mut list = list_of(&args.ca, &ca)?;
     publish(&args.ca, &ca, &mut list, DAY * args.days, out)
+}
+
+/// The agent of an edge has its list in memory too, and would undo what is done behind its back.
+fn refuse_agents(authority: &Path) -> Result<(), Failure> {
+    if Authority::is_at(authority) {
+        let error = anyhow!("{} is the authority of an edge, whose agent signs its list", authority.display());
+        return Err(Failure::new(error, "on the edge: sudo agentctl identity revoke NAME"));
+    }
+    Ok(())
 }
 
 fn list_of(authority: &Path, ca: &Ca) -> Result<RevocationList, Failure> {

@@ -14,6 +14,7 @@ mod certificates;
 pub mod config;
 mod core;
 mod dns_challenge;
+mod identities;
 mod publisher;
 mod reach;
 mod renewal;
@@ -76,9 +77,11 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let keeper = Keeper::open(&common.state_dir)?;
     let (domain, control_port) = (config.domain.clone(), common.control_port);
     let own = keeper.clone().and_then(|keeper| keeper.issuer(&in_force.borrow().identity, &myself.host));
-    let lists = keeper.as_ref().map_or_else(|| watch::channel(None).1, Keeper::lists);
+    // An authority that did not issue the edge's identity is not the one that home trusts.
+    let lists = keeper.as_ref().filter(|_| own.is_some()).map_or_else(|| watch::channel(None).1, Keeper::lists);
     let renewer = Renewer::new(common.identity_dir.clone(), own, in_force.clone(), identity.ends(), lists.clone());
     let successors = keeper.clone();
+    let register = Arc::new(identities::Register(keeper.clone()));
     if let Some(keeper) = &keeper {
         tokio::spawn(stop.clone().run_until_cancelled_owned(renewal::sign_lists(keeper.clone())));
     }
@@ -101,7 +104,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
 
     let home = RoleUri { role: Role::Home, name: common.tunnel.peer.clone() };
     let codes = Arc::new(authority::Codes(joining));
-    let socket = InspectionSocket::bind(&common.control_socket)?.with_codes(codes);
+    let socket = InspectionSocket::bind(&common.control_socket)?.with_codes(codes).with_identities(register);
     let pages = common.bind_metrics(address).await?;
 
     let caddy = config.ingress.as_ref().map(|ingress| publisher::definition(common, ingress)).transpose()?;

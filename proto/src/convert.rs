@@ -5,6 +5,7 @@ mod event;
 mod finding;
 mod identity;
 mod ingress;
+mod issued;
 mod join;
 mod operation;
 mod published;

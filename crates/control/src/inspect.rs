@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 use crate::codes::{JoinCodes, Served};
 use crate::configuration::{Configuration, Configurator};
+use crate::identities::{Identities, Issued};
 use crate::inspector::InspectorError;
 use crate::offered::Offered;
 use crate::opposite::Opposite;
@@ -103,6 +104,7 @@ pub struct InspectionSocket {
     listener: UnixListener,
     path: PathBuf,
     codes: Option<Arc<dyn JoinCodes>>,
+    identities: Option<Arc<dyn Identities>>,
 }
 
 impl fmt::Debug for InspectionSocket {
@@ -118,13 +120,20 @@ impl InspectionSocket {
     /// When the socket cannot be made.
     pub fn bind(path: &Path) -> Result<Self, InspectorError> {
         let listener = bind(path).map_err(|source| InspectorError::Bind { path: path.to_owned(), source })?;
-        Ok(Self { listener, path: path.to_owned(), codes: None })
+        Ok(Self { listener, path: path.to_owned(), codes: None, identities: None })
     }
 
     /// Serves join codes too.
     #[must_use]
     pub fn with_codes(mut self, codes: Arc<dyn JoinCodes>) -> Self {
         self.codes = Some(codes);
+        self
+    }
+
+    /// Serves what an authority issued too.
+    #[must_use]
+    pub fn with_identities(mut self, identities: Arc<dyn Identities>) -> Self {
+        self.identities = Some(identities);
         self
     }
 
@@ -145,6 +154,9 @@ impl InspectionSocket {
         let mut routes = offered.to_ourselves().add_service(configuration).add_service(opposite);
         if let Some(codes) = self.codes {
             routes = routes.add_service(v1::join_codes_server::JoinCodesServer::new(Served(codes)));
+        }
+        if let Some(identities) = self.identities {
+            routes = routes.add_service(v1::identities_server::IdentitiesServer::new(Issued(identities)));
         }
         let serving = Server::builder().add_routes(routes).serve_with_incoming(UnixListenerStream::new(self.listener));
         // Not gracefully: a client that keeps its connection must not keep the agent.

@@ -218,6 +218,11 @@ impl Inspector {
         Ok(answer.map_err(InspectorError::of_call)?.into_inner().secrets.into_iter().map(Into::into).collect())
     }
 
+    pub(crate) fn identities_client(&self) -> v1::identities_client::IdentitiesClient<Channel> {
+        v1::identities_client::IdentitiesClient::new(self.channel.clone())
+            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
+    }
+
     pub(crate) fn codes_client(&self) -> v1::join_codes_client::JoinCodesClient<Channel> {
         v1::join_codes_client::JoinCodesClient::new(self.channel.clone())
     }

@@ -114,3 +114,25 @@ async fn another_authority_takes_over_without_an_end_of_the_session() {
     let mut old = ends::home(&edge, edge.address, tls(&both, &issue(&edge.ca, Role::Home, "attic")));
     wait(&mut old.events, closed).await;
 }
+
+#[tokio::test]
+async fn lists_reach_home_once_a_session_and_when_they_change() {
+    let edge = edge();
+    let tell = |lists: &str| edge.state.send_modify(|state| state.revocations = Some(lists.into()));
+    tell("first");
+    let mut home = home(&edge, edge.address, tls(edge.ca.cert_pem(), &issue(&edge.ca, Role::Home, "attic")));
+    let lists = |event| if let HomeEvent::Revocations(lists) = event { Some(lists) } else { None };
+    assert_eq!(wait(&mut home.events, lists).await, "first");
+    let told = Instant::now();
+    tell("second");
+    assert_eq!(wait(&mut home.events, lists).await, "second");
+    assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
+    // Other news come without them.
+    edge.state.send_modify(|state| state.status = Some(model::HostStatus::new("vps".parse().unwrap(), Role::Edge)));
+    let report = |event| match event {
+        HomeEvent::Revocations(lists) => Some(Some(lists)),
+        HomeEvent::Report { .. } => Some(None),
+        _ => None,
+    };
+    assert_eq!(wait(&mut home.events, report).await, None);
+}
