@@ -33,7 +33,7 @@ pub(super) fn identity(ends: SystemTime, now: SystemTime) -> Finding {
         _ => Grade::Good,
     };
     let text = format!("this host's certificate ends in {}", days(left));
-    found("identity", grade, text, (grade != Grade::Good).then_some("make a new one: agentctl pki issue --help"))
+    found("identity", grade, text, (grade != Grade::Good).then_some("it renews by itself where the edge has an authority, and `agentctl status` says why not; else: agentctl pki issue --help"))
 }
 
 /// The list of revoked certificates, if there is one.
