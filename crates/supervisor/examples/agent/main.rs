@@ -23,7 +23,7 @@ use model::{Check, ContainerSpec, Network, Probe, ServiceName, ServiceSpec, Unit
 use registry::Client;
 use supervisor::upgrade::{Automatic, Clock, Host, HostOptions, Injector, Point, Policy, Retry, Rule, Upgrader};
 use supervisor::{DockerEngine, PinnedImage, Records, Supervisor, SupervisorOptions};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 type Error = Box<dyn std::error::Error>;
@@ -55,15 +55,20 @@ impl Injector for Death {
 
 /// A clock that moves when it is told to.
 #[derive(Clone)]
-struct Told(watch::Receiver<DateTime>);
+struct Told {
+    time: watch::Receiver<DateTime>,
+    /// Knows which move was the last to be heard of. A clone of it would hear of that one again, and for ever. Held while somebody
+    /// waits: nobody else does.
+    moves: Arc<Mutex<watch::Receiver<DateTime>>>,
+}
 
 impl Clock for Told {
     fn now(&self) -> DateTime {
-        *self.0.borrow()
+        *self.time.borrow()
     }
 
     async fn moves(&self) {
-        if self.0.clone().changed().await.is_err() {
+        if self.moves.lock().await.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -117,10 +122,10 @@ async fn run(socket: &str, state: &Path, spec: ServiceSpec, death: Death) -> Res
     let host = Arc::new(Host::new(engine, specs.clone(), &supervisor, options));
     let retry = Retry { first: Duration::from_millis(200), max: Duration::from_secs(2) };
     let upgrader = Arc::new(Upgrader::spawn(Arc::clone(&records), host, specs, death, retry, token));
-    let (clock, told_time) = watch::channel(DateTime::constant(2026, 1, 1, 2, 59, 0, 0));
+    let (clock, time) = watch::channel(DateTime::constant(2026, 1, 1, 2, 59, 0, 0));
+    let told_clock = Told { moves: Arc::new(Mutex::new(time.clone())), time };
     let rules = BTreeMap::from([(service.clone(), rule()?)]);
-    let automatic =
-        Arc::new(Automatic::new(Arc::clone(&upgrader), Client::new()?, Told(told_time), rules, Duration::ZERO));
+    let automatic = Arc::new(Automatic::new(Arc::clone(&upgrader), Client::new()?, told_clock, rules, Duration::ZERO));
     let by_itself = Arc::clone(&automatic);
     tokio::spawn(async move { by_itself.run().await });
 
