@@ -23,6 +23,7 @@ const BIG: u64 = 64 << 20;
 /// # Errors
 /// Saying what a visitor saw that should not be seen.
 pub fn home_falls_silent(cloud: &Cloud, other: &str) -> Result<()> {
+    small_windows(cloud)?;
     let visitor = cloud.visitor()?;
     let (user, password) = cloud.login()?;
     let client = cloud.visitor()?.login(&user, &password).limit(Duration::from_secs(60));
@@ -73,6 +74,12 @@ pub fn edge_agent_dies(cloud: &mut Cloud, other: &str) -> Result<()> {
     ensure!(visitor.get(other)?.status == 200, "{other} did not go on");
     cloud.edge.process.restart()?;
     back(cloud, &visitor)
+}
+
+/// From now on little is on its way to a visitor who reads slowly. A window may grow to many megabytes by itself, and these arrive,
+/// at the visitor's pace, before the word that no more comes.
+pub(crate) fn small_windows(cloud: &Cloud) -> Result<()> {
+    cloud.lab.host("visitor")?.exec(&["sysctl", "-qw", "net.ipv4.tcp_rmem=4096 131072 262144"]).map(drop)
 }
 
 /// Waits for the page, as a browser that comes anew each time.

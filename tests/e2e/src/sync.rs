@@ -11,17 +11,16 @@ use lab::http::sha256;
 use lab::{Host, Http, wait_until};
 
 use crate::Cloud;
-use crate::outage::{back, holding_page, signal};
+use crate::outage::{back, holding_page, signal, small_windows};
 
 /// For one run of the client.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Files that are on both sides from the beginning.
 const OLD: [&str; 3] = ["one", "two", "three"];
-/// One that is on its way down when home falls silent, and its size: at [`SLOWLY`] it takes half a minute, of which the part that
-/// waits in sockets between home and the client, up to 16 MiB, comes down even then.
+/// One that is on its way down when home falls silent, and its size: at [`SLOWLY`] it takes half a minute.
 const NEW: (&str, u64) = ("new", 64 << 20);
-/// As much of it a second, in the client's words.
-const SLOWLY: [&str; 2] = ["--bwlimit", "2M"];
+/// As much of it a second, and none of it ahead, in the client's words.
+const SLOWLY: [&str; 4] = ["--bwlimit", "2M", "--buffer-size", "0"];
 
 /// Home falls silent while one client gets a file; others come while it is away. Each fails, deletes nothing on either side, and goes
 /// on where it was once home is back.
@@ -29,6 +28,7 @@ const SLOWLY: [&str; 2] = ["--bwlimit", "2M"];
 /// # Errors
 /// Saying what was lost, or what a client was told that could make it delete.
 pub fn home_falls_silent(cloud: &Cloud) -> Result<()> {
+    small_windows(cloud)?;
     let (user, password) = cloud.login()?;
     let client = cloud.visitor()?.login(&user, &password);
     let folder = cloud.url(&format!("/remote.php/dav/files/{user}/sync"));
@@ -42,7 +42,8 @@ pub fn home_falls_silent(cloud: &Cloud) -> Result<()> {
     }
     rclone.sync(&begun, Way::Up, &[])?.succeeds()?;
     let new = cloud.lab.random_file(NEW.0, NEW.1)?;
-    ensure!(client.upload(&new, &format!("{folder}/{}", NEW.0))?.status == 201, "the new file is not taken");
+    let sent = client.upload(&new, &format!("{folder}/{}", NEW.0))?;
+    ensure!(sent.status == 201, "the new file is not taken: it answers {}", sent.status);
     // Here two of the files were deleted, and one is new.
     for name in &OLD[1..] {
         fs::remove_file(other.join(name))?;
@@ -59,9 +60,11 @@ pub fn home_falls_silent(cloud: &Cloud) -> Result<()> {
             rclone.sync(&late, Way::Down, &[])?.fails("one that gets files", "503")?;
             rclone.sync(&other, Way::Up, &[])?.fails("one that sends files", "503")
         });
+        // Were home back sooner, the one in the middle would only have waited, and rightly so.
+        let ended = down.join();
         signal(&cloud.home, "-CONT")?;
         told?;
-        down.join().map_err(|_| anyhow!("the client in the middle panicked"))??.fails("the one in the middle", NEW.0)
+        ended.map_err(|_| anyhow!("the client in the middle panicked"))??.fails("the one in the middle", NEW.0)
     })?;
     back(cloud, &cloud.visitor()?)?;
 
