@@ -1,6 +1,7 @@
 //! The command line; what has commands of its own is in the modules.
 
 mod config;
+mod device;
 mod identity;
 mod pki;
 mod service;
@@ -12,6 +13,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use model::{HostId, Role, ServiceName};
 
 pub(crate) use self::config::{ConfigCheckArgs, ConfigCommand};
+pub(crate) use self::device::{DeviceCommand, ProfileArgs as DeviceProfileArgs};
 pub(crate) use self::identity::{IdentityCommand, RevokeIdentityArgs};
 pub(crate) use self::pki::{CrlArgs, InitArgs, IssueArgs, PkiCommand, ProfileArgs, RevokeArgs};
 pub(crate) use self::service::{ExecArgs, LogsArgs, OccArgs, PurgeArgs, ServiceArgs, ServiceCommand};
@@ -58,6 +60,7 @@ fn overview() -> String {
         ("sudo agentctl why", "what failed first, and what was tried"),
         ("sudo agentctl tunnel", "who is connected, and how packets go"),
         ("sudo agentctl service nextcloud credentials", "where to log in, and with what"),
+        ("sudo agentctl device add phone --out phone.ovpn", "a profile for a stock OpenVPN client"),
         ("agentctl pki init --dir ./authority", "make the private certificate authority"),
         ("sudo agentctl connect work.ovpn", "join another OpenVPN server's network"),
     ])
@@ -198,6 +201,21 @@ pub(crate) enum Command {
         ("sudo agentctl connect --device work0 --login work.login work.ovpn", "without a terminal"),
     ]))]
     Connect(ConnectArgs),
+    /// Lets phones and laptops in with stock OpenVPN clients, and ends them
+    #[command(
+        arg_required_else_help = true,
+        disable_help_subcommand = true,
+        after_help = examples(&[
+            ("sudo agentctl device add phone --out phone.ovpn", "a profile for a new one"),
+            ("sudo agentctl device list", "who there is, and when they were seen last"),
+            ("sudo agentctl device revoke phone", "when it is lost: it is out within seconds"),
+            ("sudo agentctl device reissue phone --out phone.ovpn", "another profile in place of the one it has"),
+        ])
+    )]
+    Device {
+        #[command(subcommand)]
+        command: DeviceCommand,
+    },
     /// Lists and revokes what the authority of this edge issued
     #[command(
         arg_required_else_help = true,

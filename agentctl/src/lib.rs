@@ -8,12 +8,14 @@ mod bundle;
 mod cli;
 mod config_command;
 mod connect;
+mod device_command;
 mod doctor;
 mod events;
 mod exit;
 mod identity_command;
 mod ingress;
 mod mask;
+mod new_file;
 mod pki_command;
 mod place;
 mod profile_command;
@@ -57,6 +59,7 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
         Command::Service(args) => service_command::run(args, colour, out),
         Command::Occ(args) => service_command::occ(args),
         Command::Connect(args) => connect::run(args, out),
+        Command::Device { command } => device_command::run(&command, colour, out),
         Command::Identity { command } => identity_command::run(&command, colour, out),
         Command::Pki { command: PkiCommand::Init(args) } => pki_command::init(&args, out),
         Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),

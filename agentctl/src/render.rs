@@ -1,6 +1,7 @@
 //! A report as text for people.
 
 pub(crate) mod credentials;
+pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod identities;

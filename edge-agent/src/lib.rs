@@ -13,12 +13,14 @@ mod authority;
 mod certificates;
 pub mod config;
 mod core;
+mod devices;
 mod dns_challenge;
 mod identities;
 mod publisher;
 mod reach;
 mod renewal;
 mod seen;
+mod sightings;
 mod sites;
 mod standstill;
 
@@ -45,6 +47,7 @@ use crate::config::Config;
 use crate::core::Core;
 use crate::publisher::Publisher;
 use crate::reach::Upstreams;
+use crate::sightings::Sightings;
 use crate::sites::Sites;
 
 /// Control events waiting for the core.
@@ -85,12 +88,19 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     if let Some(keeper) = &keeper {
         tokio::spawn(stop.clone().run_until_cancelled_owned(renewal::sign_lists(keeper.clone())));
     }
+    let gate = devices::gate(keeper.clone(), &in_force, &common.tunnel, &myself.host, &domain);
     let joining = authority::joining(keeper, &common.tunnel, myself.host.clone(), domain, control_port);
     let (stranger, strangers) = mpsc::channel(authority::STRANGERS);
     let enrolment =
         joining.as_ref().ok().map(|joining| authority::enrolment(joining, &in_force.borrow().identity)).transpose()?;
     let stranger = enrolment.as_ref().map(|_| stranger);
     let link = Link::start(&common.tunnel, in_force.clone(), Role::Edge, ports, opened, stranger, stop.clone()).await?;
+    let sightings_file = StateFile::new(&common.state_dir, sightings::FILE);
+    let known = sightings_file.load()?.unwrap_or_default();
+    let (sightings, seen) = watch::channel(Sightings::clone(&known));
+    let home = common.tunnel.peer.clone();
+    let sightings = sightings::keep(sightings_file, known, home, link.report.clone(), sightings, stop.clone());
+    let registry = devices::Registry { gate, tunnel: link.report.clone(), sightings: seen };
     let (output, output_receiver) = watch::channel(EdgeOutput::default());
     let (events, control_events) = mpsc::channel(EVENTS);
     let (requests_sender, requests) = mpsc::channel(EVENTS);
@@ -105,6 +115,7 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     let home = RoleUri { role: Role::Home, name: common.tunnel.peer.clone() };
     let codes = Arc::new(authority::Codes(joining));
     let socket = InspectionSocket::bind(&common.control_socket)?.with_codes(codes).with_identities(register);
+    let socket = socket.with_devices(Arc::new(registry));
     let pages = common.bind_metrics(address).await?;
 
     let caddy = config.ingress.as_ref().map(|ingress| publisher::definition(common, ingress)).transpose()?;
@@ -199,6 +210,10 @@ pub async fn serve(config: Loaded<Config>, ready: Ready, stop: CancellationToken
     parts.spawn({
         let stop = stop.clone();
         async move { socket.serve(offered, configurator, opposite, stop).await.context("the agent's socket") }
+    });
+    parts.spawn(async move {
+        sightings.await;
+        Ok(())
     });
     parts.spawn(daemon::metrics::serve(pages, metrics.source(), stop.clone()));
     parts.spawn(watchdog.attend("core", agent::CORE_DEADLINE, core.run(stop.clone())));

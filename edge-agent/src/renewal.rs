@@ -28,10 +28,16 @@ impl Successors for Keeper {
 }
 
 impl Keeper {
+    /// Whether an identity is of this authority.
+    pub(crate) fn has_issued(&self, identity: &HostIdentity) -> bool {
+        HostIdentity { ca_pem: self.ca_pem().to_owned(), ..identity.clone() }.check().is_ok()
+    }
+
     /// What renews the edge's own identity, if this authority issued it.
     pub(crate) fn issuer(self, identity: &HostIdentity, edge: &HostId) -> Option<Arc<dyn Issuer>> {
-        let ours = HostIdentity { ca_pem: self.ca_pem().to_owned(), ..identity.clone() };
-        ours.check().ok()?;
+        if !self.has_issued(identity) {
+            return None;
+        }
         Some(Arc::new(Own { keeper: self, edge: edge.clone() }))
     }
 }

@@ -1,6 +1,7 @@
 //! Conversion between the wire's types and `model`'s: infallible on the way out, checked on the way in.
 
 mod configuration;
+mod device;
 mod event;
 mod finding;
 mod identity;

@@ -10,6 +10,7 @@ mod configuration;
 mod doctor;
 pub mod identity;
 mod link;
+mod listener;
 mod lookout;
 mod metrics;
 pub mod public;

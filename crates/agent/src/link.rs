@@ -19,17 +19,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tunnel::{
-    ClientKey, Command, ControlProtection, Device, DevicePath, Dial, Event, Handle, Ipv4Prefix, Keepalive, Listen,
-    MssFix, NameCheck, PeerConnected, ServerKey, ServerV2, Snapshot, StaticKey, StaticPeer, Stranger, TlsMaterial,
-    TunnelConfig, TunnelIdentity,
+    ClientKey, Command, ControlProtection, Device, DevicePath, Dial, Event, Handle, Keepalive, MssFix, NameCheck,
+    PeerConnected, ServerKey, ServerV2, Snapshot, StaticKey, Stranger, TlsMaterial, TunnelConfig, TunnelIdentity,
 };
 
 use crate::config::{Mode, TunnelSettings};
 use crate::identity::InForce;
+use crate::listener;
 use crate::report::report;
-
-/// Peers at a time, the opposite agent and devices together.
-const MAX_PEERS: usize = 250;
 
 /// Signs of life inside the tunnel. A dialer whose listener was killed starts over after the second of them.
 const KEEPALIVE: Keepalive = Keepalive { ping: Duration::from_secs(2), ping_restart: Duration::from_secs(8) };
@@ -184,17 +181,7 @@ pub(crate) fn tunnel_config(
         Role::Home | Role::Device => settings.home_address(),
     };
     let mode = match &settings.mode {
-        Mode::Listen(bind) => tunnel::Mode::Listen(Listen {
-            tcp: Some(*bind),
-            peers: vec![StaticPeer {
-                name: opposite.to_string(),
-                address: Some(peer_address),
-                ..StaticPeer::default()
-            }],
-            pool: Some(settings.pool()),
-            max_peers: MAX_PEERS,
-            ..Listen::new(*bind, Some(Ipv4Prefix { address, prefix_len: settings.subnet.prefix_len() }))
-        }),
+        Mode::Listen(bind) => tunnel::Mode::Listen(listener::listen(settings, *bind, address, opposite, peer_address)),
         Mode::Dial(remotes) => tunnel::Mode::Dial(Dial {
             remotes: remotes.clone(),
             peer: Some(NameCheck::Name(opposite.to_string())),

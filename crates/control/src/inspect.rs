@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 use crate::codes::{JoinCodes, Served};
 use crate::configuration::{Configuration, Configurator};
+use crate::devices::{self, Devices};
 use crate::identities::{Identities, Issued};
 use crate::inspector::InspectorError;
 use crate::offered::Offered;
@@ -105,6 +106,7 @@ pub struct InspectionSocket {
     path: PathBuf,
     codes: Option<Arc<dyn JoinCodes>>,
     identities: Option<Arc<dyn Identities>>,
+    devices: Option<Arc<dyn Devices>>,
 }
 
 impl fmt::Debug for InspectionSocket {
@@ -120,7 +122,7 @@ impl InspectionSocket {
     /// When the socket cannot be made.
     pub fn bind(path: &Path) -> Result<Self, InspectorError> {
         let listener = bind(path).map_err(|source| InspectorError::Bind { path: path.to_owned(), source })?;
-        Ok(Self { listener, path: path.to_owned(), codes: None, identities: None })
+        Ok(Self { listener, path: path.to_owned(), codes: None, identities: None, devices: None })
     }
 
     /// Serves join codes too.
@@ -134,6 +136,13 @@ impl InspectionSocket {
     #[must_use]
     pub fn with_identities(mut self, identities: Arc<dyn Identities>) -> Self {
         self.identities = Some(identities);
+        self
+    }
+
+    /// Serves devices too.
+    #[must_use]
+    pub fn with_devices(mut self, devices: Arc<dyn Devices>) -> Self {
+        self.devices = Some(devices);
         self
     }
 
@@ -157,6 +166,9 @@ impl InspectionSocket {
         }
         if let Some(identities) = self.identities {
             routes = routes.add_service(v1::identities_server::IdentitiesServer::new(Issued(identities)));
+        }
+        if let Some(devices) = self.devices {
+            routes = routes.add_service(v1::devices_server::DevicesServer::new(devices::Offered(devices)));
         }
         let serving = Server::builder().add_routes(routes).serve_with_incoming(UnixListenerStream::new(self.listener));
         // Not gracefully: a client that keeps its connection must not keep the agent.

@@ -223,6 +223,10 @@ impl Inspector {
             .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
     }
 
+    pub(crate) fn devices_client(&self) -> v1::devices_client::DevicesClient<Channel> {
+        v1::devices_client::DevicesClient::new(self.channel.clone()).max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
+    }
+
     pub(crate) fn codes_client(&self) -> v1::join_codes_client::JoinCodesClient<Channel> {
         v1::join_codes_client::JoinCodesClient::new(self.channel.clone())
     }

@@ -5,6 +5,7 @@
 mod configuration;
 mod container;
 mod desired;
+mod device;
 mod event;
 mod finding;
 mod id;
@@ -21,6 +22,7 @@ mod tunnel;
 pub use configuration::{ConfigChange, ConfigReport};
 pub use container::{ContainerSpec, Limits, Mount, MountSource, Network, PortBinding, SecretFile};
 pub use desired::{DesiredConfig, PublicName, ServiceAnnouncement};
+pub use device::{DeviceGrant, DeviceInfo, DeviceQuery};
 pub use event::{Event, EventKind, Subject, Timeline};
 pub use finding::{Finding, Grade};
 pub use id::{Generation, HostId, Hostname, InvalidName, Role, RoleUri, ServiceName};

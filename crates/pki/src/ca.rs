@@ -31,8 +31,11 @@ pub struct Validity {
 impl Validity {
     /// A CA's usual life: longer than any host it serves, because replacing it means joining everything again.
     pub const CA: Duration = Duration::from_secs(20 * 365 * 86_400);
-    /// A host's or device's usual life.
+    /// A host's usual life, and that of a device whose profile is made by hand.
     pub const LEAF: Duration = Duration::from_secs(825 * 86_400);
+
+    /// The life of a device whose certificate can be revoked at once: its client renews nothing, so the end means a walk to the device.
+    pub const DEVICE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
     /// From now (less an hour, for clocks that differ) for `life`, some decades at most.
     #[must_use]

@@ -1,6 +1,7 @@
 //! The profile with which a phone or a laptop joins us.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -13,6 +14,8 @@ const MAX_LINE: usize = 254;
 const MAX_PEM_LINE: usize = 76;
 /// Longest common name of a certificate.
 const MAX_NAME: usize = 64;
+/// All traffic goes into the tunnel, and none of IPv6 comes out.
+const FULL: &str = "redirect-gateway def1 ipv6\nblock-ipv6\n";
 const CERTIFICATE: &str = "CERTIFICATE";
 const KEYS: [&str; 3] = ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"];
 const STATIC_KEY: &str = "OpenVPN Static key V1";
@@ -40,6 +43,17 @@ pub struct DeviceProfile {
     pub ask_password: bool,
     /// Protection of the control channel.
     pub wrapping: DeviceWrapping,
+    /// What goes through the tunnel.
+    pub network: DeviceNetwork,
+}
+
+/// What of a device's traffic goes through the tunnel. By default what is for the tunnel's own network, and what the server pushes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceNetwork {
+    /// All of it. The tunnel carries no IPv6, so that the client then refuses IPv6 instead of letting it pass by.
+    pub full: bool,
+    /// The name servers to use.
+    pub dns: Vec<Ipv4Addr>,
 }
 
 /// A place to connect to.
@@ -136,6 +150,12 @@ impl DeviceProfile {
             text.push_str("auth-user-pass\n");
         }
         text.push_str("auth-nocache\nverb 3\n");
+        if self.network.full {
+            text.push_str(FULL);
+        }
+        for address in &self.network.dns {
+            text.push_str(&format!("dhcp-option DNS {address}\n"));
+        }
         match &self.identity {
             None if !self.ask_password => return Err(DeviceProfileError::NoCredentials),
             None => text.push_str("setenv CLIENT_CERT 0\n"),
@@ -207,6 +227,14 @@ impl DeviceRemote {
     /// # Errors
     /// When it is none of these; whether the host can be written is found out by [`DeviceProfile::to_text`].
     pub fn parse(text: &str) -> Result<Vec<Self>, DeviceProfileError> {
+        Self::parse_for(text, Self::PORT)
+    }
+
+    /// As [`DeviceRemote::parse`], with another port where none is written.
+    ///
+    /// # Errors
+    /// As [`DeviceRemote::parse`].
+    pub fn parse_for(text: &str, usual_port: u16) -> Result<Vec<Self>, DeviceProfileError> {
         let wrong = || DeviceProfileError::Remote(crate::problem::shown(text));
         let (place, transports) = match text.rsplit_once('/') {
             None => (text, &[false, true][..]),
@@ -221,7 +249,7 @@ impl DeviceRemote {
         };
         let port = match port.strip_prefix(':') {
             Some(port) => port.parse().map_err(|_| wrong())?,
-            None if port.is_empty() => Self::PORT,
+            None if port.is_empty() => usual_port,
             None => return Err(wrong()),
         };
         Ok(transports.iter().map(|&tcp| Self { host: host.to_owned(), port, tcp }).collect())

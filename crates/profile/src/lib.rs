@@ -27,7 +27,7 @@ mod problem;
 mod settings;
 
 pub use connection::{Bind, ConnectRetry, Connection, KeyDirection, Mssfix, Protocol, Wrapping};
-pub use device::{DeviceIdentity, DeviceProfile, DeviceProfileError, DeviceRemote, DeviceWrapping};
+pub use device::{DeviceIdentity, DeviceNetwork, DeviceProfile, DeviceProfileError, DeviceRemote, DeviceWrapping};
 pub use network::{DhcpOption, DnsSettings, Route4, Route6};
 pub use ovpn::push::{DnsAddress, DnsServer, DnsTransport, Dnssec, FilterAction, PullFilter, Redirect, RouteGateway};
 pub use problem::{Note, Problem, ProblemKind, ProfileErrors};

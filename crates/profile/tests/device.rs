@@ -3,8 +3,8 @@
 mod support;
 
 use profile::{
-    Bind, Cipher, Connection, DeviceIdentity, DeviceProfile, DeviceProfileError, DeviceRemote, DeviceWrapping,
-    NameCheck, Profile, Protocol, Source, TlsVersion, UserPass, Wrapping,
+    Bind, Cipher, Connection, DeviceIdentity, DeviceNetwork, DeviceProfile, DeviceProfileError, DeviceRemote,
+    DeviceWrapping, NameCheck, Profile, Protocol, Source, TlsVersion, UserPass, Wrapping,
 };
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
@@ -40,6 +40,21 @@ fn a_password_can_take_the_place_of_a_certificate() {
     assert!(text.expose_secret().contains("\nsetenv CLIENT_CERT 0\n"), "OpenVPN 3 wants to be told");
     let neither = DeviceProfile { identity: None, ..device() };
     assert_eq!(neither.to_text().unwrap_err(), DeviceProfileError::NoCredentials);
+}
+
+#[test]
+fn all_traffic_and_name_servers_only_where_asked_for() {
+    let silent = device().to_text().unwrap();
+    let profile = Profile::parse(silent.expose_secret()).unwrap();
+    assert!(profile.redirect_gateway.is_none() && !profile.block_ipv6 && profile.dhcp_options.is_empty());
+
+    let network = DeviceNetwork { full: true, dns: vec![[192, 0, 2, 53].into(), [10, 86, 0, 1].into()] };
+    let text = DeviceProfile { network, ..device() }.to_text().unwrap();
+    let profile = Profile::parse(text.expose_secret()).unwrap();
+    assert!(profile.notes.is_empty(), "{:?}", profile.notes);
+    let redirect = profile.redirect_gateway.unwrap();
+    assert!(redirect.ipv4 && redirect.def1 && redirect.ipv6 && profile.block_ipv6);
+    assert_eq!(profile.dhcp_options.len(), 2);
 }
 
 #[test]

@@ -7,7 +7,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use profile::{Cipher, DeviceIdentity, DeviceProfile, DeviceRemote, DeviceWrapping, ProblemKind, Profile, TlsVersion};
+use profile::{
+    Cipher, DeviceIdentity, DeviceNetwork, DeviceProfile, DeviceRemote, DeviceWrapping, ProblemKind, Profile,
+    TlsVersion,
+};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use secrecy::ExposeSecret;
 
@@ -31,6 +34,7 @@ fn stock_takes_what_we_write() {
         identity: Some(identity),
         ask_password: false,
         wrapping: DeviceWrapping::TlsCryptV2(tls_crypt_v2_key(dir.path()).into()),
+        network: DeviceNetwork::default(),
     };
     let with_both = DeviceProfile {
         server_name: "edge one".to_owned(),
@@ -39,8 +43,14 @@ fn stock_takes_what_we_write() {
         wrapping: DeviceWrapping::TlsCrypt(generated(dir.path(), &["--genkey", "secret"], "static.key").into()),
         ..with_certificate.clone()
     };
+    let full = DeviceProfile {
+        network: DeviceNetwork { full: true, dns: vec![[192, 0, 2, 53].into()] },
+        ..with_certificate.clone()
+    };
     let with_password = DeviceProfile { identity: None, ..with_both.clone() };
-    for (name, profile) in [("certificate", with_certificate), ("both", with_both), ("password", with_password)] {
+    for (name, profile) in
+        [("certificate", with_certificate), ("both", with_both), ("password", with_password), ("full", full)]
+    {
         let config = dir.path().join(name).with_extension(DeviceProfile::EXTENSION);
         fs::write(&config, profile.to_text().unwrap().expose_secret()).unwrap();
         fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();

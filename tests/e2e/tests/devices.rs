@@ -1,13 +1,18 @@
 //! A device with the profile that `agentctl` makes: each client that can run here takes it and gets to the edge.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use authority::Authority;
 use e2e::{Agent, Binaries, stock};
-use lab::{Lab, Peers, Topology, capability, wait_until};
+use lab::{Host, Lab, Peers, Process, Topology, capability, wait_until};
+use model::Role;
+use pki::{HostIdentity, Validity};
+use serde_json::Value;
 
 const EDGE_INSIDE: &str = "10.86.0.1";
 
@@ -96,6 +101,163 @@ fn every_client_takes_the_profile_that_we_write() -> Result<()> {
         "-key.pem",
     ] {
         ensure!(said.contains(part), "NetworkManager has no '{part}' in\n{said}");
+    }
+    Ok(())
+}
+
+/// An edge with an authority of its own.
+fn edge_with_authority(vps: &Host, binaries: &Binaries) -> Result<Agent> {
+    let state = vps.dir().join("state");
+    let mut authority = Authority::create(&state.join("authority"), "ours", SystemTime::now())?;
+    let identity = authority.issue(Role::Edge, &"vps".parse()?, Validity::LEAF, SystemTime::now())?;
+    let (ca_pem, tls_crypt) = (authority.ca_pem().to_owned(), authority.server_key().clone());
+    HostIdentity { ca_pem, identity, tls_crypt }.save(&state.join("identity"))?;
+    drop(authority);
+    let config =
+        format!("domain = \"example.test\"\nstate_dir = {state:?}\n\n[tunnel]\nmode = \"listen\"\npeer = \"attic\"\n");
+    let edge = Agent::start(vps, binaries, "edge-agent", &config)?;
+    wait_until("the edge", Duration::from_secs(20), || Ok(edge.metrics().is_ok()))?;
+    Ok(edge)
+}
+
+/// What `agentctl device list` says of a device.
+fn listed(edge: &Agent, name: &str) -> Result<Option<Value>> {
+    let all: Vec<Value> = serde_json::from_str(&edge.agentctl(&["device", "list", "--json"])?)?;
+    Ok(all.into_iter().find(|device| device["name"] == name))
+}
+
+fn connect(home: &Host, label: &str, program: &Path, profile: &Path) -> Result<Process> {
+    let is_newer = label.contains("openvpn-3");
+    let mut command = home.command(&program.to_string_lossy());
+    if !is_newer {
+        command.arg("--config");
+    }
+    let mut client = home.spawn(label, {
+        command.arg(profile);
+        command
+    })?;
+    let log = client.log_path().to_owned();
+    let connected = if is_newer { "Connected to" } else { stock::CONNECTED };
+    client.wait_until(&format!("{label} to connect"), stock::CONNECT_LIMIT, || {
+        Ok(fs::read_to_string(&log)?.contains(connected))
+    })?;
+    home.exec(&["ping", "-c", "3", "-i", "0.2", "-W", "3", EDGE_INSIDE])?;
+    Ok(client)
+}
+
+#[test]
+fn a_device_comes_in_is_thrown_out_and_let_in_again() -> Result<()> {
+    if !capability::or_skip()? {
+        return Ok(());
+    }
+    let peers = Peers::provide(&mut |step| println!("{step}"))?;
+    let lab = Lab::new(Topology::HomeBehindNat)?;
+    let (vps, home) = (lab.host("vps")?, lab.host("home")?);
+    let binaries = Binaries::beside_this_one()?;
+    let mut edge = edge_with_authority(vps, &binaries)?;
+    let dir = home.dir();
+    let profile = dir.join("phone.ovpn");
+    let out = profile.to_string_lossy().into_owned();
+
+    // What makes no sense changes nothing.
+    let taken = dir.join("taken.ovpn");
+    fs::write(&taken, "mine")?;
+    for (words, reason) in [
+        (&["add", "vps"][..], "vps is the name of a host"),
+        (&["add", "attic"], "attic is the name of a host"),
+        (&["add", "Phone"], "use 1 to 63 of a-z"),
+        (&["add", "phone", "--remote", "a:b:c"], "is not HOST"),
+        (&["add", "phone", "--remote=-a"], "is no ASCII host name"),
+        (&["add", "phone", "--dns", "dns.example"], "invalid value"),
+        (&["add", "phone", "--out", &taken.to_string_lossy()], "is there already"),
+        (&["revoke", "phone"], "there is no device phone"),
+        (&["reissue", "phone"], "there is no device phone"),
+    ] {
+        let refused = edge.agentctl(&[&["device"], words].concat()).err().context(format!("{words:?} was taken"))?;
+        let said = format!("{refused:#}");
+        ensure!(said.contains(reason) && !said.contains("PRIVATE KEY"), "{words:?}: {said}");
+    }
+    ensure!(edge.agentctl(&["device", "list", "--json"])?.trim() == "[]" && fs::read(&taken)? == b"mine");
+
+    edge.agentctl(&["device", "add", "phone", "--out", &out])?;
+    ensure!(fs::metadata(&profile)?.permissions().mode() & 0o777 == 0o600);
+    let again = edge.agentctl(&["device", "add", "phone"]).err().context("a second phone was taken")?;
+    ensure!(format!("{again:#}").contains("there is a device phone already"), "{again:#}");
+    let text = fs::read_to_string(&profile)?;
+    ensure!(text.contains("remote edge.example.test 1194 udp\nremote edge.example.test 1194 tcp\n"), "{text}");
+    let kept = vps.exec(&["grep", "-rl", "PRIVATE KEY", &vps.dir().join("state/authority/issued").to_string_lossy()]);
+    ensure!(kept.is_err(), "the edge keeps a key of a device: {kept:?}");
+
+    let mut client = connect(home, "phone", Path::new("openvpn"), &profile)?;
+    wait_until("the device in the list", Duration::from_secs(10), || {
+        let phone = listed(&edge, "phone")?.context("no phone")?;
+        Ok(phone["connected_since"].is_u64()
+            && phone["address"] == "10.86.0.3"
+            && phone["received_bytes"].as_u64() > Some(0)
+            && phone["last_seen"].is_u64()
+            && phone["revoked"].is_null())
+    })?;
+    let before = edge.metric("cloudathome_tunnel_handshakes_failed_total")?.context("no count of handshakes")?;
+    edge.agentctl(&["device", "revoke", "phone"])?;
+    let out_after = wait_until("the device to be thrown out", Duration::from_secs(10), || {
+        Ok(edge.metric("cloudathome_tunnel_peers")? == Some(0.0))
+    })?;
+    println!("thrown out after {:.1} s", out_after.as_secs_f64());
+    wait_until("it to be refused", Duration::from_secs(60), || {
+        Ok(edge.metric("cloudathome_tunnel_handshakes_failed_total")? > Some(before))
+    })?;
+    client.terminate(Duration::from_secs(10))?;
+    let phone = listed(&edge, "phone")?.context("no phone")?;
+    ensure!(phone["revoked"].is_u64() && phone["connected_since"].is_null(), "{phone}");
+
+    // What is known of it outlives the agent.
+    edge.process.terminate(Duration::from_secs(15))?;
+    edge.process.restart()?;
+    wait_until("the edge", Duration::from_secs(20), || Ok(edge.metrics().is_ok()))?;
+    ensure!(listed(&edge, "phone")?.context("no phone")?["last_seen"] == phone["last_seen"]);
+
+    home.exec(&["ip", "-6", "address", "add", "2001:db8:1::2/64", "dev", "eth0", "nodad"])?;
+    home.exec(&["ip", "-6", "route", "add", "default", "via", "2001:db8:1::1", "dev", "eth0"])?;
+    ensure!(home.exec(&["ip", "-6", "route", "get", "2001:db8:2::1"])?.contains("dev eth0"));
+    // Another profile, by which all of its traffic goes into the tunnel, whatever the client.
+    for (name, program) in [
+        ("openvpn-2.6", PathBuf::from("openvpn")),
+        ("openvpn-2.7", peers.openvpn(&dir)?),
+        ("openvpn-3", peers.openvpn3(&dir)?),
+    ] {
+        let profile = dir.join(format!("{name}.ovpn"));
+        edge.agentctl(&["device", "reissue", "phone", "--full", "--out", &profile.to_string_lossy()])?;
+        let mut client = connect(home, &format!("full-{name}"), &program, &profile)?;
+        let route = home.exec(&["ip", "route", "get", "203.0.113.5"])?;
+        ensure!(route.contains("dev tun"), "{name} leaves by {route}");
+        // Of IPv6 nothing is carried, and nothing passes by.
+        let by_provider =
+            home.exec(&["ip", "-6", "route", "get", "2001:db8:2::1"]).is_ok_and(|route| route.contains("dev eth0"));
+        ensure!(
+            !by_provider,
+            "{name}: IPv6 passes by the tunnel\n{}\n{}",
+            home.exec(&["ip", "-6", "route"])?,
+            client.log()?
+        );
+        let said = client.log()?;
+        for trouble in ["Options error", "WARNING", "DEPRECATED", "ERROR", "CRITICAL", "TLS Error", "Decrypt error"] {
+            ensure!(
+                !said.contains(trouble),
+                "{name}: {trouble} in
+{said}"
+            );
+        }
+        // The profile before does not outlive it.
+        edge.agentctl(&["device", "revoke", "phone"])?;
+        wait_until("the device to be thrown out", Duration::from_secs(10), || {
+            Ok(edge.metric("cloudathome_tunnel_peers")? == Some(0.0))
+        })?;
+        if name == "openvpn-3" {
+            fs::write(dir.join(format!("{name}.ovpn.stop")), "")?;
+            client.wait(Duration::from_secs(20))?;
+        } else {
+            client.terminate(Duration::from_secs(10))?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! A device's profile out of texts that look like keys and certificates.
 
-use profile::{Cipher, DeviceIdentity, DeviceProfile, DeviceRemote, DeviceWrapping, TlsVersion};
+use profile::{Cipher, DeviceIdentity, DeviceNetwork, DeviceProfile, DeviceRemote, DeviceWrapping, TlsVersion};
 
 pub(crate) const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nMIIBnotreal+/==\n-----END CERTIFICATE-----\n";
 pub(crate) const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMIIEnotrealkey==\n-----END PRIVATE KEY-----\n";
@@ -21,5 +21,6 @@ pub(crate) fn device() -> DeviceProfile {
         identity: Some(DeviceIdentity { cert_pem: CERTIFICATE.repeat(2), key_pem: KEY.into() }),
         ask_password: false,
         wrapping: DeviceWrapping::TlsCryptV2(tls_crypt_v2_key().into()),
+        network: DeviceNetwork::default(),
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use lab::Peers;
-use profile::{Cipher, DeviceIdentity, DeviceProfile, DeviceRemote, DeviceWrapping, TlsVersion};
+use profile::{Cipher, DeviceIdentity, DeviceNetwork, DeviceProfile, DeviceRemote, DeviceWrapping, TlsVersion};
 use secrecy::ExposeSecret;
 
 use crate::POOL;
@@ -170,6 +170,7 @@ fn openvpn_3(tcp: bool, reneg: &str, short: &str) {
         identity: Some(DeviceIdentity { cert_pem: read("client.pem"), key_pem: read("client.key").into() }),
         ask_password: false,
         wrapping,
+        network: DeviceNetwork::default(),
     };
     let file = lab.path("phone.ovpn");
     fs::write(&file, format!("{}{short}\n", profile.to_text().unwrap().expose_secret())).unwrap();
