@@ -5,6 +5,7 @@ mod device;
 mod identity;
 mod pki;
 mod service;
+mod setup;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub(crate) use self::device::{DeviceCommand, ProfileArgs as DeviceProfileArgs};
 pub(crate) use self::identity::{IdentityCommand, RevokeIdentityArgs};
 pub(crate) use self::pki::{CrlArgs, InitArgs, IssueArgs, PkiCommand, ProfileArgs, RevokeArgs};
 pub(crate) use self::service::{ExecArgs, LogsArgs, OccArgs, PurgeArgs, ServiceArgs, ServiceCommand};
+pub(crate) use self::setup::{EdgeInitArgs, JoinArgs, SetupArgs};
 use crate::exit::Exit;
 
 /// Inspects and operates the agents of CloudAtHome
@@ -55,6 +57,8 @@ pub fn ordered(mut args: Vec<OsString>) -> Vec<OsString> {
 
 fn overview() -> String {
     examples(&[
+        ("sudo agentctl init", "on the VPS: the first of two commands"),
+        ("sudo agentctl join", "at home: the second"),
         ("sudo agentctl status", "is it serving, and if not, why"),
         ("sudo agentctl status --json | jq .local.services", "the same for programs"),
         ("sudo agentctl why", "what failed first, and what was tried"),
@@ -80,6 +84,31 @@ fn examples(examples: &[(&str, &str)]) -> String {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Makes this host, which the internet reaches, the edge of your cloud: the first of two commands
+    ///
+    /// Looks at the host and at the DNS first and refuses with the reason when something is in the way. Then it makes a certificate
+    /// authority of your own, writes /etc/cloudathome/edge.toml, starts cloudathome-edge, and prints the join code for home. It can be run
+    /// again: what is there stays. What it asks can be said by flags or stand in an answer file, which has the keys domain, email, address,
+    /// blog, dns_later, acme_directory, acme_api_root, acme_issuer_root, and [mail] with host, port, security, user, password_file, from.
+    #[command(after_help = examples(&[
+        ("sudo agentctl init", "asks for domain and mail address"),
+        ("sudo agentctl init --domain example.com --email me@example.com", "asks nothing but whether to go on"),
+        ("sudo agentctl init --dry-run", "what is in the way, and what would be done"),
+        ("sudo agentctl init --answers edge.toml --yes --json | jq -r .code", "JSON for programs: {domain, findings, records, changed, code, code_info}"),
+    ]))]
+    Init(EdgeInitArgs),
+    /// Makes this host the home of your cloud: the second of two commands
+    ///
+    /// Asks for the join code that `agentctl init` printed on the edge, or reads it from standard input. The key is made here and does
+    /// not leave this host. It can be run again, with the same code too. An answer file has the keys edge, nextcloud, acme_issuer_root, and
+    /// [mail] with host, port, security, user, password_file, from.
+    #[command(after_help = examples(&[
+        ("sudo agentctl join", "asks for the code"),
+        ("sudo agentctl join --edge vps.example.com", "where the code does not say where the edge is"),
+        ("sudo agentctl join --dry-run", "what is in the way, and what would be done; the code stays unused"),
+        ("sudo agentctl join --yes --json < code.txt", "JSON for programs: {findings, changed, services}"),
+    ]))]
+    Join(JoinArgs),
     /// Shows how both hosts are, by asking the agent of this one
     #[command(after_help = examples(&[
         ("sudo agentctl status", "tables for people"),

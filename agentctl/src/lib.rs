@@ -1,4 +1,4 @@
-//! Asks the agent next to it and prints; acts on services through it; makes identities by hand; connects to other servers; writes its own completions and manual pages.
+//! Sets hosts up; asks the agent next to it and prints; acts on services through it; makes identities by hand; connects to other servers; writes its own completions and manual pages.
 //!
 //! Data goes to standard output, everything else to standard error.
 #![forbid(unsafe_code)]
@@ -14,6 +14,8 @@ mod events;
 mod exit;
 mod identity_command;
 mod ingress;
+mod init_command;
+mod join_command;
 mod mask;
 mod new_file;
 mod pki_command;
@@ -24,6 +26,7 @@ mod revocation_command;
 mod screen;
 mod service_command;
 mod services;
+mod setup_command;
 mod shell;
 mod status;
 mod terminal;
@@ -46,6 +49,8 @@ use cli::{Command, PkiCommand};
 /// When it could not be done. A host or tunnel that is not well is no error: it is [`Exit::Unwell`].
 pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failure> {
     match cli.command {
+        Command::Init(args) => init_command::run(&args, out),
+        Command::Join(args) => join_command::run(&args, out),
         Command::Status(args) => status::run(&args, colour, out),
         Command::Services(args) => services::run(&args, colour, out),
         Command::Ingress(args) => ingress::run(&args, colour, out),

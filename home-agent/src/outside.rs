@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use agent::config::chain;
-use agent::public::{Ipv6Prefix, is_public, own_networks};
+use hostcheck::public::{Ipv6Prefix, is_public, own_networks};
 use ingress::Prober;
 use model::{OutsideProof, PublicName};
 use tokio::net::lookup_host;

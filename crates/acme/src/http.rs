@@ -4,10 +4,11 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::Body;
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response, Uri};
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
@@ -64,6 +65,20 @@ impl Http {
     }
 }
 
+/// What time it is by the ACME server of a directory, whose API chains to `root` or to what browsers trust.
+///
+/// # Errors
+/// When it cannot be asked, in words for people.
+pub async fn time_of(directory: &str, root: Option<&str>) -> Result<SystemTime, String> {
+    let http = Http::new(root).map_err(|error| crate::challenge::chain(&error))?;
+    let request = Request::get(directory).body(Full::<Bytes>::default()).map_err(|error| error.to_string())?;
+    let answer = timeout(DEADLINE, asked(http.tls, request)).await;
+    let answer = answer.map_err(|_| format!("no answer within {} s", DEADLINE.as_secs()))?;
+    let answer = answer.map_err(|error| crate::challenge::chain(&*error))?;
+    let date = answer.headers().get(hyper::header::DATE).and_then(|date| date.to_str().ok());
+    date.and_then(|date| httpdate::parse_http_date(date).ok()).ok_or_else(|| "it tells no time".to_owned())
+}
+
 impl HttpClient for Http {
     fn request(
         &self,
@@ -83,10 +98,10 @@ impl HttpClient for Http {
     }
 }
 
-async fn asked(
-    tls: Arc<ClientConfig>,
-    mut request: Request<BodyWrapper<Bytes>>,
-) -> Result<Response<Full<Bytes>>, BoxError> {
+async fn asked<B>(tls: Arc<ClientConfig>, mut request: Request<B>) -> Result<Response<Full<Bytes>>, BoxError>
+where
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
     let uri = request.uri().clone();
     let (Some("https"), Some(host), Some(authority)) = (uri.scheme_str(), uri.host(), uri.authority()) else {
         return Err(format!("{uri} is no address of HTTPS").into());

@@ -19,7 +19,7 @@ mod update;
 pub use challenge::{Challenge, ChallengeError};
 pub use command::{Command, CommandError};
 pub use dns::{Dns, DnsError};
-pub use http::RootsError;
+pub use http::{RootsError, time_of};
 pub use keeper::{Failure, InForce, Keeper, OpenError, Plan, Status};
 pub use order::OrderError;
 pub use tsig::{KeyError, TsigKey};

@@ -2,12 +2,9 @@
 
 mod bound;
 mod certificates;
-mod engine;
-mod host;
-mod mail;
+mod dns_command;
 mod names;
 mod ports;
-mod room;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use control::{InspectorError, Opposite, Snapshot};
 use futures_util::future::{BoxFuture, join_all};
+use hostcheck::{Rooms, found};
 use model::{Finding, Grade, HostId, HostStatus, IngressReport, PortReach, TunnelReport, TunnelState};
 use supervisor::DockerEngine;
 use tokio::sync::watch;
@@ -23,9 +21,8 @@ use tokio::time::timeout;
 use crate::Lookout;
 use crate::identity::Ends;
 use ports::Look;
-use room::Rooms;
 
-pub use mail::MailServer;
+pub use hostcheck::MailServer;
 
 /// For the engine to answer.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -92,13 +89,13 @@ impl control::Doctor for Doctor {
             let (services, names, mail, ours, theirs) = tokio::join!(
                 looked.services(&rooms),
                 names::names(&status),
-                mail::findings(servers),
+                hostcheck::mail(servers),
                 looked.ours(),
                 looked.theirs()
             );
             let now = SystemTime::now();
             let mut findings = services;
-            findings.push(host::tun());
+            findings.push(hostcheck::tun());
             findings.push(tunnel(&status));
             findings.extend(path(&report));
             findings.push(control_channel(&status));
@@ -106,7 +103,7 @@ impl control::Doctor for Doctor {
             findings.push(certificates::identity(ends.certificate, now));
             findings.push(certificates::revocation(ends.crl, now));
             findings.extend(names);
-            findings.extend(looked.dns_command.as_deref().map(host::dns_command));
+            findings.extend(looked.dns_command.as_deref().map(dns_command::dns_command));
             findings.extend(looked.ingress.iter().flat_map(|report| certificates::names(&report.borrow(), now)));
             findings.extend(mail);
             findings.extend(ours.into_iter().chain(theirs));
@@ -128,7 +125,7 @@ impl Looked {
             Ok(Err(error)) => Err(crate::config::chain(&error)),
             Err(_) => Err(format!("it does not answer within {} s", DEADLINE.as_secs())),
         };
-        let mut findings = vec![engine::engine_finding(&asked, self.engine.socket())];
+        let mut findings = vec![hostcheck::engine(&asked, self.engine.socket())];
         let dirs = std::iter::once(self.state_dir.clone()).chain(asked.ok().map(|info| info.data_root));
         findings.extend(join_all(dirs.map(|dir| rooms.look(dir))).await);
         findings
@@ -156,10 +153,6 @@ impl Looked {
         let seen = self.lookout.look().await.unwrap_or_default();
         ports::findings(Look::AtPeer(&self.peer), seen)
     }
-}
-
-fn found(check: &str, grade: Grade, text: impl Into<String>, next: Option<&str>) -> Finding {
-    Finding { check: check.to_owned(), grade, text: text.into(), next: next.map(str::to_owned) }
 }
 
 fn tunnel(status: &HostStatus) -> Finding {

@@ -13,7 +13,6 @@ mod link;
 mod listener;
 mod lookout;
 mod metrics;
-pub mod public;
 mod renewal;
 mod report;
 pub mod services;

@@ -21,7 +21,7 @@ use tunnel::TunnelConfig;
 use crate::config::{Mode, TunnelSettings};
 use crate::identity::InForce;
 use crate::link::tunnel_config;
-use crate::public::{is_public, own_networks};
+use hostcheck::public::{is_public, own_networks};
 
 /// What was seen so long ago is told again: whoever asks, and how often, nobody is knocked at more often.
 const FRESH: Duration = Duration::from_secs(5);

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use authority::code::{Fingerprint, JoinCode};
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use exchange::{ExchangeError, exchange};
 use http_body_util::Full;
 use hyper::{Method, StatusCode, header};
 use ipnet::Ipv4Net;
-use model::{HostId, Hostname, Role};
+use model::{HostId, Hostname, Role, RoleUri};
 use pki::{HostIdentity, Identity, PrivateKey};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -21,6 +22,7 @@ use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::{Answer, DEADLINE, MAX_BODY, PATH, Refusal, Request};
 
@@ -84,20 +86,56 @@ pub async fn join(edge: SocketAddr, code: &JoinCode, key: &PrivateKey) -> Result
     timeout(DEADLINE * 2, attempt(edge, code, key)).await.map_err(|_| JoinError::Deadline(edge))?
 }
 
+/// Looks whether the edge at `edge` is the one of the code, and takes joins; the code stays as it is. Gives back the time by the
+/// edge's clock.
+///
+/// # Errors
+/// As [`join`], but for what the edge says of the code.
+pub async fn look(edge: SocketAddr, code: &JoinCode) -> Result<SystemTime, JoinError> {
+    let looked = async {
+        let (stream, _) = connect(edge, code.fingerprint).await?;
+        let get = hyper::Request::builder()
+            .uri("/")
+            .header(header::HOST, pki::server_name(Role::Edge))
+            .body(Full::<Bytes>::default())
+            .map_err(|error| unusable(&error))?;
+        let answer = sent(stream, get, edge).await?;
+        let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+        date.and_then(|date| httpdate::parse_http_date(date).ok()).ok_or_else(|| unusable(&"it tells no time"))
+    };
+    timeout(DEADLINE * 2, looked).await.map_err(|_| JoinError::Deadline(edge))?
+}
+
+/// A connection to the edge that the fingerprint is of, and who it is.
+async fn connect(edge: SocketAddr, fingerprint: Fingerprint) -> Result<(TlsStream<TcpStream>, RoleUri), JoinError> {
+    let socket = TcpStream::connect(edge).await.map_err(|error| JoinError::Connect(edge, error))?;
+    let connector = TlsConnector::from(Arc::new(tls(fingerprint)?));
+    let name = ServerName::try_from(pki::server_name(Role::Edge)).map_err(|error| unusable(&error))?;
+    let stream = connector.connect(name, socket).await.map_err(|error| refused(edge, error))?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let holder = chain.first().and_then(|leaf| pki::role_of(leaf).ok()).filter(|holder| holder.role == Role::Edge);
+    let holder = holder.ok_or(JoinError::OtherEdge(edge))?;
+    Ok((stream, holder))
+}
+
+async fn sent(
+    stream: TlsStream<TcpStream>,
+    request: hyper::Request<Full<Bytes>>,
+    edge: SocketAddr,
+) -> Result<hyper::Response<Bytes>, JoinError> {
+    exchange(stream, request, MAX_BODY).await.map_err(|error| match error {
+        ExchangeError::Http(error) => JoinError::HungUp(edge, io::Error::other(error)),
+        error @ ExchangeError::Body(_) => unusable(&error),
+    })
+}
+
 async fn attempt(edge: SocketAddr, code: &JoinCode, key: &PrivateKey) -> Result<Joined, JoinError> {
     let request = Request {
         secret: code.secret.to_hex().expose_secret().to_owned(),
         request: key.request()?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let socket = TcpStream::connect(edge).await.map_err(|error| JoinError::Connect(edge, error))?;
-    let connector = TlsConnector::from(Arc::new(tls(code.fingerprint)?));
-    let name = ServerName::try_from(pki::server_name(Role::Edge)).map_err(|error| unusable(&error))?;
-    let stream = connector.connect(name, socket).await.map_err(|error| refused(edge, error))?;
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let holder = chain.first().and_then(|leaf| pki::role_of(leaf).ok()).filter(|holder| holder.role == Role::Edge);
-    let holder = holder.ok_or(JoinError::OtherEdge(edge))?;
-
+    let (stream, holder) = connect(edge, code.fingerprint).await?;
     let body = serde_json::to_vec(&request).map_err(|error| unusable(&error))?;
     let post = hyper::Request::builder()
         .method(Method::POST)
@@ -106,10 +144,7 @@ async fn attempt(edge: SocketAddr, code: &JoinCode, key: &PrivateKey) -> Result<
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::<Bytes>::from(body))
         .map_err(|error| unusable(&error))?;
-    let answer = exchange(stream, post, MAX_BODY).await.map_err(|error| match error {
-        ExchangeError::Http(error) => JoinError::HungUp(edge, io::Error::other(error)),
-        error @ ExchangeError::Body(_) => unusable(&error),
-    })?;
+    let answer = sent(stream, post, edge).await?;
     let (status, body) = (answer.status(), answer.into_body());
     if status != StatusCode::OK {
         let reason = serde_json::from_slice::<Refusal>(&body).map(|refusal| refusal.reason).unwrap_or_default();

@@ -16,7 +16,7 @@ mod client;
 mod limits;
 mod server;
 
-pub use client::{JoinError, Joined, join};
+pub use client::{JoinError, Joined, join, look};
 pub use server::{Admit, Enrolment, Grant, Pems, Refused, TlsError};
 
 use std::time::Duration;

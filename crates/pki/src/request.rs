@@ -28,6 +28,14 @@ impl PrivateKey {
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(Self).map_err(generate_error("make a key"))
     }
 
+    /// Reads what [`PrivateKey::to_pem`] wrote.
+    ///
+    /// # Errors
+    /// When it is no private key.
+    pub fn from_pem(pem: &str) -> Result<Self, CaError> {
+        KeyPair::from_pem(pem).map(Self).map_err(generate_error("read a key"))
+    }
+
     /// The key, PKCS#8.
     #[must_use]
     pub fn to_pem(&self) -> SecretString {
@@ -95,6 +103,9 @@ mod tests {
         let pem = key.request().unwrap();
         let request = CertificateRequest::from_pem(&pem).unwrap();
         assert_eq!(request.public_key(), key.0.public_key_raw());
+        let again = PrivateKey::from_pem(secrecy::ExposeSecret::expose_secret(&key.to_pem())).unwrap();
+        assert_eq!(again.0.public_key_raw(), key.0.public_key_raw());
+        assert!(PrivateKey::from_pem("nothing").is_err());
 
         // One that somebody else changed is none.
         let mut params = CertificateParams::default();

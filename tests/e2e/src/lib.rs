@@ -4,6 +4,7 @@
 
 mod check;
 mod cloud;
+pub mod hosts;
 mod memory;
 pub mod outage;
 pub mod proofs;

@@ -9,156 +9,69 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::Binaries;
-use lab::images::{self, Wanted};
-use lab::{Http, Lab, Pebble, System, Topology, capability, wait_until};
+use e2e::hosts::{EDGE, HOME, Hosts, INSTALLING, apt, install, property};
+use lab::images::Wanted;
+use lab::{System, capability, wait_until};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use packaging::{Plan, Role};
 
 /// For the service to answer a visitor: Caddy orders a certificate meanwhile.
 const SERVING: Duration = Duration::from_secs(90);
-/// For dpkg to unpack, and for units to stop and start.
-const INSTALLING: Duration = Duration::from_secs(120);
 /// How long the tunnel may be down while an agent is upgraded.
 const DOWN: f64 = 5.0;
 const URL: &str = "https://box.example.test/";
 /// Time between two packets that show whether the tunnel is up, in seconds.
 const PING: f64 = 0.1;
 
-/// Both hosts, in their lab.
-struct Hosts {
-    vps: System,
-    home: System,
-    visitor: Http,
-    packages: PathBuf,
-    pebble: Pebble,
-    // Last: it takes everything down.
-    _lab: Lab,
+/// Writes identities and configurations, by hand.
+fn set_up(hosts: &Hosts, directory_url: &str) -> Result<()> {
+    hosts.vps.exec(&["agentctl", "pki", "init", "--dir", "/root/authority"])?;
+    for (role, name) in [("edge", "vps"), ("home", "attic")] {
+        let out = format!("/root/{name}");
+        let issue = ["agentctl", "pki", "issue", "--ca", "/root/authority", "--role", role, "--name", name];
+        hosts.vps.exec(&[&issue[..], &["--out", &out]].concat())?;
+    }
+    hosts.vps.exec(&["sh", "-c", "mkdir -p /var/lib/cloudathome && mv /root/vps /var/lib/cloudathome/identity"])?;
+    hosts.home.exec(&["mkdir", "-p", "/var/lib/cloudathome"])?;
+    let (from, to) = (hosts.vps.path("/root/attic")?, hosts.home.path("/var/lib/cloudathome/identity")?);
+    lab_copy(&from, &to)?;
+    hosts.vps.write(
+        "/etc/cloudathome/edge.toml",
+        format!(
+            "domain = \"example.test\"\nidentity_dir = \"/var/lib/cloudathome/identity\"\n\n\
+             [tunnel]\nmode = \"listen\"\npeer = \"attic\"\n\n\
+             [ingress]\nemail = \"owner@example.test\"\nacme_directory = \"{directory_url}\"\n\
+             acme_api_root = \"/etc/cloudathome/api.pem\"\nacme_issuer_root = \"/etc/cloudathome/issuer.pem\"\n"
+        ),
+    )?;
+    hosts.home.write(
+        "/etc/cloudathome/home.toml",
+        "identity_dir = \"/var/lib/cloudathome/identity\"\n\n\
+         [tunnel]\nmode = \"dial\"\npeer = \"vps\"\nremotes = [\"vps.example.test:1194\"]\n\n\
+         [outside]\nissuer_root = \"/etc/cloudathome/issuer.pem\"\n\n\
+         [services.box]\nkind = \"container\"\nimage = \"caddy:2\"\nport = 8081\ncontainer_port = 8000\n\
+         command = [\"caddy\", \"respond\", \"--listen\", \":8000\", \"from a container\"]\nhealth_path = \"/\"\n\
+         volumes = { data = \"/srv\" }\n",
+    )
 }
 
-/// Packages of the programs that are tested, under two versions.
-fn packages(out: &Path) -> Result<()> {
-    let binaries = Binaries::beside_this_one()?;
-    let agentctl = binaries.path("agentctl");
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("find the workspace")?;
-    for version in ["1.0", "1.1"] {
-        let plan = Plan {
-            workspace,
-            programs: agentctl.parent().context("find the programs")?,
-            agentctl: &agentctl,
-            version,
-            architecture: "amd64",
-            date: 1_700_000_000,
-            fast: true,
-        };
-        for role in Role::ALL {
-            packaging::deb(&plan, role, out)?;
-        }
-    }
-    Ok(())
+fn wait_until_serving(hosts: &Hosts) -> Result<()> {
+    let waited = wait_until("the service at its public name", SERVING, || {
+        let reply = hosts.visitor.get(URL)?;
+        ensure!(reply.status == 200, "{URL} answers {}", reply.status);
+        ensure!(reply.text().contains("from a container"), "{URL} answers {:?}", reply.text());
+        Ok(true)
+    });
+    waited.map(drop).with_context(|| {
+        format!("the edge's journal:\n{}\nhome's:\n{}", hosts.vps.journal(EDGE, 30), hosts.home.journal(HOME, 30))
+    })
 }
-
-impl Hosts {
-    fn boot() -> Result<Self> {
-        let mut say = |step: &str| println!("{step}");
-        let caddy = images::one(Wanted::Caddy, &mut say)?;
-        let lab = Lab::new(Topology::HomeBehindNat)?;
-        let packages = lab.dir().join("files");
-        let pebble = Pebble::start(&lab)?;
-        let (vps, home) = std::thread::scope(|scope| -> Result<_> {
-            let boot = |name: &str| -> Result<System> {
-                let system = lab.host(name)?.boot()?;
-                system.load(&caddy)?;
-                Ok(system)
-            };
-            let vps = scope.spawn(move || boot("vps"));
-            let home = scope.spawn(move || boot("home"));
-            self::packages(&packages)?;
-            Ok((vps.join().unwrap()?, home.join().unwrap()?))
-        })?;
-        for (name, root) in [("api", pebble.api_root()), ("issuer", pebble.issuing_root())] {
-            let pem = fs::read(root).context("read a root of the ACME server")?;
-            vps.write(&format!("/etc/cloudathome/{name}.pem"), &pem)?;
-            home.write(&format!("/etc/cloudathome/{name}.pem"), &pem)?;
-        }
-        let visitor = Http::new(lab.host("visitor")?).trust(pebble.issuing_root()).limit(Duration::from_secs(5));
-        Ok(Self { vps, home, visitor, packages, pebble, _lab: lab })
-    }
-
-    /// Writes identities and configurations, by hand.
-    fn set_up(&self, directory_url: &str) -> Result<()> {
-        self.vps.exec(&["agentctl", "pki", "init", "--dir", "/root/authority"])?;
-        for (role, name) in [("edge", "vps"), ("home", "attic")] {
-            let out = format!("/root/{name}");
-            let issue = ["agentctl", "pki", "issue", "--ca", "/root/authority", "--role", role, "--name", name];
-            self.vps.exec(&[&issue[..], &["--out", &out]].concat())?;
-        }
-        self.vps.exec(&["sh", "-c", "mkdir -p /var/lib/cloudathome && mv /root/vps /var/lib/cloudathome/identity"])?;
-        self.home.exec(&["mkdir", "-p", "/var/lib/cloudathome"])?;
-        let (from, to) = (self.vps.path("/root/attic")?, self.home.path("/var/lib/cloudathome/identity")?);
-        lab_copy(&from, &to)?;
-        self.vps.write(
-            "/etc/cloudathome/edge.toml",
-            format!(
-                "domain = \"example.test\"\nidentity_dir = \"/var/lib/cloudathome/identity\"\n\n\
-                 [tunnel]\nmode = \"listen\"\npeer = \"attic\"\n\n\
-                 [ingress]\nemail = \"owner@example.test\"\nacme_directory = \"{directory_url}\"\n\
-                 acme_api_root = \"/etc/cloudathome/api.pem\"\nacme_issuer_root = \"/etc/cloudathome/issuer.pem\"\n"
-            ),
-        )?;
-        self.home.write(
-            "/etc/cloudathome/home.toml",
-            "identity_dir = \"/var/lib/cloudathome/identity\"\n\n\
-             [tunnel]\nmode = \"dial\"\npeer = \"vps\"\nremotes = [\"vps.example.test:1194\"]\n\n\
-             [outside]\nissuer_root = \"/etc/cloudathome/issuer.pem\"\n\n\
-             [services.box]\nkind = \"container\"\nimage = \"caddy:2\"\nport = 8081\ncontainer_port = 8000\n\
-             command = [\"caddy\", \"respond\", \"--listen\", \":8000\", \"from a container\"]\nhealth_path = \"/\"\n\
-             volumes = { data = \"/srv\" }\n",
-        )
-    }
-
-    fn wait_until_serving(&self) -> Result<()> {
-        let waited = wait_until("the service at its public name", SERVING, || {
-            let reply = self.visitor.get(URL)?;
-            ensure!(reply.status == 200, "{URL} answers {}", reply.status);
-            ensure!(reply.text().contains("from a container"), "{URL} answers {:?}", reply.text());
-            Ok(true)
-        });
-        waited.map(drop).with_context(|| {
-            format!("the edge's journal:\n{}\nhome's:\n{}", self.vps.journal(EDGE, 30), self.home.journal(HOME, 30))
-        })
-    }
-}
-
-const EDGE: &str = "cloudathome-edge";
-const HOME: &str = "cloudathome-home";
 
 fn lab_copy(from: &Path, to: &Path) -> Result<()> {
     let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().context("run cp")?;
     ensure!(copied.success(), "cp ended with {copied}");
     Ok(())
-}
-
-/// Brings a package to a host and installs it, as a person would.
-fn install(hosts: &Hosts, system: &System, package: &str, version: &str) -> Result<String> {
-    let file = format!("{package}_{version}_amd64.deb");
-    let deb = fs::read(hosts.packages.join(&file)).with_context(|| format!("read {file}"))?;
-    system.write(&format!("/root/{file}"), deb)?;
-    apt(system, &["install", &format!("/root/{file}")])
-}
-
-fn apt(system: &System, words: &[&str]) -> Result<String> {
-    // Maintainer scripts write to either.
-    let line = format!("DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet {} 2>&1", words.join(" "));
-    system.exec_within(INSTALLING, &["sh", "-c", &line])
-}
-
-/// A property of a unit.
-fn property(system: &System, unit: &str, name: &str) -> Result<String> {
-    let value = system.exec(&["systemctl", "show", "--value", "--property", name, unit])?;
-    Ok(value.trim().to_owned())
 }
 
 /// Every container with when it started.
@@ -221,7 +134,7 @@ fn packages_live_on_two_hosts() -> Result<()> {
     if !capability::or_skip()? {
         return Ok(());
     }
-    let mut hosts = Hosts::boot()?;
+    let mut hosts = Hosts::boot(&[Wanted::Caddy], &[Wanted::Caddy])?;
     let begun = std::time::Instant::now();
     let step = |what: &str| println!("{:5.1} s {what}", begun.elapsed().as_secs_f32());
 
@@ -240,12 +153,12 @@ fn packages_live_on_two_hosts() -> Result<()> {
     // What is waited for below.
     hosts.vps.write(&format!("/etc/systemd/system/{EDGE}.service.d/sooner.conf"), "[Service]\nWatchdogSec=4s\n")?;
     hosts.vps.exec(&["systemctl", "daemon-reload"])?;
-    hosts.set_up(&hosts.pebble.directory_url())?;
+    set_up(&hosts, &hosts.pebble.directory_url())?;
     for (system, package) in [(&hosts.vps, EDGE), (&hosts.home, HOME)] {
         let started = system.exec(&["systemctl", "start", package]);
         ensure!(started.is_ok(), "{started:?}: {}", system.journal(package, 20));
     }
-    hosts.wait_until_serving()?;
+    wait_until_serving(&hosts)?;
 
     for (system, package) in [(&hosts.vps, EDGE), (&hosts.home, HOME)] {
         // Fails when there is more left open than 3.0.
@@ -270,7 +183,7 @@ fn packages_live_on_two_hosts() -> Result<()> {
     ensure!(journal.contains("no progress") && journal.contains("Watchdog timeout"), "{journal}");
     assert_eq!(property(&hosts.vps, EDGE, "NRestarts")?, "1");
     assert_eq!(containers(&hosts.vps)?, before);
-    hosts.wait_until_serving()?;
+    wait_until_serving(&hosts)?;
 
     step("upgrading");
     for (system, package) in [(&hosts.vps, EDGE), (&hosts.home, HOME)] {
@@ -287,7 +200,7 @@ fn packages_live_on_two_hosts() -> Result<()> {
         ensure!(down < DOWN, "the tunnel was down for {down:.1} s");
         assert_eq!(containers(system)?, before);
     }
-    hosts.wait_until_serving()?;
+    wait_until_serving(&hosts)?;
 
     step("a release that does not take the configuration");
     let file = "/etc/cloudathome/home.toml";
@@ -301,10 +214,10 @@ fn packages_live_on_two_hosts() -> Result<()> {
 
     step("rebooting home");
     hosts.home.reboot()?;
-    hosts.wait_until_serving()?;
+    wait_until_serving(&hosts)?;
     step("rebooting the edge");
     hosts.vps.reboot()?;
-    hosts.wait_until_serving()?;
+    wait_until_serving(&hosts)?;
 
     step("removing");
     let told = apt(&hosts.home, &["remove", HOME])?;
@@ -316,7 +229,7 @@ fn packages_live_on_two_hosts() -> Result<()> {
     hosts.home.exec(&["test", "-e", "/var/lib/cloudathome/identity/host.key"])?;
     step("installing again");
     install(&hosts, &hosts.home, HOME, "1.1")?;
-    hosts.wait_until_serving()?;
+    wait_until_serving(&hosts)?;
 
     step("purging");
     let told = apt(&hosts.home, &["purge", HOME])?;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use model::{Finding, Grade, IngressReport};
 
-use super::found;
+use hostcheck::found;
 
 const DAY: u64 = 24 * 3600;
 /// An identity that ends so soon is to be replaced now.

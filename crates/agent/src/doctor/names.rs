@@ -8,8 +8,8 @@ use model::{Finding, Grade, HostStatus, Role};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::found;
-use crate::public::{is_public, own_addresses};
+use hostcheck::found;
+use hostcheck::public::{is_public, own_addresses};
 
 /// For a name server to answer.
 const DEADLINE: Duration = Duration::from_secs(3);

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::found;
+use crate::found;
 
 /// For the connection and the greeting. Many servers wait a little before they greet.
 const DEADLINE: Duration = Duration::from_millis(3500);
@@ -35,7 +35,7 @@ pub struct MailServer {
 }
 
 /// A finding for each server.
-pub(super) async fn findings(servers: Vec<MailServer>) -> Vec<Finding> {
+pub async fn mail(servers: Vec<MailServer>) -> Vec<Finding> {
     let looks = servers.into_iter().map(|server| async move {
         let greeted = timeout(DEADLINE, greeting(&server)).await;
         judged(&server, greeted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
@@ -111,7 +111,7 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(says.as_bytes()).await.unwrap();
         });
-        findings(vec![server(port, security)]).await.remove(0)
+        mail(vec![server(port, security)]).await.remove(0)
     }
 
     #[tokio::test]

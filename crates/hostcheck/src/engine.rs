@@ -5,12 +5,14 @@ use std::path::Path;
 use model::{Finding, Grade};
 use supervisor::EngineInfo;
 
-use super::found;
+use crate::found;
 
 /// The oldest engine that this is tried with: that of Debian 12.
 const OLDEST: (u32, u32) = (20, 10);
 
-pub(super) fn engine_finding(asked: &Result<EngineInfo, String>, socket: &Path) -> Finding {
+/// How the engine is, by what it says of itself when asked at `socket`, or why it says nothing.
+#[must_use]
+pub fn engine(asked: &Result<EngineInfo, String>, socket: &Path) -> Finding {
     let what = "engine";
     match asked {
         Err(reason) => {
@@ -57,17 +59,17 @@ mod tests {
         let info = |live_restore, data_root: &str| {
             Ok(EngineInfo { version: "28.5.2".into(), live_restore, data_root: data_root.into() })
         };
-        let with = engine_finding(&info(true, "/var/lib/docker"), socket);
+        let with = engine(&info(true, "/var/lib/docker"), socket);
         assert_eq!((with.grade, with.next), (Grade::Good, None));
-        let without = engine_finding(&info(false, "/var/lib/docker"), socket);
+        let without = engine(&info(false, "/var/lib/docker"), socket);
         assert!(without.text.contains("started again in order") && without.next.unwrap().contains("live-restore"));
         let old = |version: &str| {
             let info = EngineInfo { version: version.into(), live_restore: true, data_root: "/var/lib/docker".into() };
-            engine_finding(&Ok(info), socket).grade
+            engine(&Ok(info), socket).grade
         };
         assert_eq!(["19.03.15", "1.13.1", "18.09.1-ce"].map(old), [Grade::Bad; 3]);
         assert_eq!(["20.10.24+dfsg1", "28.5.2", "dev"].map(old), [Grade::Good; 3]);
-        assert_eq!(engine_finding(&info(false, "/var/snap/docker/common"), socket).grade, Grade::Doubtful);
-        assert_eq!(engine_finding(&Err("gone".into()), socket).grade, Grade::Bad);
+        assert_eq!(engine(&info(false, "/var/snap/docker/common"), socket).grade, Grade::Doubtful);
+        assert_eq!(engine(&Err("gone".into()), socket).grade, Grade::Bad);
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::found;
+use crate::found;
 
 /// With less room than this services fail.
 const BAD: u64 = 1 << 30;
@@ -24,7 +24,7 @@ const WHAT: &str = "disk";
 
 /// Looks at disks, and waits for none.
 #[derive(Debug, Clone)]
-pub(super) struct Rooms(Arc<Semaphore>);
+pub struct Rooms(Arc<Semaphore>);
 
 impl Default for Rooms {
     fn default() -> Self {
@@ -33,11 +33,16 @@ impl Default for Rooms {
 }
 
 impl Rooms {
-    /// The room at `dir`.
-    pub(super) async fn look(&self, dir: PathBuf) -> Finding {
+    /// The room at `dir`: whether services can go on.
+    pub async fn look(&self, dir: PathBuf) -> Finding {
+        self.fits(dir, BAD).await
+    }
+
+    /// The room at `dir`: whether there are `least` bytes.
+    pub async fn fits(&self, dir: PathBuf, least: u64) -> Finding {
         let look = {
             let dir = dir.clone();
-            move || room(&dir)
+            move || room(&dir, least)
         };
         self.within(DEADLINE, dir, look).await
     }
@@ -68,14 +73,14 @@ impl Rooms {
     }
 }
 
-fn room(dir: &Path) -> Finding {
+fn room(dir: &Path, least: u64) -> Finding {
     let of = dir.display();
     match statvfs(dir) {
         Err(error) => found(WHAT, Grade::Bad, format!("{of} cannot be looked at: {error}"), None),
         Ok(stat) => {
             let (free, all) = (stat.blocks_available() * stat.fragment_size(), stat.blocks() * stat.fragment_size());
             let grade = match free {
-                free if free < BAD => Grade::Bad,
+                free if free < least => Grade::Bad,
                 free if free < DOUBTFUL => Grade::Doubtful,
                 _ => Grade::Good,
             };
@@ -105,7 +110,7 @@ mod tests {
             let hang = move || {
                 // Ends when the other end is gone.
                 held.lock().unwrap().recv().unwrap_err();
-                room(Path::new("/"))
+                room(Path::new("/"), BAD)
             };
             let finding = rooms.within(Duration::from_millis(10), PathBuf::from("/mnt/nas"), hang).await;
             let why = if look < LOOKS { "no answer within" } else { "earlier looks" };

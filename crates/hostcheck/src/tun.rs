@@ -1,19 +1,18 @@
-//! What the agent needs of its host: the device for the tunnel, and the command of DNS-01.
+//! The device that the tunnel needs.
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use model::{Finding, Grade};
 
-use super::found;
+use crate::found;
 
 /// Where the kernel makes links that a program carries packets for.
 const TUN: &str = "/dev/net/tun";
 
 /// Whether the tunnel's device could be made anew.
-pub(super) fn tun() -> Finding {
+#[must_use]
+pub fn tun() -> Finding {
     judged(OpenOptions::new().read(true).write(true).open(TUN).map(drop))
 }
 
@@ -38,24 +37,8 @@ fn judged(opened: io::Result<()>) -> Finding {
     }
 }
 
-/// Whether the command that changes the DNS for certificates can still be run.
-pub(super) fn dns_command(path: &Path) -> Finding {
-    let what = "DNS-01";
-    let shown = path.display();
-    let next = format!("certificates are not renewed without it: put it back, and `chmod 755 {shown}`");
-    match path.metadata() {
-        Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => {
-            found(what, Grade::Good, format!("the command {shown} is there"), None)
-        }
-        Ok(_) => found(what, Grade::Bad, format!("{shown} is no program that can be run"), Some(&next)),
-        Err(error) => found(what, Grade::Bad, format!("{shown} cannot be run: {error}"), Some(&next)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
@@ -65,18 +48,5 @@ mod tests {
         assert!(missing.grade == Grade::Bad && missing.next.unwrap().contains("modprobe tun"));
         let forbidden = judged(Err(io::ErrorKind::PermissionDenied.into()));
         assert!(forbidden.grade == Grade::Bad && forbidden.next.unwrap().contains("CAP_NET_ADMIN"));
-    }
-
-    #[test]
-    fn a_command_that_is_gone_is_told_before_certificates_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("dns");
-        assert_eq!(dns_command(&path).grade, Grade::Bad);
-        fs::write(&path, "").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(dns_command(&path).grade, Grade::Bad);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(dns_command(&path).grade, Grade::Good);
-        assert_eq!(dns_command(dir.path()).grade, Grade::Bad);
     }
 }

@@ -1,0 +1,28 @@
+//! Sets up the two hosts: [`Edge`] makes a public host an edge (`agentctl init`), [`Home`] makes a host at home its home
+//! (`agentctl join`).
+//!
+//! Both go the same way: answers are checked, the host is looked at, and only then something is changed. Every step finds what
+//! an earlier run left behind and goes on from there. The configuration is written last, because with it the agent starts with
+//! the host.
+#![forbid(unsafe_code)]
+
+mod answers;
+mod clock;
+mod configuration;
+mod edge;
+mod error;
+mod home;
+mod host;
+mod memory;
+mod names;
+mod paths;
+mod ports;
+mod unit;
+
+pub use answers::{AnswerFile, Mail};
+pub use edge::{Edge, EdgeAnswers, Existing, Offer};
+pub use error::SetupError;
+pub use home::{Home, HomeAnswers, remote};
+pub use host::is_ready;
+pub use names::{Record, RecordKind};
+pub use paths::Paths;
