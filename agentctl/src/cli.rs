@@ -1,5 +1,6 @@
 //! The command line; what has commands of its own is in the modules.
 
+mod code;
 mod config;
 mod device;
 mod identity;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use model::{HostId, Role, ServiceName};
 
+pub(crate) use self::code::{CodeCommand, NewCodeArgs};
 pub(crate) use self::config::{ConfigCheckArgs, ConfigCommand};
 pub(crate) use self::device::{DeviceCommand, ProfileArgs as DeviceProfileArgs};
 pub(crate) use self::identity::{IdentityCommand, RevokeIdentityArgs};
@@ -244,6 +246,20 @@ pub(crate) enum Command {
     Device {
         #[command(subcommand)]
         command: DeviceCommand,
+    },
+    /// Makes, lists and revokes join codes, by which a home gets in
+    #[command(
+        arg_required_else_help = true,
+        disable_help_subcommand = true,
+        after_help = examples(&[
+            ("sudo agentctl code new", "a new one, good for an hour"),
+            ("sudo agentctl code list", "those that are open, and what became of others"),
+            ("sudo agentctl code revoke 7Q2K", "one that should let nobody in"),
+        ])
+    )]
+    Code {
+        #[command(subcommand)]
+        command: CodeCommand,
     },
     /// Lists and revokes what the authority of this edge issued
     #[command(

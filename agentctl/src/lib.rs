@@ -6,6 +6,7 @@
 mod ask;
 mod bundle;
 mod cli;
+mod code_command;
 mod config_command;
 mod connect;
 mod device_command;
@@ -65,6 +66,7 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
         Command::Occ(args) => service_command::occ(args),
         Command::Connect(args) => connect::run(args, out),
         Command::Device { command } => device_command::run(&command, colour, out),
+        Command::Code { command } => code_command::run(&command, colour, out),
         Command::Identity { command } => identity_command::run(&command, colour, out),
         Command::Pki { command: PkiCommand::Init(args) } => pki_command::init(&args, out),
         Command::Pki { command: PkiCommand::Issue(args) } => pki_command::issue(&args, out),

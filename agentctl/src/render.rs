@@ -1,5 +1,6 @@
 //! A report as text for people.
 
+pub(crate) mod codes;
 pub(crate) mod credentials;
 pub(crate) mod devices;
 pub(crate) mod doctor;

@@ -24,5 +24,5 @@ pub use edge::{Edge, EdgeAnswers, Existing, Offer};
 pub use error::SetupError;
 pub use home::{Home, HomeAnswers, remote};
 pub use host::is_ready;
-pub use names::{Record, RecordKind};
+pub use names::{Record, RecordKind, public_ipv4};
 pub use paths::Paths;

@@ -50,6 +50,13 @@ impl Addresses {
     }
 }
 
+/// The IPv4 address by which this host is reached, as far as it can know: the one from which it speaks to the internet, if that one is
+/// public. Nothing is sent.
+#[must_use]
+pub fn public_ipv4() -> Option<Ipv4Addr> {
+    Addresses::own().ipv4
+}
+
 /// The address that packets to somewhere would have.
 fn spoken_from(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
