@@ -66,7 +66,9 @@ pub(crate) fn run(args: &EdgeInitArgs, out: &mut dyn Write) -> Result<Exit, Fail
     say("");
     runtime.block_on(edge.set_up(&mut |step| say(&format!("  done  {step}")))).map_err(failed)?;
     let offer = runtime.block_on(edge.offer(authority::DEFAULT_LIFE)).map_err(failed)?;
-    tell(&answered, &records, offer.as_ref());
+    if !args.setup.json {
+        tell(&answered, &records, offer.as_ref());
+    }
     outcome(true, offer.as_ref(), out)?;
     Ok(Exit::Ok)
 }

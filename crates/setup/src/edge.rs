@@ -192,18 +192,22 @@ impl Edge {
         blog.and_then(|mail| mail.server("ghost")).into_iter().collect()
     }
 
-    /// What will be done, in words for people.
+    /// What is left to be done, in words for people.
     #[must_use]
     pub fn plan(&self) -> Vec<String> {
-        let (etc, state) = (self.paths.configuration(Role::Edge), self.paths.authority());
-        let mut plan = vec![
-            format!("make a certificate authority of your own in {}", state.display()),
-            format!("write {}", etc.display()),
-            format!("start {} now and with this host; it runs Caddy in Docker", unit::unit(Role::Edge)),
-        ];
+        let (file, authority) = (self.paths.configuration(Role::Edge), self.paths.authority());
+        let mut plan = Vec::new();
+        if !Authority::is_at(&authority) {
+            plan.push(format!("make a certificate authority of your own in {}", authority.display()));
+        }
+        if !file.exists() {
+            plan.push(format!("write {}", file.display()));
+        }
+        plan.push(format!("start {} now and with this host; it runs Caddy in Docker", unit::unit(Role::Edge)));
         if self.answers.blog {
             plan.push(format!("run Ghost and its database in Docker, at https://{}", self.answers.domain));
         }
+        plan.push("make a join code, if home is not connected".to_owned());
         plan
     }
 

@@ -33,7 +33,20 @@ fn agentctl(system: &System, arguments: &[&str]) -> Result<Output> {
     agentctl_with(system, "", arguments)
 }
 
-/// Runs agentctl and expects it to refuse, with this exit code and these words.
+/// Runs agentctl at a terminal, where a person types these lines, and gives back what is on the screen.
+fn at_a_terminal(system: &System, typed: &str, arguments: &str) -> Result<String> {
+    let line = format!("script --quiet --return --command 'agentctl {arguments}' /dev/null");
+    let mut command = system.command("timeout")?;
+    command.arg(JOINING.as_secs().to_string()).args(["sh", "-c", &line]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    child.stdin.as_mut().context("no standard input")?.write_all(typed.as_bytes())?;
+    let output = child.wait_with_output().context("wait for agentctl")?;
+    let screen = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    ensure!(output.status.success(), "it ends with {:?}: {screen}", output.status.code());
+    Ok(screen)
+}
+
+/// Expects agentctl to have refused, with this exit code and these words.
 fn refused(output: &Output, code: i32, words: &[&str]) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(code), "it ends with {:?}, not {code}: {said}", output.status.code());
@@ -144,6 +157,18 @@ fn in_the_way(hosts: &Hosts) -> Result<()> {
         ["init", "--domain", "elsewhere.test", "--email", "me@example.test", "--answers", "/root/answers.toml"];
     let output = agentctl(vps, &elsewhere)?;
     refused(&output, 4, &["*.elsewhere.test", "at your DNS provider: *.elsewhere.test  A  198.51.100.10"])?;
+    // The same at a terminal, after a mistake in each answer; it is looked at again, and given up.
+    let screen = at_a_terminal(
+        vps,
+        "not a domain\nelsewhere.test\nme\nme@example.test\n\nlater\nn\n",
+        "init --answers /root/answers.toml",
+    )?;
+    for part in
+        ["\"not a domain\":", "\"me\" is not a mail address", "press Enter", "Go on? [Y/n]", "Nothing was changed."]
+    {
+        ensure!(screen.contains(part), "the screen lacks {part:?}: {screen}");
+    }
+    ensure!(screen.matches("press Enter").count() == 2, "it is not looked at again: {screen}");
     // Somebody has a port.
     let mut web = vps.command("busybox")?.args(["httpd", "-f", "-p", "80", "-h", "/root"]).spawn()?;
     let taken = wait_until("the port to be taken", LIMIT, || {
@@ -213,7 +238,10 @@ fn replaced(hosts: &Hosts) -> Result<()> {
     let code = done(agentctl(vps, &["code", "new"])?)?;
     home.exec(&["systemctl", "stop", HOME])?;
     home.exec(&["sh", "-c", "mv /etc/cloudathome/home.toml /root/ && rm -r /var/lib/cloudathome/identity"])?;
-    done(agentctl_with(home, &code, &JOIN)?)?;
+    let screen = at_a_terminal(home, &format!("{}\n{}\n\n", &code[..30], code.trim()), &JOIN.join(" "))?;
+    for part in ["this is no join code", "Go on? [Y/n]", "nextcloud serves: https://cloud.example.test"] {
+        ensure!(screen.contains(part), "the screen lacks {part:?}: {screen}");
+    }
     ensure!(home.exec(&["cat", "/var/lib/cloudathome/identity/host.crt"])? != before, "the identity is the old one");
     let answer = hosts.visitor.get(NEXTCLOUD)?;
     ensure!(answer.status == 200, "a visitor gets {}", answer.status);
