@@ -18,7 +18,7 @@ use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::login::{Admission, Login};
 use ovpn::protection::{ClientProtection, ServerProtection};
 use ovpn::push::{Ipv4Prefix, PullRules, PushSet};
-use ovpn::server::{Server, ServerConfig};
+use ovpn::server::{BetweenPeers, Server, ServerConfig};
 use ovpn::static_key::StaticKey;
 use ovpn::underlay::Underlay;
 use rand::SeedableRng;
@@ -61,7 +61,7 @@ impl Network {
             pool: Some(FIRST..=Ipv4Addr::new(10, 8, 9, 0)),
             pool_ipv6: None,
             push: PushSet::default(),
-            client_to_client: false,
+            between_peers: BetweenPeers::Drop,
             max_peers: clients.into(),
             max_handshakes: 8,
             admission: Admission { duplicate_names: true, ..Admission::default() },

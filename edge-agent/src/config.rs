@@ -8,6 +8,7 @@ use agent::config::{
     Common, ControlSection, EngineSection, LogSection, MetricsSection, TunnelSection, Written as CommonWritten,
     absolute, certificate,
 };
+use agent::devices::DevicesSection;
 use agent::services::{self, Service, ServiceSection};
 use daemon::ConfigCheck;
 use daemon::config::{ConfigError, Invalid, Loaded, Source, load};
@@ -33,6 +34,8 @@ struct Written {
     #[serde(default)]
     engine: EngineSection,
     tunnel: TunnelSection,
+    #[serde(default)]
+    devices: DevicesSection,
     ingress: Option<IngressSection>,
     #[serde(default)]
     services: BTreeMap<String, ServiceSection>,
@@ -107,10 +110,13 @@ impl TryFrom<Written> for Config {
             control: written.control,
             engine: written.engine,
             tunnel: written.tunnel,
+            devices: written.devices,
         };
         let owner = ingress.as_ref().map(|ingress: &Ingress| ingress.email.as_str());
         let services = services::check(written.services, Role::Edge, owner)?;
-        Ok(Self { common: common.check(Role::Edge)?, domain, ingress, services })
+        let mut common = common.check(Role::Edge)?;
+        common.tunnel.devices.ingress = ingress.is_some();
+        Ok(Self { common, domain, ingress, services })
     }
 }
 

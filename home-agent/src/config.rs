@@ -7,6 +7,7 @@ use agent::config::{
     Common, ControlSection, EngineSection, LogSection, MetricsSection, TunnelSection, Written as CommonWritten,
     certificate,
 };
+use agent::devices::DevicesSection;
 use agent::services::{self, Service, ServiceSection};
 use daemon::ConfigCheck;
 use daemon::config::{ConfigError, Invalid, Loaded, Source, load};
@@ -30,6 +31,8 @@ struct Written {
     #[serde(default)]
     engine: EngineSection,
     tunnel: TunnelSection,
+    #[serde(default)]
+    devices: DevicesSection,
     #[serde(default)]
     outside: OutsideSection,
     #[serde(default)]
@@ -68,6 +71,7 @@ impl TryFrom<Written> for Config {
             control: written.control,
             engine: written.engine,
             tunnel: written.tunnel,
+            devices: written.devices,
         };
         let domain = written.domain.map(|domain| domain.parse()).transpose();
         let domain = domain.map_err(|error| Invalid::new("domain", error))?;

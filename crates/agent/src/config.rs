@@ -13,6 +13,7 @@ use pki::HostIdentity;
 use serde::Deserialize;
 use tunnel::{Cipher, Offload, Remote, TlsVersion};
 
+use crate::devices::{DevicePolicy, DevicesSection};
 use crate::link;
 
 /// `[log]` as written.
@@ -105,6 +106,8 @@ pub struct Written {
     pub engine: EngineSection,
     /// `[tunnel]`.
     pub tunnel: TunnelSection,
+    /// `[devices]`.
+    pub devices: DevicesSection,
 }
 
 /// The checked form of [`Written`].
@@ -159,6 +162,8 @@ pub struct TunnelSettings {
     pub offload: Offload,
     /// Largest packet inside, bytes, one of [`MTUS`]. `None`: it follows the path.
     pub mtu: Option<u16>,
+    /// What devices may reach by way of this host.
+    pub devices: DevicePolicy,
 }
 
 /// Which end of the tunnel we are, with what that end needs.
@@ -225,7 +230,7 @@ impl Written {
         }
         let default_socket = format!("/run/cloudathome/{role}.sock");
         let identity = identity(&identity_dir, role)?;
-        let tunnel = self.tunnel.check(&identity, &state_dir)?;
+        let tunnel = self.tunnel.check(&identity, &state_dir, self.devices, role)?;
         link::protection(&tunnel.mode, &identity)
             .map_err(|error| Invalid::new("identity_dir", format_args!("{error:#}")))?;
         Ok(Common {
@@ -265,7 +270,13 @@ impl ControlSection {
 }
 
 impl TunnelSection {
-    fn check(self, identity: &HostIdentity, state_dir: &Path) -> Result<TunnelSettings, Invalid> {
+    fn check(
+        self,
+        identity: &HostIdentity,
+        state_dir: &Path,
+        devices: DevicesSection,
+        role: Role,
+    ) -> Result<TunnelSettings, Invalid> {
         let mode = match self.mode {
             TunnelMode::Listen => {
                 if !self.remotes.is_empty() {
@@ -337,7 +348,8 @@ impl TunnelSection {
             Some(word) => word.parse().map_err(|error| Invalid::new("tunnel.offload", error))?,
         };
         let mtu = self.mtu.map(Mtu::check).transpose()?.flatten();
-        Ok(TunnelSettings { mode, peer, subnet, device, data_ciphers, tls_version_min, crl, offload, mtu })
+        let devices = devices.check(role, matches!(mode, Mode::Listen(_)))?;
+        Ok(TunnelSettings { mode, peer, subnet, device, data_ciphers, tls_version_min, crl, offload, mtu, devices })
     }
 }
 

@@ -7,6 +7,7 @@ compile_error!("without encryption there is nothing but a measurement");
 
 pub mod config;
 mod configuration;
+pub mod devices;
 mod doctor;
 pub mod identity;
 mod link;

@@ -24,6 +24,7 @@ use tunnel::{
 };
 
 use crate::config::{Mode, TunnelSettings};
+use crate::devices::{self, ConnectedDevices};
 use crate::identity::InForce;
 use crate::listener;
 use crate::report::report;
@@ -121,12 +122,14 @@ impl Link {
             metrics,
             opposite_address,
             refused: None,
+            devices: ConnectedDevices::default(),
             peer: None,
             reason: None,
             view,
             report,
             up,
         };
+        devices::prepare(&settings.devices).await;
         worker.apply().await?;
         let handle = tunnel::start(config, device, stop)?;
         let pulse = handle.pulse.clone();
@@ -242,6 +245,7 @@ struct Worker {
     opposite_address: Ipv4Addr,
     /// Why what the listener gave us is not taken.
     refused: Option<String>,
+    devices: ConnectedDevices,
     /// The opposite agent, while it is connected.
     peer: Option<PeerConnected>,
     /// Why it is not.
@@ -273,12 +277,14 @@ impl Worker {
             self.publish(&snapshot);
         }
         self.peer = None;
+        self.devices.clear();
         self.reason = Some("the agent stopped".to_owned());
         self.publish(&handle.snapshot.borrow().clone());
         // Nobody reads the device from here on: without the route, senders learn so at once.
         if let Err(error) = self.apply().await {
             warn!(error = format!("{error:#}"), "the tunnel's route could not be removed");
         }
+        devices::end(&self.settings.devices).await;
         handle.task.await.context("the tunnel panicked")?.context("the tunnel ended")
     }
 
@@ -314,7 +320,9 @@ impl Worker {
             Event::PeerConnected(peer) => self.connected(peer).await,
             Event::PeerDisconnected { peer, identity, reason } => {
                 info!(peer = identity.common_name, %reason, "peer disconnected");
-                if self.peer.as_ref().is_some_and(|ours| ours.peer == peer) {
+                if self.devices.remove(peer) {
+                    self.settle().await;
+                } else if self.peer.as_ref().is_some_and(|ours| ours.peer == peer) {
                     self.peer = None;
                     self.reason = Some(reason.to_string());
                     self.settle().await;
@@ -362,7 +370,9 @@ impl Worker {
             return;
         }
         // A dialer has one peer, whatever it calls itself; a listener has devices as well.
-        if self.idle == TunnelState::Connecting || peer.identity.is_named(&self.opposite) {
+        if self.idle == TunnelState::Listening && self.devices.add(&peer) {
+            self.settle().await;
+        } else if self.idle == TunnelState::Connecting || peer.identity.is_named(&self.opposite) {
             self.peer = Some(peer);
             self.reason = None;
             self.settle().await;
@@ -397,9 +407,12 @@ impl Worker {
             debug!(%change, "link changed");
         }
         let mut open_tcp = self.open_tcp.borrow_and_update().clone();
+        let permits = self.settings.devices.permits(&self.devices, self.settings.subnet, &open_tcp);
         open_tcp.extend(self.metrics);
         let opposite = self.opposite_address;
-        guard::ensure(&[Guarded { device, address, opposite, open_tcp }]).await.context("the guard of the tunnel")?;
+        devices::forward(&self.settings.devices, &device, opposite).await;
+        let guarded = Guarded { device, address, opposite, open_tcp, permits };
+        guard::ensure(&[guarded]).await.context("the guard of the tunnel")?;
         Ok(())
     }
 
@@ -461,6 +474,7 @@ fn refusal(settings: &TunnelSettings, own_end: Role, address: Ipv4Addr) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::DevicePolicy;
 
     #[test]
     fn a_listener_cannot_move_us_out_of_our_subnet() {
@@ -474,6 +488,7 @@ mod tests {
             crl: None,
             offload: tunnel::Offload::Auto,
             mtu: None,
+            devices: DevicePolicy::deny(Role::Home),
         };
         let refused = |end, address: &str| refusal(&settings, end, address.parse().unwrap()).is_some();
         assert!(!refused(Role::Home, "10.86.0.2"));

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use model::RoleUri;
-use tunnel::{Ipv4Prefix, Ipv6Prefix, Listen, StaticPeer};
+use tunnel::{BetweenPeers, Ipv4Prefix, Ipv6Prefix, Listen, StaticPeer};
 
 use crate::config::TunnelSettings;
 
@@ -38,6 +38,8 @@ pub(crate) fn listen(
         peers: vec![opposite],
         pool: Some(settings.pool()),
         pool_ipv6: Some(nowhere(3)..=nowhere(u16::MAX)),
+        // What devices may not reach, the guard drops.
+        between_peers: if settings.devices.forwards() { BetweenPeers::Host } else { BetweenPeers::Drop },
         max_peers: MAX_PEERS,
         ..Listen::new(bind, Some(Ipv4Prefix { address, prefix_len: settings.subnet.prefix_len() }))
     }

@@ -234,6 +234,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::devices::DevicePolicy;
 
     fn in_force() -> watch::Receiver<InForce> {
         let ca = Ca::generate("ours", Validity::from_now(Validity::CA)).unwrap();
@@ -255,6 +256,7 @@ mod tests {
             crl: None,
             offload: tunnel::Offload::Auto,
             mtu: None,
+            devices: DevicePolicy::deny(Role::Home),
         }
     }
 

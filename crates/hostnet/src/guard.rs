@@ -3,16 +3,16 @@
 //! - **Neighbours.** Linux answers on any link for any address of the host. Whoever shares a network with this host could
 //!   therefore route a tunnel address to it and reach what is published there for the tunnel only: dropped.
 //! - **The tunnel.** The opposite agent's host reaches this host's open ports and the ports that containers publish. The host's other
-//!   services and the networks behind it are not its business, and devices in the tunnel get to none of it: dropped.
+//!   services and the networks behind it are not its business: dropped. Devices in the tunnel get to what they are permitted, and to
+//!   nothing else.
 
 use std::fmt::Write as _;
 use std::io;
 use std::net::Ipv4Addr;
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use ipnet::Ipv4Net;
 
 const TABLE: &str = "inet cloudathome";
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -29,7 +29,39 @@ pub struct Guarded {
     pub opposite: Ipv4Addr,
     /// TCP ports of this host itself that it may open.
     pub open_tcp: Vec<u16>,
+    /// What others in the tunnel may open.
+    pub permits: Vec<Permit>,
 }
+
+/// Something that may be opened from somewhere in the tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    /// From where. The opposite agent's address is never meant.
+    pub from: Ipv4Net,
+    /// What.
+    pub to: Goal,
+}
+
+/// What may be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Goal {
+    /// A TCP port of this host itself.
+    Tcp(u16),
+    /// A UDP port of this host itself.
+    Udp(u16),
+    /// Ports that containers publish on this host.
+    Published,
+    /// The opposite agent's host, which decides for itself.
+    Opposite,
+    /// The others in the tunnel.
+    Others(Ipv4Net),
+    /// Everything that is on neither end a private network, by this host's own address.
+    Internet,
+}
+
+/// Networks that are not the internet: those of this host, its provider and its containers among them.
+const PRIVATE: &str =
+    "{ 0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/3 }";
 
 /// Why the guard could not be put in place or removed.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +112,8 @@ pub async fn remove() -> Result<(), GuardError> {
 
 fn render(guarded: &[Guarded]) -> Result<String, GuardError> {
     let (mut prerouting, mut input, mut forward) = (String::new(), String::new(), String::new());
-    for Guarded { device, address, opposite, open_tcp } in guarded {
+    let mut masqueraded = String::new();
+    for Guarded { device, address, opposite, open_tcp, permits } in guarded {
         let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if device.is_empty() || device.len() > 15 || !device.chars().all(valid) {
             return Err(GuardError::DeviceName(device.clone()));
@@ -93,12 +126,37 @@ fn render(guarded: &[Guarded]) -> Result<String, GuardError> {
         for port in open_tcp {
             let _ = writeln!(input, "iifname \"{device}\" ip saddr {opposite} tcp dport {port} accept");
         }
-        let _ = writeln!(input, "iifname \"{device}\" counter drop");
         forward += &known;
         // What Docker has translated is on its way to a published port.
         let _ = writeln!(forward, "iifname \"{device}\" ip saddr {opposite} ct status dnat accept");
-        let _ = writeln!(forward, "iifname \"{device}\" counter drop");
+        for Permit { from, to } in permits {
+            let from = format!("iifname \"{device}\" ip saddr {} ip saddr != {opposite}", shown(*from));
+            let _ = match to {
+                Goal::Tcp(port) => writeln!(input, "{from} tcp dport {port} accept"),
+                Goal::Udp(port) => writeln!(input, "{from} udp dport {port} accept"),
+                Goal::Published => writeln!(forward, "{from} ct status dnat accept"),
+                Goal::Opposite => writeln!(forward, "{from} oifname \"{device}\" ip daddr {opposite} accept"),
+                Goal::Others(others) => writeln!(
+                    forward,
+                    "{from} oifname \"{device}\" ip daddr {} ip daddr != {opposite} accept",
+                    shown(*others)
+                ),
+                Goal::Internet => writeln!(forward, "{from} oifname != \"{device}\" ip daddr != {PRIVATE} accept"),
+            };
+        }
+        for Permit { from, .. } in permits.iter().filter(|permit| permit.to == Goal::Internet) {
+            let _ = writeln!(masqueraded, "ip saddr {} oifname != \"{device}\" masquerade", shown(*from));
+        }
+        for chain in [&mut input, &mut forward] {
+            let _ = writeln!(chain, "iifname \"{device}\" counter drop");
+        }
     }
+    let postrouting = match masqueraded.as_str() {
+        "" => String::new(),
+        rules => {
+            format!("chain postrouting {{\ntype nat hook postrouting priority srcnat; policy accept;\n{rules}}}\n")
+        }
+    };
     // Before routing, right after connection tracking and before any translation of addresses, only what opens a
     // connection, or belongs to none, is judged: when the host itself asks a container by the tunnel address, the replies
     // come from the container's bridge and must pass.
@@ -108,8 +166,13 @@ fn render(guarded: &[Guarded]) -> Result<String, GuardError> {
          ct direction reply accept\n{prerouting}}}\n\
          chain input {{\ntype filter hook input priority filter; policy accept;\n{input}}}\n\
          chain forward {{\ntype filter hook forward priority filter; policy accept;\n{forward}}}\n\
-         }}\n"
+         {postrouting}}}\n"
     ))
+}
+
+/// As nft prints it.
+fn shown(net: Ipv4Net) -> String {
+    if net.prefix_len() == 32 { net.addr().to_string() } else { net.trunc().to_string() }
 }
 
 fn words(text: &str) -> Vec<&str> {
@@ -126,22 +189,10 @@ async fn run(what: &'static str, script: &str) -> Result<(), GuardError> {
 }
 
 async fn nft(arguments: &[&str], script: &str) -> Result<Output, GuardError> {
-    let run = async {
-        let mut child = Command::new("nft")
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(script.as_bytes()).await?;
-        }
-        child.wait_with_output().await
-    };
-    match tokio::time::timeout(DEADLINE, run).await {
-        Ok(output) => output.map_err(GuardError::Run),
-        Err(_) => Err(GuardError::Timeout),
+    match crate::program::run("nft", arguments, script, DEADLINE).await {
+        Ok(Some(output)) => Ok(output),
+        Ok(None) => Err(GuardError::Timeout),
+        Err(error) => Err(GuardError::Run(error)),
     }
 }
 
@@ -153,7 +204,8 @@ mod tests {
     fn a_device_name_cannot_carry_a_rule() {
         for bad in ["", "tun0\" } accept #", "a-name-far-too-long", "tun 0"] {
             let address = Ipv4Addr::new(10, 86, 0, 2);
-            let guarded = Guarded { device: bad.to_owned(), address, opposite: address, open_tcp: vec![] };
+            let guarded =
+                Guarded { device: bad.to_owned(), address, opposite: address, open_tcp: vec![], permits: vec![] };
             assert!(matches!(render(&[guarded]), Err(GuardError::DeviceName(_))), "{bad}");
         }
     }

@@ -14,9 +14,11 @@
 
 mod collision;
 pub mod connections;
+pub mod docker_user;
 pub mod guard;
 mod netlink;
 mod plan;
+mod program;
 pub mod session;
 mod state;
 

@@ -4,7 +4,8 @@
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 
-use hostnet::guard::{self, Guarded};
+use hostnet::docker_user;
+use hostnet::guard::{self, Goal, Guarded, Permit};
 use hostnet::{LinkState, Netlink, NetlinkError, Wanted};
 use ipnet::Ipv4Net;
 use lab::capability::skip;
@@ -176,8 +177,98 @@ fn through_the_tunnel_only_open_ports_are_reached() {
     });
 }
 
+#[test]
+fn a_device_reaches_what_it_is_permitted_past_dockers_rules() {
+    in_namespace(|runtime| {
+        if !available("nft") || !available("socat") || !available("iptables") {
+            return skip("nft, socat and iptables are needed");
+        }
+        let neighbour = Neighbour::start();
+        ip(&format!("link add cah0 type veth peer name tun1 netns {}", neighbour.pid()));
+        ip("addr add 10.86.0.2/24 dev cah0");
+        ip("link set cah0 up");
+        ip("link set lo up");
+        neighbour.run("ip link set tun1 up");
+        for address in ["10.86.0.1", "10.86.0.3", "10.86.0.4"] {
+            neighbour.run(&format!("ip addr add {address}/24 dev tun1"));
+        }
+        neighbour.run("ip route add default via 10.86.0.2");
+        // The internet knows no way back to the tunnel; a private network of this host would.
+        let (internet, private) = (Neighbour::start(), Neighbour::start());
+        for (other, link, net) in [(&internet, "up0", "198.51.100"), (&private, "lan0", "172.30.0")] {
+            ip(&format!("link add {link} type veth peer name eth0 netns {}", other.pid()));
+            ip(&format!("addr add {net}.1/24 dev {link}"));
+            ip(&format!("link set {link} up"));
+            other.run(&format!("ip addr add {net}.2/24 dev eth0"));
+            other.run("ip link set eth0 up");
+            other.run("ip link set lo up");
+        }
+        private.run("ip route add default via 172.30.0.1");
+        let listen = "socat TCP-LISTEN:80,fork,reuseaddr OPEN:/dev/null";
+        let mut services = [internet.spawn(listen), private.spawn(listen)];
+        let _server = std::net::TcpListener::bind((TUNNEL_ADDRESS, 443)).unwrap();
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let iptables = |words: &str| run("iptables", words).0;
+        // As Docker sets it.
+        for words in ["-P FORWARD DROP", "-N DOCKER-USER", "-I FORWARD -j DOCKER-USER"] {
+            assert!(iptables(words), "{words}");
+        }
+        let reaches = |from: &str, to: &str| {
+            neighbour.run(&format!("socat -u OPEN:/dev/null TCP:{to},connect-timeout=1,bind={from}"))
+        };
+        let (web, lan, own) = ("198.51.100.2:80", "172.30.0.2:80", "10.86.0.2:443");
+        let up = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        for (other, to) in [(&internet, web), (&private, lan)] {
+            let own = || other.run(&format!("socat -u OPEN:/dev/null TCP:{to},connect-timeout=1"));
+            while !own() {
+                assert!(std::time::Instant::now() < up, "nobody listens on {to}");
+            }
+        }
+        runtime.block_on(async {
+            let permit = |to| Permit { from: "10.86.0.3/32".parse().unwrap(), to };
+            let others = Goal::Others("10.86.0.0/24".parse().unwrap());
+            let permits =
+                [Goal::Tcp(443), Goal::Udp(443), Goal::Published, Goal::Opposite, others, Goal::Internet].map(permit);
+            let guarded = [Guarded { permits: permits.to_vec(), ..guarded(vec![]) }];
+            assert!(guard::ensure(&guarded).await.unwrap());
+            assert!(!guard::ensure(&guarded).await.unwrap(), "a second pass changes nothing");
+            assert!(reaches("10.86.0.3", own) && !reaches("10.86.0.4", own));
+            assert!(!reaches("10.86.0.3", web), "Docker's rules are in the way");
+
+            docker_user::ensure("cah0", [10, 86, 0, 1].into()).await.unwrap();
+            docker_user::ensure("cah0", [10, 86, 0, 1].into()).await.unwrap();
+            assert!(reaches("10.86.0.3", web), "{}", ip("route"));
+            for (from, to) in [("10.86.0.4", web), ("10.86.0.1", web), ("10.86.0.3", lan), ("10.86.0.4", lan)] {
+                assert!(!reaches(from, to), "{from} reaches {to}");
+            }
+
+            guard::ensure(&[self::guarded(vec![])]).await.unwrap();
+            assert!(!reaches("10.86.0.3", own) && !reaches("10.86.0.3", web), "the permits are gone");
+            docker_user::remove().await.unwrap();
+            docker_user::remove().await.unwrap();
+            let (_, rules) = run("iptables", "-S");
+            assert!(!rules.contains("CLOUDATHOME") && rules.contains("DOCKER-USER"), "{rules}");
+            // Where there is no Docker, nothing is to be done.
+            assert!(iptables("-F FORWARD") && iptables("-X DOCKER-USER"));
+            docker_user::ensure("cah0", [10, 86, 0, 1].into()).await.unwrap();
+            let (_, rules) = run("iptables", "-S");
+            assert!(!rules.contains("CLOUDATHOME"), "{rules}");
+        });
+        for service in &mut services {
+            service.kill().unwrap();
+            service.wait().unwrap();
+        }
+    });
+}
+
 fn guarded(open_tcp: Vec<u16>) -> Guarded {
-    Guarded { device: "cah0".to_owned(), address: TUNNEL_ADDRESS, opposite: [10, 86, 0, 1].into(), open_tcp }
+    Guarded {
+        device: "cah0".to_owned(),
+        address: TUNNEL_ADDRESS,
+        opposite: [10, 86, 0, 1].into(),
+        open_tcp,
+        permits: vec![],
+    }
 }
 
 fn wanted(routes: &[&str]) -> Wanted {

@@ -60,6 +60,18 @@ pub struct StaticPeer {
     pub push: PushSet,
 }
 
+/// What becomes of packets from one peer to the address of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BetweenPeers {
+    /// They are dropped.
+    #[default]
+    Drop,
+    /// They are forwarded.
+    Forward,
+    /// They leave by the device as those for anybody else, so that the host's routes and firewall decide.
+    Host,
+}
+
 /// What a server needs to know.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -100,8 +112,8 @@ pub struct ServerConfig {
     pub pool_ipv6: Option<RangeInclusive<Ipv6Addr>>,
     /// What all clients are told, besides what the tunnel needs. Must pass [`PushSet::check`], like those of `peers`.
     pub push: PushSet,
-    /// Whether packets from one peer to the address of another are forwarded; else they are dropped.
-    pub client_to_client: bool,
+    /// What becomes of packets from one peer to the address of another.
+    pub between_peers: BetweenPeers,
     /// Most peers at a time.
     pub max_peers: usize,
     /// Most handshakes in progress at a time.

@@ -30,10 +30,10 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
 use tunnel::{
-    AuthDigest, ClientKey, Configured, ControlProtection, Device, DevicePath, Dial, Event, FilterAction, Ifconfig,
-    Keepalive, KeyDerivation, KeyDirection, Listen, Mode, MssFix, NameCheck, PullFilter, PushSet, RouteGateway,
-    ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion, TunnelConfig,
-    TunnelIdentity,
+    AuthDigest, BetweenPeers, ClientKey, Configured, ControlProtection, Device, DevicePath, Dial, Event, FilterAction,
+    Ifconfig, Keepalive, KeyDerivation, KeyDirection, Listen, Mode, MssFix, NameCheck, PullFilter, PushSet,
+    RouteGateway, ServerKey, ServerV2, SharedKey, StaticKey, StaticPeer, TlsAuth, TlsMaterial, TlsVersion,
+    TunnelConfig, TunnelIdentity,
 };
 
 type Settings = HashMap<String, String>;
@@ -142,7 +142,11 @@ fn config(settings: &Settings) -> Result<TunnelConfig, Box<dyn Error>> {
                 pool,
                 pool_ipv6,
                 push: push_set(settings.get("push")),
-                client_to_client: settings.contains_key("client_to_client"),
+                between_peers: if settings.contains_key("client_to_client") {
+                    BetweenPeers::Forward
+                } else {
+                    BetweenPeers::Drop
+                },
                 max_peers: settings.get("peers").map_or(Ok(16), |count| count.parse())?,
                 ..Listen::new(need("bind")?.parse()?, network("address").map(|prefix| prefix.parse()).transpose()?)
             })

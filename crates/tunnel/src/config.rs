@@ -17,7 +17,7 @@ pub use ovpn::mss::MssFix;
 pub use ovpn::protection::{AuthDigest, KeyDirection, ServerV2, SharedKey, TlsAuth, UnknownDigest};
 use ovpn::protection::{ClientProtection, ServerProtection};
 pub use ovpn::push::{FilterAction, Ipv4Prefix, Ipv6Prefix, PrefixError, PullFilter, PullRules, PushSet, PushSetError};
-pub use ovpn::server::StaticPeer;
+pub use ovpn::server::{BetweenPeers, StaticPeer};
 pub use ovpn::static_key::{StaticKey, StaticKeyError};
 pub use ovpn::tls_crypt_v2::{ClientKey, KeyError, Metadata, ServerKey};
 use ovpn::underlay::Transport;
@@ -225,8 +225,8 @@ pub struct Listen {
     pub pool_ipv6: Option<RangeInclusive<Ipv6Addr>>,
     /// What peers are told to set on their hosts: routes, name resolution and more.
     pub push: PushSet,
-    /// Whether packets from one peer to the address of another are forwarded; else they are dropped.
-    pub client_to_client: bool,
+    /// What becomes of packets from one peer to the address of another.
+    pub between_peers: BetweenPeers,
     /// Most peers at a time.
     pub max_peers: usize,
     /// Who takes connections to [`Listen::tcp`] that begin as TLS does and not as a tunnel. Without it, and when it is full,
@@ -258,7 +258,7 @@ impl Listen {
             pool: None,
             pool_ipv6: None,
             push: PushSet::default(),
-            client_to_client: false,
+            between_peers: BetweenPeers::Drop,
             max_peers: 250,
             strangers: None,
         }

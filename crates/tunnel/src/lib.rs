@@ -27,11 +27,11 @@ mod tls;
 
 pub use certificates::{Clock, Fingerprint, FingerprintError, NameCheck};
 pub use config::{
-    Admission, Advance, AuthDigest, CertificateDemand, Cipher, ClientKey, ControlProtection, Credentials, DataSettings,
-    Decision, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive, KeyDirection, KeyError, Listen, LoginRequest,
-    MAX_MTU, Metadata, Mode, MssFix, PrefixError, PullFilter, PullRules, PushSet, PushSetError, Remote, RemoteError,
-    RenewalLimits, Secret, ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer, Stranger, TlsAuth,
-    TlsMaterial, TlsVersion, TokenKey, Tokens, TunnelConfig, UnknownDigest,
+    Admission, Advance, AuthDigest, BetweenPeers, CertificateDemand, Cipher, ClientKey, ControlProtection, Credentials,
+    DataSettings, Decision, Dial, FilterAction, Ipv4Prefix, Ipv6Prefix, Keepalive, KeyDirection, KeyError, Listen,
+    LoginRequest, MAX_MTU, Metadata, Mode, MssFix, PrefixError, PullFilter, PullRules, PushSet, PushSetError, Remote,
+    RemoteError, RenewalLimits, Secret, ServerKey, ServerV2, SharedKey, StaticKey, StaticKeyError, StaticPeer,
+    Stranger, TlsAuth, TlsMaterial, TlsVersion, TokenKey, Tokens, TunnelConfig, UnknownDigest,
 };
 pub use device::{Device, DeviceError};
 pub use driver::Error;

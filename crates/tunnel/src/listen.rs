@@ -37,7 +37,7 @@ pub(crate) fn settings(config: &TunnelConfig, listen: Listen) -> Result<ServerCo
         pool: listen.pool,
         pool_ipv6: listen.pool_ipv6,
         push: listen.push,
-        client_to_client: listen.client_to_client,
+        between_peers: listen.between_peers,
         max_peers: listen.max_peers,
         max_handshakes: MAX_HANDSHAKES,
         admission: config.admission.clone(),

@@ -1,6 +1,7 @@
 //! A device with the profile that `agentctl` makes: each client that can run here takes it and gets to the edge.
 
 use std::fs;
+use std::net::SocketAddrV4;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use authority::Authority;
 use e2e::{Agent, Binaries, stock};
+use lab::images::{self, Wanted};
 use lab::{Host, Lab, Peers, Process, Topology, capability, wait_until};
 use model::Role;
 use pki::{HostIdentity, Validity};
@@ -105,19 +107,23 @@ fn every_client_takes_the_profile_that_we_write() -> Result<()> {
     Ok(())
 }
 
-/// An edge with an authority of its own.
-fn edge_with_authority(vps: &Host, binaries: &Binaries) -> Result<Agent> {
+/// An edge with an authority of its own, and the identity of a home that joined it.
+fn edge_with_authority(vps: &Host, binaries: &Binaries, more: &str) -> Result<(Agent, HostIdentity)> {
     let state = vps.dir().join("state");
     let mut authority = Authority::create(&state.join("authority"), "ours", SystemTime::now())?;
     let identity = authority.issue(Role::Edge, &"vps".parse()?, Validity::LEAF, SystemTime::now())?;
     let (ca_pem, tls_crypt) = (authority.ca_pem().to_owned(), authority.server_key().clone());
-    HostIdentity { ca_pem, identity, tls_crypt }.save(&state.join("identity"))?;
+    HostIdentity { ca_pem: ca_pem.clone(), identity, tls_crypt }.save(&state.join("identity"))?;
+    let identity = authority.issue(Role::Home, &"attic".parse()?, Validity::LEAF, SystemTime::now())?;
+    let home = HostIdentity { ca_pem, identity, tls_crypt: authority.client_key(SystemTime::now())? };
     drop(authority);
-    let config =
-        format!("domain = \"example.test\"\nstate_dir = {state:?}\n\n[tunnel]\nmode = \"listen\"\npeer = \"attic\"\n");
+    let config = format!(
+        "domain = \"example.test\"\nstate_dir = {state:?}\n\n\
+         [tunnel]\nmode = \"listen\"\npeer = \"attic\"\n\n{more}"
+    );
     let edge = Agent::start(vps, binaries, "edge-agent", &config)?;
     wait_until("the edge", Duration::from_secs(20), || Ok(edge.metrics().is_ok()))?;
-    Ok(edge)
+    Ok((edge, home))
 }
 
 /// What `agentctl device list` says of a device.
@@ -154,7 +160,7 @@ fn a_device_comes_in_is_thrown_out_and_let_in_again() -> Result<()> {
     let lab = Lab::new(Topology::HomeBehindNat)?;
     let (vps, home) = (lab.host("vps")?, lab.host("home")?);
     let binaries = Binaries::beside_this_one()?;
-    let mut edge = edge_with_authority(vps, &binaries)?;
+    let (mut edge, _) = edge_with_authority(vps, &binaries, "")?;
     let dir = home.dir();
     let profile = dir.join("phone.ovpn");
     let out = profile.to_string_lossy().into_owned();
@@ -259,5 +265,97 @@ fn a_device_comes_in_is_thrown_out_and_let_in_again() -> Result<()> {
             client.terminate(Duration::from_secs(10))?;
         }
     }
+    Ok(())
+}
+
+/// A device of this name on a host, which comes in anew.
+fn comes_in(edge: &Agent, host: &Host, name: &str) -> Result<Process> {
+    let profile = host.dir().join(format!("{name}.ovpn"));
+    edge.agentctl(&["device", "add", name, "--out", &profile.to_string_lossy()])?;
+    connect(host, name, Path::new("openvpn"), &profile)
+}
+
+#[test]
+fn a_device_reaches_what_the_edge_and_home_let_it_and_nothing_else() -> Result<()> {
+    if !capability::or_skip()? {
+        return Ok(());
+    }
+    let caddy = images::one(Wanted::Caddy, &mut |_| {})?;
+    let lab = Lab::new(Topology::HomeBehindNat)?;
+    let (vps, home, visitor, cpe) = (lab.host("vps")?, lab.host("home")?, lab.host("visitor")?, lab.host("cpe")?);
+    let binaries = Binaries::beside_this_one()?;
+    // Which sets FORWARD to drop.
+    let _edge_engine = vps.start_engine()?;
+    let home_engine = home.start_engine()?;
+    home_engine.load(&caddy)?;
+    ensure!(vps.exec(&["iptables", "-S", "FORWARD"])?.contains("-P FORWARD DROP"));
+    let policy = "[devices]\nreach = []\n[devices.phone]\nreach = [\"services\"]\n\
+                  [devices.laptop]\nreach = [\"internet\"]\n[devices.tablet]\nreach = [\"devices\"]\n";
+    let (mut edge, identity) = edge_with_authority(vps, &binaries, policy)?;
+    let state = home.dir().join("state");
+    identity.save(&state.join("identity"))?;
+    let config = |more: &str| {
+        format!(
+            "state_dir = {state:?}\n\n[tunnel]\nmode = \"dial\"\nremotes = [\"vps.example.test:1194\"]\npeer = \"vps\"\n\n\
+             {more}\n[services.one]\nkind = \"container\"\nimage = {:?}\nport = 8081\ncontainer_port = 8000\n\
+             command = [\"caddy\", \"respond\", \"--listen\", \":8000\", \"this is one\"]\nhealth_path = \"/\"\n",
+            caddy.name
+        )
+    };
+    let service = SocketAddrV4::new([10, 86, 0, 2].into(), 8081);
+    let start_home = |more: &str| -> Result<Agent> {
+        let agent = Agent::start(home, &binaries, "home-agent", &config(more))?;
+        wait_until("home's service, from the edge", Duration::from_secs(60), || {
+            vps.connects(service, Duration::from_secs(1))
+        })?;
+        Ok(agent)
+    };
+    let second = Duration::from_secs(1);
+    let control = SocketAddrV4::new([10, 86, 0, 1].into(), 7443);
+    let pings = |host: &Host, to: &str| host.exec(&["ping", "-c", "1", "-W", "1", to]).is_ok();
+
+    // Home has the last word on what is at home.
+    let mut agent = start_home("")?;
+    let mut phone = comes_in(&edge, visitor, "phone")?;
+    ensure!(!visitor.connects(service, second)?, "home was not asked");
+    agent.process.terminate(Duration::from_secs(15))?;
+    let _agent = start_home("[devices]\nreach = [\"services\"]\n")?;
+    wait_until("the service, from the phone", Duration::from_secs(20), || visitor.connects(service, second))?;
+    ensure!(!visitor.connects(control, second)?, "the control channel is no service");
+    // The internet's own address leads back to nobody in the tunnel, so that an answer proves the edge's address.
+    let internet = lab::topology::INTERNET.to_string();
+    let by_tunnel = |host: &Host| host.exec(&["ip", "route", "replace", &internet, "via", EDGE_INSIDE]);
+    by_tunnel(visitor)?;
+    ensure!(!pings(visitor, &internet), "the phone has the internet");
+    phone.terminate(Duration::from_secs(10))?;
+
+    let mut nobody = comes_in(&edge, visitor, "nobody")?;
+    by_tunnel(visitor)?;
+    ensure!(!visitor.connects(service, second)? && !pings(visitor, &internet) && !pings(visitor, "10.86.0.2"));
+    nobody.terminate(Duration::from_secs(10))?;
+
+    let mut laptop = comes_in(&edge, visitor, "laptop")?;
+    by_tunnel(visitor)?;
+    wait_until("the internet, from the laptop", Duration::from_secs(10), || Ok(pings(visitor, &internet)))?;
+    ensure!(!visitor.connects(service, second)? && !pings(visitor, "10.86.0.2"));
+    let inside = |name: &str| -> Result<String> {
+        let device = listed(&edge, name)?.context("no such device")?;
+        Ok(device["address"].as_str().context("it has no address")?.to_owned())
+    };
+
+    let mut tablet = comes_in(&edge, cpe, "tablet")?;
+    wait_until("the laptop, from the tablet", Duration::from_secs(10), || Ok(pings(cpe, &inside("laptop")?)))?;
+    ensure!(!pings(visitor, &inside("tablet")?), "the laptop reaches the tablet");
+    ensure!(!cpe.connects(service, second)?, "the tablet reaches home");
+    for device in [&mut laptop, &mut tablet] {
+        device.terminate(Duration::from_secs(10))?;
+    }
+
+    ensure!(vps.exec(&["iptables", "-S"])?.contains("CLOUDATHOME"));
+    edge.process.terminate(Duration::from_secs(15))?;
+    let left = vps.exec(&["iptables", "-S"])?;
+    ensure!(!left.contains("CLOUDATHOME") && left.contains("DOCKER-USER"), "{left}");
+    let left = vps.exec(&["nft", "list", "table", "inet", "cloudathome"])?;
+    ensure!(!left.contains("masquerade") && !left.contains("10.86.0.3"), "{left}");
     Ok(())
 }

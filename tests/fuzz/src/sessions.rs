@@ -17,7 +17,7 @@ use ovpn::login::{Admission, Advance, CertificateDemand, Credentials, Decision, 
 use ovpn::packet::{Acks, ControlBody, Header, Opcode, SessionId};
 use ovpn::protection::{ClientProtection, ServerProtection};
 use ovpn::push::{Ipv4Prefix, PullRules, PushSet};
-use ovpn::server::{Server, ServerConfig};
+use ovpn::server::{BetweenPeers, Server, ServerConfig};
 use ovpn::static_key::StaticKey;
 use ovpn::underlay::Underlay;
 use rand::SeedableRng;
@@ -257,7 +257,7 @@ pub(crate) fn server(bytes: &[u8]) {
         pool: Some([10, 8, 0, 10].into()..=[10, 8, 0, 20].into()),
         pool_ipv6: None,
         push: PushSet::default(),
-        client_to_client: true,
+        between_peers: BetweenPeers::Forward,
         max_peers: 4,
         max_handshakes: 8,
         admission,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::{Phase, Server, Session};
+use super::{BetweenPeers, Phase, Server, Session};
 use crate::data;
 use crate::drops::DropReason;
 use crate::endpoint::{EndReason, Received, SessionKey};
@@ -60,10 +60,10 @@ impl Server {
         if !own.contains(&Some(source)) {
             return Err(if inner::is_of_the_link(source) { DropReason::LinkLocal } else { DropReason::Source });
         }
-        match self.by_address.get(&destination) {
-            None => Ok(Received::Packet(range)),
-            Some(_) if !self.config.client_to_client => Err(DropReason::PeerToPeer),
-            Some(_) => Ok(Received::Forward(range)),
+        match (self.by_address.get(&destination), self.config.between_peers) {
+            (None, _) | (Some(_), BetweenPeers::Host) => Ok(Received::Packet(range)),
+            (Some(_), BetweenPeers::Drop) => Err(DropReason::PeerToPeer),
+            (Some(_), BetweenPeers::Forward) => Ok(Received::Forward(range)),
         }
     }
 

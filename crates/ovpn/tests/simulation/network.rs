@@ -15,7 +15,7 @@ use ovpn::keys::{KeyBlock, KeyDerivation};
 use ovpn::login::{Admission, Login};
 use ovpn::protection::{ClientProtection, ServerProtection, SharedKey};
 use ovpn::push::{Ipv4Prefix, PullRules, PushSet};
-use ovpn::server::{Server, ServerConfig, StaticPeer};
+use ovpn::server::{BetweenPeers, Server, ServerConfig, StaticPeer};
 use ovpn::static_key::StaticKey;
 use ovpn::underlay::{Transport, Underlay};
 use rand::rngs::StdRng;
@@ -66,7 +66,7 @@ pub(crate) fn server_config() -> ServerConfig {
         pool: Some(Ipv4Addr::new(10, 8, 0, 10)..=Ipv4Addr::new(10, 8, 0, 200)),
         pool_ipv6: None,
         push: PushSet::default(),
-        client_to_client: false,
+        between_peers: BetweenPeers::Drop,
         max_peers: 16,
         max_handshakes: 64,
         admission: Admission::default(),

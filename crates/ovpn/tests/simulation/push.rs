@@ -10,7 +10,7 @@ use ovpn::endpoint::{EndReason, Endpoint, Event};
 use ovpn::key_method2::KeyMethod2;
 use ovpn::keys::KeyDerivation;
 use ovpn::push::{Configured, FilterAction, PullFilter, PullRules, PushError, PushSet};
-use ovpn::server::ServerConfig;
+use ovpn::server::{BetweenPeers, ServerConfig};
 
 use crate::network::{Edit, Network, SERVER, client_config, listed, packet, server_config};
 use crate::{assert_carries, seconds};
@@ -143,9 +143,9 @@ fn ipv6_is_carried_alone_and_beside_ipv4() {
 
 #[test]
 fn peers_reach_each_other_only_where_that_is_allowed() {
-    for allowed in [false, true] {
+    for between_peers in [BetweenPeers::Drop, BetweenPeers::Forward, BetweenPeers::Host] {
         let mut config = with_ipv6(true);
-        config.client_to_client = allowed;
+        config.between_peers = between_peers;
         let mut net = Network::new(2, config);
         let [a, b] = ["a", "b"].map(|name| net.add_client(name, client_config()));
         net.run(seconds(2));
@@ -154,16 +154,17 @@ fn peers_reach_each_other_only_where_that_is_allowed() {
             packet6(address6(&net, a), address6(&net, b), 100),
         ];
         for inner in &inner {
-            assert_eq!(net.client_sends(a, inner), None, "it is not for the server's device");
+            let device = (between_peers == BetweenPeers::Host).then(|| inner.clone());
+            assert_eq!(net.client_sends(a, inner), device, "what leaves by the server's device");
         }
         let forwarded = net.received_by(b);
-        if allowed {
-            assert_eq!(forwarded, inner);
-            assert_eq!(drops(&net, DropReason::PeerToPeer), 0);
-        } else {
-            assert!(forwarded.is_empty());
-            assert_eq!(drops(&net, DropReason::PeerToPeer), 2);
-        }
+        let (reach, dropped) = match between_peers {
+            BetweenPeers::Drop => (&inner[..0], 2),
+            BetweenPeers::Forward => (&inner[..], 0),
+            BetweenPeers::Host => (&inner[..0], 0),
+        };
+        assert_eq!(forwarded, reach);
+        assert_eq!(drops(&net, DropReason::PeerToPeer), dropped);
         assert_carries(&mut net, a);
         assert_carries(&mut net, b);
     }
