@@ -23,6 +23,7 @@ pub(crate) fn run(command: &DeviceCommand, colour: Colour, out: &mut dyn Write) 
         DeviceCommand::Add(args) => {
             let grant = granted(args, async |agent, query| agent.add_device(query).await, out)?;
             eprintln!("{} is in, until {}.", args.name, devices::date(grant.not_after));
+            reach(&grant, args.full);
         }
         DeviceCommand::Reissue(args) => {
             let grant = granted(args, async |agent, query| agent.reissue_device(query).await, out)?;
@@ -30,6 +31,7 @@ pub(crate) fn run(command: &DeviceCommand, colour: Colour, out: &mut dyn Write) 
             if grant.revoked > 0 {
                 eprintln!("The one before counts no more: the device is out until it has the new one.");
             }
+            reach(&grant, args.full);
         }
         DeviceCommand::List(args) => {
             let listed = answer(args.socket.as_deref(), async |agent| agent.devices().await)?;
@@ -48,6 +50,19 @@ pub(crate) fn run(command: &DeviceCommand, colour: Colour, out: &mut dyn Write) 
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Tells what the device gets to, and what its profile expects in vain.
+fn reach(grant: &DeviceGrant, full: bool) {
+    let where_to = "devices.reach in the edge's configuration says what a device may reach";
+    if grant.reach.is_empty() {
+        eprintln!("It reaches nothing but the edge's end of the tunnel: {where_to}.");
+    } else {
+        eprintln!("It may reach: {}.", grant.reach.join(", "));
+    }
+    if full && !grant.reach.iter().any(|word| word == "internet") {
+        eprintln!("All of its traffic goes to the edge, which does not let it on to the internet: {where_to}.");
+    }
 }
 
 /// Asks the agent of the edge.

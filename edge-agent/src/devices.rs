@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent::InForce;
 use agent::config::{Mode, TunnelSettings, chain};
+use agent::devices::DevicePolicy;
 use authority::{Authority, AuthorityError, Issued};
 use control::Devices;
 use futures_util::future::BoxFuture;
@@ -37,6 +38,7 @@ pub(crate) struct Gate {
     /// UDP and TCP.
     port: u16,
     tls_version_min: TlsVersion,
+    policy: DevicePolicy,
 }
 
 /// Where devices get in, if this edge can let them; else why not.
@@ -63,6 +65,7 @@ pub(crate) fn gate(
             tunnel::TlsVersion::V1_2 => TlsVersion::V1_2,
             tunnel::TlsVersion::V1_3 => TlsVersion::V1_3,
         },
+        policy: tunnel.devices.clone(),
     })
 }
 
@@ -112,10 +115,10 @@ impl Devices for Registry {
 
     fn list(&self) -> BoxFuture<'static, Result<Vec<DeviceInfo>, String>> {
         let (tunnel, sightings) = (self.tunnel.clone(), self.sightings.clone());
-        self.ask(move |authority, _| {
+        self.ask(move |authority, gate| {
             let issued = authority.issued().map_err(|error| told(&error))?;
             let (tunnel, sightings) = (tunnel.borrow(), sightings.borrow());
-            Ok(latest(issued).into_iter().map(|one| shown(one, &tunnel, &sightings)).collect())
+            Ok(latest(issued).into_iter().map(|one| shown(one, &tunnel, &sightings, &gate.policy)).collect())
         })
     }
 
@@ -163,7 +166,12 @@ impl Gate {
         let identity = Some(DeviceIdentity { cert_pem: issued.cert_pem, key_pem: issued.key_pem });
         let profile = DeviceProfile { identity, ask_password: false, ..draft };
         let profile = profile.to_text().map_err(|error| chain(&error))?;
-        Ok(DeviceGrant { profile, not_after: seconds(info.not_after), revoked: 0 })
+        Ok(DeviceGrant {
+            profile,
+            not_after: seconds(info.not_after),
+            revoked: 0,
+            reach: self.policy.words(&query.name),
+        })
     }
 
     /// All places for UDP come before those for TCP.
@@ -209,7 +217,7 @@ fn latest(issued: Vec<Issued>) -> Vec<Issued> {
     latest.into_values().collect()
 }
 
-fn shown(one: Issued, tunnel: &TunnelReport, sightings: &Sightings) -> DeviceInfo {
+fn shown(one: Issued, tunnel: &TunnelReport, sightings: &Sightings, policy: &DevicePolicy) -> DeviceInfo {
     let name = one.holder.name;
     let peer = tunnel.peers.iter().find(|peer| peer.name == name.as_str());
     let seen = sightings.of(&name);
@@ -223,6 +231,7 @@ fn shown(one: Issued, tunnel: &TunnelReport, sightings: &Sightings) -> DeviceInf
         remote: seen.map(|seen| seen.remote),
         received_bytes: seen.map(|seen| seen.received_bytes).unwrap_or_default(),
         sent_bytes: seen.map(|seen| seen.sent_bytes).unwrap_or_default(),
+        reach: policy.words(&name),
         name,
     }
 }
@@ -259,6 +268,7 @@ mod tests {
             domain: "example.test".parse().unwrap(),
             port: 1195,
             tls_version_min: TlsVersion::V1_2,
+            policy: DevicePolicy::deny(Role::Edge),
         };
         let (tunnel, sightings) = (watch::channel(TunnelReport::default()).1, watch::channel(Sightings::default()).1);
         Registry { gate: Ok(gate), tunnel, sightings }
@@ -276,6 +286,8 @@ mod tests {
         let lines: Vec<&str> =
             grant.profile.expose_secret().lines().filter(|line| line.starts_with("remote ")).collect();
         assert_eq!(lines, ["remote edge.example.test 1195 udp", "remote edge.example.test 1195 tcp"]);
+        let length = grant.profile.expose_secret().len();
+        assert!(length <= 2_953, "{length} bytes are more than a QR code holds");
         let ten_years = SystemTime::now() + Validity::DEVICE;
         assert!(seconds(ten_years).abs_diff(grant.not_after) < 60);
         assert!(registry.add(query("phone")).await.unwrap_err().contains("reissue phone"));

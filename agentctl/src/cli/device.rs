@@ -27,7 +27,7 @@ pub(crate) enum DeviceCommand {
         ("sudo agentctl device list", "a table; what ends within 60 days stands out"),
         (
             "sudo agentctl device list --json | jq '.[] | {name, last_seen}'",
-            "JSON for programs: a list of {name, not_before, not_after, revoked, connected_since, address, last_seen, remote, received_bytes, sent_bytes}",
+            "JSON for programs: a list of {name, not_before, not_after, revoked, connected_since, address, last_seen, remote, received_bytes, sent_bytes, reach}",
         ),
     ]))]
     List(AskArgs),

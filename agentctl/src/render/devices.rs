@@ -18,7 +18,7 @@ pub(crate) fn render(devices: &[DeviceInfo], colour: Colour, now: SystemTime) ->
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut table = Table::default();
     table.row(
-        ["STATE", "NAME", "SINCE", "UNTIL", "SEEN", "ADDRESS", "FROM", "IN", "OUT"]
+        ["STATE", "NAME", "SINCE", "UNTIL", "SEEN", "ADDRESS", "FROM", "IN", "OUT", "MAY REACH"]
             .map(|head| (Tone::Plain, head.to_owned())),
     );
     for device in devices {
@@ -40,6 +40,7 @@ pub(crate) fn render(devices: &[DeviceInfo], colour: Colour, now: SystemTime) ->
             or_dash(device.remote.map(|remote| remote.to_string())),
             (Tone::Plain, human_bytes(device.received_bytes)),
             (Tone::Plain, human_bytes(device.sent_bytes)),
+            (Tone::Plain, if device.reach.is_empty() { "nothing".to_owned() } else { device.reach.join(", ") }),
         ]);
         match left {
             _ if device.revoked.is_some() => {}
@@ -86,10 +87,11 @@ mod tests {
             remote: Some("203.0.113.9:41234".parse().unwrap()),
             received_bytes: 512,
             sent_bytes: 12_900_000,
+            reach: vec!["services".into(), "internet".into()],
         };
         let away = DeviceInfo { connected_since: None, address: None, ..phone.clone() };
         let named = |name: &str, device: &DeviceInfo| DeviceInfo { name: name.parse().unwrap(), ..device.clone() };
-        let laptop = DeviceInfo { not_after: now + 3 * DAY, ..named("laptop", &away) };
+        let laptop = DeviceInfo { not_after: now + 3 * DAY, reach: vec![], ..named("laptop", &away) };
         let lost = DeviceInfo { revoked: Some(now), last_seen: None, remote: None, ..named("lost", &away) };
         let old = DeviceInfo { not_after: now - DAY, ..named("old", &away) };
         let text =
@@ -97,12 +99,12 @@ mod tests {
         assert_eq!(
             text,
             "\
-\x20 STATE      NAME    SINCE       UNTIL       SEEN     ADDRESS    FROM               IN     OUT
-  connected  phone   2024-10-03  2024-12-04  2 s ago  10.86.0.3  203.0.113.9:41234  512 B  12.3 MiB
-  away       laptop  2024-10-03  2024-10-07  2 s ago  -          203.0.113.9:41234  512 B  12.3 MiB
+\x20 STATE      NAME    SINCE       UNTIL       SEEN     ADDRESS    FROM               IN     OUT       MAY REACH
+  connected  phone   2024-10-03  2024-12-04  2 s ago  10.86.0.3  203.0.113.9:41234  512 B  12.3 MiB  services, internet
+  away       laptop  2024-10-03  2024-10-07  2 s ago  -          203.0.113.9:41234  512 B  12.3 MiB  nothing
       its profile ends in 3 d 0 h: `agentctl device reissue laptop` makes another
-  revoked    lost    2024-10-03  2024-12-04  -        -          -                  512 B  12.3 MiB
-  ended      old     2024-10-03  2024-10-03  2 s ago  -          203.0.113.9:41234  512 B  12.3 MiB
+  revoked    lost    2024-10-03  2024-12-04  -        -          -                  512 B  12.3 MiB  services, internet
+  ended      old     2024-10-03  2024-10-03  2 s ago  -          203.0.113.9:41234  512 B  12.3 MiB  services, internet
       its profile has ended: `agentctl device reissue old` makes another
 "
         );

@@ -43,16 +43,23 @@ enum Reach {
     Devices,
 }
 
+impl Reach {
+    /// As configuration writes it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::Internet => "internet",
+            Self::Devices => "devices",
+        }
+    }
+}
+
 impl FromStr for Reach {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "services" => Ok(Self::Services),
-            "internet" => Ok(Self::Internet),
-            "devices" => Ok(Self::Devices),
-            other => Err(format!("{other:?} is none of \"services\", \"internet\" and \"devices\"")),
-        }
+        let known = [Self::Services, Self::Internet, Self::Devices].into_iter().find(|reach| reach.word() == word);
+        known.ok_or_else(|| format!("{word:?} is none of \"services\", \"internet\" and \"devices\""))
     }
 }
 
@@ -74,6 +81,16 @@ impl DevicePolicy {
         Self { role, usual: BTreeSet::new(), each: BTreeMap::new(), ingress: false }
     }
 
+    /// What a device may reach, as configuration writes it.
+    #[must_use]
+    pub fn words(&self, device: &HostId) -> Vec<String> {
+        self.reach(device).iter().map(|reach| reach.word().to_owned()).collect()
+    }
+
+    fn reach(&self, device: &HostId) -> &BTreeSet<Reach> {
+        self.each.get(device).unwrap_or(&self.usual)
+    }
+
     /// Whether packets of devices are forwarded by this host.
     #[must_use]
     pub(crate) fn forwards(&self) -> bool {
@@ -93,7 +110,7 @@ impl DevicePolicy {
         let mut permits = Vec::new();
         for (name, address) in devices.0.values() {
             let from = Ipv4Net::from(*address);
-            for reach in self.each.get(name).unwrap_or(&self.usual) {
+            for reach in self.reach(name) {
                 let goals = match reach {
                     Reach::Services if self.ingress => {
                         vec![Goal::Tcp(80), Goal::Tcp(443), Goal::Udp(443), Goal::Opposite]
@@ -219,6 +236,9 @@ mod tests {
         let phone = [Goal::Tcp(80), Goal::Tcp(443), Goal::Udp(443), Goal::Opposite].map(|to| of("10.86.0.3/32", to));
         let laptop = [Goal::Internet, Goal::Others(subnet)].map(|to| of("10.86.0.4/32", to));
         assert_eq!(policy.permits(&connected, subnet, &[7443]), [&phone[..], &laptop[..]].concat());
+
+        assert_eq!(policy.words(&name("laptop")), ["internet", "devices"]);
+        assert_eq!(policy.words(&name("tablet")), ["services"]);
 
         let nothing = check(Role::Edge, "", true).unwrap();
         assert!(!nothing.forwards() && nothing.permits(&connected, subnet, &[7443]).is_empty());

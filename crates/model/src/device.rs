@@ -29,6 +29,8 @@ pub struct DeviceGrant {
     pub not_after: u64,
     /// How many certificates from before count no more.
     pub revoked: u32,
+    /// As [`DeviceInfo::reach`].
+    pub reach: Vec<String>,
 }
 
 /// A device, by its latest certificate. Times are seconds since 1970.
@@ -54,4 +56,6 @@ pub struct DeviceInfo {
     pub received_bytes: u64,
     /// Inner bytes to it, of all sessions that are remembered.
     pub sent_bytes: u64,
+    /// What it may reach, in the words of the edge's configuration.
+    pub reach: Vec<String>,
 }

@@ -3,7 +3,7 @@
 use model::{DeviceGrant, DeviceInfo, DeviceQuery};
 use secrecy::ExposeSecret;
 
-use super::{InvalidMessage, MAX_ITEMS, invalid, parse, parse_optional};
+use super::{InvalidMessage, MAX_ITEMS, bounded, invalid, parse, parse_optional};
 use crate::v1;
 
 impl From<DeviceQuery> for v1::DeviceProfileRequest {
@@ -37,14 +37,19 @@ impl TryFrom<v1::DeviceProfileRequest> for DeviceQuery {
 impl From<DeviceGrant> for v1::DeviceProfileResponse {
     fn from(grant: DeviceGrant) -> Self {
         let profile = grant.profile.expose_secret().to_owned();
-        Self { profile, not_after: grant.not_after, revoked: grant.revoked }
+        Self { profile, not_after: grant.not_after, revoked: grant.revoked, reach: grant.reach }
     }
 }
 
 impl From<v1::DeviceProfileResponse> for DeviceGrant {
     fn from(wire: v1::DeviceProfileResponse) -> Self {
-        Self { profile: wire.profile.into(), not_after: wire.not_after, revoked: wire.revoked }
+        let reach = shown(&wire.reach);
+        Self { profile: wire.profile.into(), not_after: wire.not_after, revoked: wire.revoked, reach }
     }
+}
+
+fn shown(reach: &[String]) -> Vec<String> {
+    reach.iter().take(MAX_ITEMS).map(|word| bounded(word)).collect()
 }
 
 impl From<DeviceInfo> for v1::Device {
@@ -60,6 +65,7 @@ impl From<DeviceInfo> for v1::Device {
             remote: device.remote.map(|remote| remote.to_string()),
             received_bytes: device.received_bytes,
             sent_bytes: device.sent_bytes,
+            reach: device.reach,
         }
     }
 }
@@ -79,6 +85,7 @@ impl TryFrom<v1::Device> for DeviceInfo {
             remote: parse_optional("Device.remote", wire.remote)?,
             received_bytes: wire.received_bytes,
             sent_bytes: wire.sent_bytes,
+            reach: shown(&wire.reach),
         })
     }
 }
@@ -111,6 +118,7 @@ mod tests {
             remote: Some("[2001:db8::9]:41234".parse().unwrap()),
             received_bytes: 6,
             sent_bytes: 7,
+            reach: vec!["services".into()],
         };
         assert_eq!(DeviceInfo::try_from(v1::Device::from(device.clone())).unwrap(), device);
         let mut wire = v1::Device::from(device);
