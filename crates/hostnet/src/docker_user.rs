@@ -11,6 +11,8 @@ use std::time::Duration;
 use crate::program;
 
 const CHAIN: &str = "CLOUDATHOME";
+/// How `iptables` ends when there is no such chain or rule; it has other codes for what it may not do.
+const NOT_THERE: i32 = 1;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why Docker's rules could not be told.
@@ -76,17 +78,21 @@ pub async fn remove() -> Result<(), DockerUserError> {
     run("iptables", &["-w", "5", "-X", CHAIN], "").await
 }
 
-/// Whether `iptables` does something. Where there is none, Docker has set nothing by it.
+/// Whether there is what `iptables` is asked about. Where there is no such program, Docker has set nothing by it.
 async fn succeeds(arguments: &[&str]) -> Result<bool, DockerUserError> {
     match output("iptables", &[&["-w", "5"], arguments].concat(), "").await {
-        Ok(output) => Ok(output.status.success()),
+        Ok(output) if output.status.code() == Some(NOT_THERE) => Ok(false),
+        Ok(output) => accepted("iptables", &output).map(|()| true),
         Err(DockerUserError::Run { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }
 
 async fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<(), DockerUserError> {
-    let output = output(program, arguments, input).await?;
+    accepted(program, &output(program, arguments, input).await?)
+}
+
+fn accepted(program: &'static str, output: &Output) -> Result<(), DockerUserError> {
     if output.status.success() {
         return Ok(());
     }

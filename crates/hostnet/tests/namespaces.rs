@@ -237,6 +237,9 @@ fn a_device_reaches_what_it_is_permitted_past_dockers_rules() {
 
             docker_user::ensure("cah0", [10, 86, 0, 1].into()).await.unwrap();
             docker_user::ensure("cah0", [10, 86, 0, 1].into()).await.unwrap();
+            let (_, rules) = run("iptables", "-S");
+            assert_eq!(rules.matches("-A CLOUDATHOME").count(), 3, "{rules}");
+            assert_eq!(rules.matches("-j CLOUDATHOME").count(), 1, "{rules}");
             assert!(reaches("10.86.0.3", web), "{}", ip("route"));
             for (from, to) in [("10.86.0.4", web), ("10.86.0.1", web), ("10.86.0.3", lan), ("10.86.0.4", lan)] {
                 assert!(!reaches(from, to), "{from} reaches {to}");
