@@ -20,7 +20,7 @@ pub(crate) use self::device::{DeviceCommand, ProfileArgs as DeviceProfileArgs};
 pub(crate) use self::identity::{IdentityCommand, RevokeIdentityArgs};
 pub(crate) use self::pki::{CrlArgs, InitArgs, IssueArgs, PkiCommand, ProfileArgs, RevokeArgs};
 pub(crate) use self::service::{ExecArgs, LogsArgs, OccArgs, PurgeArgs, ServiceArgs, ServiceCommand};
-pub(crate) use self::setup::{EdgeInitArgs, JoinArgs, SetupArgs};
+pub(crate) use self::setup::{EdgeInitArgs, JoinArgs, LeaveArgs, LeaveHostArgs, PurgeHostArgs, SetupArgs};
 use crate::exit::Exit;
 
 /// Inspects and operates the agents of CloudAtHome
@@ -111,6 +111,25 @@ pub(crate) enum Command {
         ("sudo agentctl join --yes --json < code.txt", "JSON for programs: {findings, changed, services}"),
     ]))]
     Join(JoinArgs),
+    /// Takes this host out of its cloud; its data stays
+    ///
+    /// Stops the agent and its containers, removes what it has set in the kernel, and takes the configuration out of force. At home the
+    /// identity goes, at the edge the authority stays, and `agentctl init` takes it up again. It can be run again.
+    #[command(after_help = examples(&[
+        ("sudo agentctl leave --dry-run", "what would be done, and what stays"),
+        ("sudo agentctl leave", "asks whether to go on"),
+        ("sudo agentctl leave --yes --json", "JSON for programs: {role, changed, plan, stays}"),
+    ]))]
+    Leave(LeaveHostArgs),
+    /// Takes this host out of its cloud and deletes its data for good: files, databases, passwords, identity
+    ///
+    /// Images stay: `docker image prune --all` removes those. Programs stay: `apt purge` removes those.
+    #[command(after_help = examples(&[
+        ("sudo agentctl purge --dry-run", "what would be deleted"),
+        ("sudo agentctl purge", "asks for the word `delete`"),
+        ("sudo agentctl purge --yes-delete-everything --json", "JSON for programs: {role, changed, plan, stays}"),
+    ]))]
+    Purge(PurgeHostArgs),
     /// Shows how both hosts are, by asking the agent of this one
     #[command(after_help = examples(&[
         ("sudo agentctl status", "tables for people"),

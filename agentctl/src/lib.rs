@@ -17,6 +17,7 @@ mod identity_command;
 mod ingress;
 mod init_command;
 mod join_command;
+mod leave_command;
 mod mask;
 mod new_file;
 mod pki_command;
@@ -52,6 +53,8 @@ pub fn run(cli: Cli, colour: Colour, out: &mut dyn Write) -> Result<Exit, Failur
     match cli.command {
         Command::Init(args) => init_command::run(&args, out),
         Command::Join(args) => join_command::run(&args, out),
+        Command::Leave(args) => leave_command::leave(&args.leave, args.yes, out),
+        Command::Purge(args) => leave_command::purge(&args, out),
         Command::Status(args) => status::run(&args, colour, out),
         Command::Services(args) => services::run(&args, colour, out),
         Command::Ingress(args) => ingress::run(&args, colour, out),

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use model::Hostname;
 
+use super::AgentRole;
+
 #[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
     /// Read answers from this file (TOML); flags override it
@@ -56,4 +58,35 @@ pub(crate) struct JoinArgs {
     pub(crate) no_wait: bool,
     #[command(flatten)]
     pub(crate) setup: SetupArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LeaveArgs {
+    /// What this host is [default: what its files show]
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) role: Option<AgentRole>,
+    /// Say what would be done and what stays, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print what came of it as JSON; steps still go to standard error
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LeaveHostArgs {
+    /// Do not ask whether to go on
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) leave: LeaveArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PurgeHostArgs {
+    /// Delete all of it without asking
+    #[arg(long)]
+    pub(crate) yes_delete_everything: bool,
+    #[command(flatten)]
+    pub(crate) leave: LeaveArgs,
 }

@@ -88,6 +88,23 @@ impl Netlink {
         Ok(changes)
     }
 
+    /// Removes routes of ours and a link of this name with its addresses; nothing happens where there is none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn forget(&self, device: &str) -> Result<(), NetlinkError> {
+        self.apply(&Wanted::default()).await?;
+        let links = self.links().await?;
+        let link = links.iter().find(|message| link_name(message) == Some(device));
+        match link {
+            Some(link) => {
+                let remove = self.handle.link().del(link.header.index);
+                within(format!("remove the link {device}"), remove.execute()).await
+            }
+            None => Ok(()),
+        }
+    }
+
     async fn execute(&self, change: &Change, observed: &Observed) -> Result<(), NetlinkError> {
         let index = |device: &str| match observed.links.get(device) {
             Some(link) => Ok(link.index),

@@ -1,5 +1,5 @@
 //! Sets up the two hosts: [`Edge`] makes a public host an edge (`agentctl init`), [`Home`] makes a host at home its home
-//! (`agentctl join`).
+//! (`agentctl join`), [`Leaving`] takes either out again (`agentctl leave`, `agentctl purge`).
 //!
 //! Both go the same way: answers are checked, the host is looked at, and only then something is changed. Every step finds what
 //! an earlier run left behind and goes on from there. The configuration is written last, because with it the agent starts with
@@ -13,6 +13,7 @@ mod edge;
 mod error;
 mod home;
 mod host;
+mod leave;
 mod memory;
 mod names;
 mod paths;
@@ -24,5 +25,6 @@ pub use edge::{Edge, EdgeAnswers, Existing, Offer};
 pub use error::SetupError;
 pub use home::{Home, HomeAnswers, remote};
 pub use host::is_ready;
+pub use leave::{Leaving, Remains};
 pub use names::{Record, RecordKind, public_ipv4};
 pub use paths::Paths;

@@ -53,6 +53,25 @@ pub(crate) async fn start(role: Role) -> Result<(), SetupError> {
     }
 }
 
+/// Stops the agent, now and for later starts of the host. Its containers go on.
+pub(crate) async fn stop(role: Role) -> Result<(), SetupError> {
+    let unit = unit(role);
+    let what = || format!("{unit} could not be stopped");
+    let next = "`systemctl status` tells more; then run this again";
+    match run(STARTING, "systemctl", &["disable", "--now", &unit]).await {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(SetupError::new(format!("{}: {}", what(), text(&output.stderr)), next)),
+        Err(error) => Err(SetupError::because(what(), error, next)),
+    }
+}
+
+/// Whether systemd knows the agent.
+pub(crate) fn is_installed(role: Role) -> bool {
+    ["/lib/systemd/system", "/usr/lib/systemd/system", "/etc/systemd/system"]
+        .iter()
+        .any(|dir| Path::new(dir).join(format!("{}.service", unit(role))).exists())
+}
+
 /// Has the agent's program look at a configuration.
 pub(crate) async fn check(role: Role, file: &Path) -> Result<(), SetupError> {
     let program = program(role);

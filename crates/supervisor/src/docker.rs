@@ -1,5 +1,6 @@
 //! [`Engine`] on the Docker API.
 
+mod belongings;
 mod console;
 mod convert;
 mod storage;
@@ -27,6 +28,8 @@ use hyper::http::uri::PathAndQuery;
 use model::{ContainerSpec, Generation, SecretFile};
 use tokio::sync::watch;
 use tokio::time::timeout;
+
+pub use self::belongings::Belongings;
 
 use self::convert::{Layers, create_body, gateway, name_of, observed, runs, with_tag};
 use crate::engine::{Engine, EngineError, EngineInfo, ExecOutput, Hint, PullProgress};

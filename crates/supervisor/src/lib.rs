@@ -31,7 +31,7 @@ mod words;
 mod work;
 
 pub use console::{Console, ConsoleCommand, Outputs};
-pub use docker::DockerEngine;
+pub use docker::{Belongings, DockerEngine};
 pub use engine::{Engine, EngineError, EngineInfo, ExecOutput, Hint, PullProgress};
 pub use operations::{Operations, Steps, Written};
 pub use record::{Former, PinnedImage, Record, RecordError, RecordMap, Records, Release, Wanted};

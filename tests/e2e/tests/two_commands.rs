@@ -132,6 +132,11 @@ fn everything(hosts: &Hosts, step: &dyn Fn(&str)) -> Result<()> {
 
     step("another home takes its place by a new code, and the one before is out");
     replaced(hosts).context("home set up anew")?;
+
+    step("home leaves, and comes back to its data");
+    left_and_back(hosts).context("leave")?;
+    step("both are purged, and nothing is left");
+    purged(hosts).context("purge")?;
     step("done");
     Ok(())
 }
@@ -259,5 +264,73 @@ fn replaced(hosts: &Hosts) -> Result<()> {
     home.exec(&["systemctl", "stop", HOME])?;
     home.exec(&["sh", "-c", "mv /etc/cloudathome/home.toml /root/ && mv /var/lib/cloudathome/identity /root/"])?;
     refused(&agentctl_with(home, &code, &JOIN)?, 1, &["the code was used already"])?;
+    home.exec(&["sh", "-c", "mv /root/home.toml /etc/cloudathome/ && mv /root/identity /var/lib/cloudathome/"])?;
+    home.exec(&["systemctl", "start", HOME]).map(drop)?;
+    Ok(())
+}
+
+/// The containers of all services, running or not.
+fn containers(system: &System) -> Result<String> {
+    system.exec(&["docker", "ps", "--all", "--format", "{{.Names}}"])
+}
+
+fn left_and_back(hosts: &Hosts) -> Result<()> {
+    let (vps, home) = (&hosts.vps, &hosts.home);
+    let volumes = || home.exec(&["docker", "volume", "ls", "--quiet"]);
+    let before = volumes()?;
+    ensure!(before.contains("cloudathome-nextcloud-data"), "the volumes are {before}");
+    let kept = home.exec(&["cat", "/var/lib/cloudathome/secrets/nextcloud-admin-password"])?;
+
+    refused(&agentctl(home, &["leave"])?, 2, &["there is no terminal", "--yes"])?;
+    let dry = agentctl(home, &["leave", "--dry-run", "--json"])?;
+    let told: Value = serde_json::from_str(&done(dry)?)?;
+    ensure!(told["changed"] == false && told["stays"][0].to_string().contains("cloudathome-nextcloud-data"), "{told}");
+    let screen = at_a_terminal(home, "n\n", "leave")?;
+    ensure!(screen.contains("Nothing was changed."), "the screen is {screen}");
+    ensure!(containers(home)?.contains("cloudathome-nextcloud"), "a look has removed something");
+
+    // Twice, and also with an agent that has been killed.
+    home.exec(&["systemctl", "kill", "--signal=KILL", HOME])?;
+    for _ in 0..2 {
+        done(agentctl(home, &["leave", "--yes"])?)?;
+        ensure!(containers(home)?.is_empty(), "these are left: {}", containers(home)?);
+        ensure!(volumes()? == before, "the volumes are {}", volumes()?);
+        ensure!(property(home, HOME, "ActiveState")? == "inactive", "the agent runs");
+        ensure!(property(home, HOME, "UnitFileState")? == "disabled", "the agent starts with the host");
+        let link = home.output(LIMIT, &["ip", "link", "show", "cah0"])?;
+        ensure!(!link.status.success(), "the link is there");
+        let table = home.output(LIMIT, &["nft", "list", "table", "inet", "cloudathome"])?;
+        ensure!(!table.status.success(), "the guard is there");
+        home.exec(&["test", "-e", "/etc/cloudathome/home.toml.left"])?;
+        ensure!(!home.path("/var/lib/cloudathome/identity")?.exists(), "the identity is there");
+    }
+    done(agentctl(vps, &["identity", "revoke", "home"])?)?;
+    let code = done(agentctl(vps, &["code", "new"])?)?;
+    done(agentctl_with(home, &code, &JOIN)?)?;
+    let password = home.exec(&["cat", "/var/lib/cloudathome/secrets/nextcloud-admin-password"])?;
+    ensure!(password == kept && volumes()? == before, "it did not come back to its data");
+    let answer = hosts.visitor.get(NEXTCLOUD)?;
+    ensure!(answer.status == 200, "a visitor gets {}", answer.status);
+    Ok(())
+}
+
+fn purged(hosts: &Hosts) -> Result<()> {
+    for (system, typed) in [(&hosts.home, "yes\n"), (&hosts.vps, "\n")] {
+        refused(&agentctl(system, &["purge"])?, 2, &["--yes-delete-everything"])?;
+        let screen = at_a_terminal(system, typed, "purge")?;
+        ensure!(screen.contains("DELETE the volumes") && screen.contains("Nothing was changed."), "{screen}");
+    }
+    let screen = at_a_terminal(&hosts.home, "delete\n", "purge")?;
+    ensure!(screen.contains("/var/lib/cloudathome deleted"), "the screen is {screen}");
+    done(agentctl(&hosts.vps, &["purge", "--yes-delete-everything"])?)?;
+    for system in [&hosts.vps, &hosts.home] {
+        ensure!(containers(system)?.is_empty(), "these are left: {}", containers(system)?);
+        ensure!(system.exec(&["docker", "volume", "ls", "--quiet"])?.is_empty(), "volumes are left");
+        let networks = system.exec(&["docker", "network", "ls", "--format", "{{.Name}}"])?;
+        ensure!(!networks.contains("cloudathome"), "networks are left: {networks}");
+        for dir in ["/var/lib/cloudathome", "/etc/cloudathome"] {
+            ensure!(!system.path(dir)?.exists(), "{dir} is left");
+        }
+    }
     Ok(())
 }

@@ -1,0 +1,277 @@
+//! A host leaves its cloud: what set-up and the agent have made on it is undone. Data stays, unless it is to be purged.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hostnet::{Netlink, guard};
+use model::Role;
+use supervisor::{Belongings, DockerEngine, Storage};
+
+use crate::error::LOOK_AT_DISK;
+use crate::{Paths, SetupError, unit};
+
+const ENGINE: &str = "/var/run/docker.sock";
+/// For a container to stop: databases write what they have in memory.
+const GRACE: Duration = Duration::from_secs(60);
+/// The tunnel's link where the configuration names no other.
+const LINK: &str = "cah0";
+/// Behind the name of a configuration that is out of force.
+const LEFT: &str = "toml.left";
+
+/// What there is on a host that leaves.
+#[derive(Debug, Default)]
+pub struct Remains {
+    /// What its agent has in the engine.
+    pub engine: Belongings,
+    /// Whether there is an engine.
+    pub has_engine: bool,
+}
+
+/// A host that leaves.
+#[derive(Debug)]
+pub struct Leaving {
+    paths: Paths,
+    role: Role,
+    engine: PathBuf,
+    link: String,
+}
+
+impl Leaving {
+    /// A host as its files show it.
+    ///
+    /// # Errors
+    /// When nothing shows what it is, or it could be either.
+    pub fn new(paths: Paths, role: Option<Role>) -> Result<Self, SetupError> {
+        let role = match role {
+            Some(role) => role,
+            None => role_of(&paths)?,
+        };
+        let text =
+            [paths.configuration(role), left(&paths, role)].iter().find_map(|path| fs::read_to_string(path).ok());
+        let table: toml::Table = text.and_then(|text| toml::from_str(&text).ok()).unwrap_or_default();
+        let of = |section: &str, key: &str| table.get(section)?.get(key)?.as_str().map(str::to_owned);
+        Ok(Self {
+            engine: of("engine", "socket").unwrap_or_else(|| ENGINE.to_owned()).into(),
+            link: of("tunnel", "device").unwrap_or_else(|| LINK.to_owned()),
+            paths,
+            role,
+        })
+    }
+
+    /// What this host is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    fn engine(&self) -> DockerEngine {
+        DockerEngine::new(&self.engine, format!("{}-agent", self.role))
+    }
+
+    /// Looks at what there is.
+    ///
+    /// # Errors
+    /// When there is an engine, and it does not answer.
+    pub async fn look(&self) -> Result<Remains, SetupError> {
+        if !self.engine.exists() {
+            return Ok(Remains::default());
+        }
+        let next =
+            "start it (`systemctl start docker`), then run this again: containers and volumes are there only with it";
+        let engine = self.engine().belongings().await;
+        let engine = engine.map_err(|error| SetupError::because("Docker does not answer", error, next))?;
+        Ok(Remains { engine, has_engine: true })
+    }
+
+    /// What will be done, in words for people.
+    #[must_use]
+    pub fn plan(&self, remains: &Remains, purge: bool) -> Vec<String> {
+        let names: Vec<&str> = remains.engine.containers.iter().map(|(_, name)| name.as_str()).collect();
+        let mut plan = vec![format!("stop {}, now and for later starts of this host", unit::unit(self.role))];
+        if !names.is_empty() {
+            plan.push(format!("stop and remove the containers {}", names.join(", ")));
+        }
+        plan.push(format!("remove the link {}, its routes and the guard of the tunnel", self.link));
+        if purge {
+            if !remains.engine.volumes.is_empty() {
+                plan.push(format!("DELETE the volumes {}: files, databases, blog", remains.engine.volumes.join(", ")));
+            }
+            let (etc, state) = (self.paths.etc.display(), self.paths.state.display());
+            plan.push(format!("DELETE {state} and {etc}: identity, generated passwords, configuration"));
+            if self.paths.authority().exists() {
+                plan.push("with them the certificate authority: home and every device must join anew".to_owned());
+            }
+            return plan;
+        }
+        let file = self.paths.configuration(self.role);
+        plan.push(format!(
+            "take {} out of force; it stays as {}",
+            file.display(),
+            left(&self.paths, self.role).display()
+        ));
+        if self.role == Role::Home {
+            plan.push(format!("remove this host's identity, {}", self.paths.identity().display()));
+        }
+        plan
+    }
+
+    /// What stays when it has left, in words for people.
+    #[must_use]
+    pub fn stays(&self, remains: &Remains) -> Vec<String> {
+        let mut stays = Vec::new();
+        if !remains.engine.volumes.is_empty() {
+            stays.push(format!("the services' data: Docker's volumes {}", remains.engine.volumes.join(", ")));
+        }
+        stays.push(format!("state and generated passwords: {}", self.paths.state.display()));
+        if self.paths.authority().exists() {
+            stays.push("this edge's authority and identity, which `agentctl init` takes up again".to_owned());
+        }
+        stays
+    }
+
+    /// Takes the host out; `say` hears of each step when it is done.
+    ///
+    /// # Errors
+    /// Naming the step. A second call goes on from there.
+    pub async fn leave(&self, remains: &Remains, say: &mut dyn FnMut(&str)) -> Result<(), SetupError> {
+        self.stop(remains, say).await?;
+        let (file, left) = (self.paths.configuration(self.role), left(&self.paths, self.role));
+        if file.exists() {
+            fs::rename(&file, &left).map_err(|error| failed(&file, error))?;
+            say(&format!("{} is {} now", file.display(), left.display()));
+        }
+        let identity = self.paths.identity();
+        if self.role == Role::Home && identity.exists() {
+            gone(&identity)?;
+            say(&format!("{} removed", identity.display()));
+        }
+        Ok(())
+    }
+
+    /// Takes the host out and deletes all that it had.
+    ///
+    /// # Errors
+    /// Naming the step. A second call goes on from there.
+    pub async fn purge(&self, remains: &Remains, say: &mut dyn FnMut(&str)) -> Result<(), SetupError> {
+        self.stop(remains, say).await?;
+        let engine = self.engine();
+        for volume in &remains.engine.volumes {
+            let next = "`docker ps -a` shows who uses it: remove that, then run this again";
+            let removed = engine.remove_volume(volume).await;
+            removed.map_err(|error| SetupError::because(format!("volume {volume} stays"), error, next))?;
+            say(&format!("volume {volume} deleted"));
+        }
+        for dir in [&self.paths.state, &self.paths.etc] {
+            gone(dir)?;
+            say(&format!("{} deleted", dir.display()));
+        }
+        Ok(())
+    }
+
+    /// What both have in common: nothing runs any more, and the kernel knows nothing of it.
+    async fn stop(&self, remains: &Remains, say: &mut dyn FnMut(&str)) -> Result<(), SetupError> {
+        if unit::is_installed(self.role) {
+            unit::stop(self.role).await?;
+            say(&format!("{} stopped", unit::unit(self.role)));
+        }
+        if remains.has_engine {
+            let next = "`docker ps -a` and `docker network ls` show what is left; then run this again";
+            let removed = self.engine().remove_containers(&remains.engine, GRACE).await;
+            removed.map_err(|error| SetupError::because("not all containers could be removed", error, next))?;
+            say(&format!("{} containers removed", remains.engine.containers.len()));
+        }
+        let next = "`ip link` and `nft list tables` show what is left; then run this again";
+        let network = async {
+            Netlink::open()?.forget(&self.link).await?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(guard::remove().await?)
+        };
+        network.await.map_err(|error| SetupError::because("the tunnel's network could not be removed", error, next))?;
+        say(&format!("the link {}, its routes and the guard removed", self.link));
+        Ok(())
+    }
+}
+
+/// A configuration that is out of force.
+fn left(paths: &Paths, role: Role) -> PathBuf {
+    paths.configuration(role).with_extension(LEFT)
+}
+
+/// What this host is, by its configuration, or else by the agent that is installed.
+fn role_of(paths: &Paths) -> Result<Role, SetupError> {
+    let both = [Role::Edge, Role::Home];
+    let next = "say what it is: --role edge or --role home";
+    let shows: [&dyn Fn(&Role) -> bool; 3] =
+        [&|role| paths.configuration(*role).exists(), &|role| left(paths, *role).exists(), &|role| {
+            unit::is_installed(*role)
+        }];
+    for show in shows {
+        match both.iter().filter(|role| show(role)).collect::<Vec<_>>()[..] {
+            [] => {}
+            [role] => return Ok(*role),
+            _ => return Err(SetupError::new("this host could be an edge and a home", next)),
+        }
+    }
+    let text = format!("nothing in {} shows that this host is in a cloud", paths.etc.display());
+    Err(SetupError::new(text, next))
+}
+
+fn gone(dir: &Path) -> Result<(), SetupError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(dir, error)),
+        _ => Ok(()),
+    }
+}
+
+fn failed(path: &Path, error: io::Error) -> SetupError {
+    SetupError::because(format!("{} stays", path.display()), error, LOOK_AT_DISK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_is_shows_in_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path();
+        let paths = Paths { etc: base.join("etc"), state: base.join("state"), run: base.join("run") };
+        fs::create_dir(&paths.etc).unwrap();
+        let role =
+            || Leaving::new(paths.clone(), None).map(|leaving| leaving.role()).map_err(|error| error.to_string());
+        let leave = Leaving::new(paths.clone(), Some(Role::Home)).unwrap();
+        assert_eq!((leave.role(), leave.link.as_str()), (Role::Home, LINK));
+        fs::write(left(&paths, Role::Home), "[tunnel]\ndevice = \"tun7\"\n").unwrap();
+        assert_eq!(role(), Ok(Role::Home));
+        assert_eq!(Leaving::new(paths.clone(), None).unwrap().link, "tun7");
+        // What is in force counts more than what was.
+        fs::write(paths.configuration(Role::Edge), "broken [").unwrap();
+        assert_eq!(role(), Ok(Role::Edge));
+        fs::write(paths.configuration(Role::Home), "").unwrap();
+        assert!(role().unwrap_err().contains("an edge and a home"));
+    }
+
+    #[test]
+    fn the_plan_says_what_is_deleted_and_what_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path();
+        let paths = Paths { etc: base.join("etc"), state: base.join("state"), run: base.join("run") };
+        fs::create_dir_all(paths.authority()).unwrap();
+        let edge = Leaving::new(paths, Some(Role::Edge)).unwrap();
+        let engine = Belongings {
+            containers: vec![("1".into(), "cloudathome-ghost".into())],
+            networks: vec![],
+            volumes: vec!["cloudathome-ghost-content".into()],
+        };
+        let remains = Remains { engine, has_engine: true };
+        let leave = edge.plan(&remains, false).join("\n");
+        assert!(leave.contains("cloudathome-ghost") && !leave.contains("DELETE"), "{leave}");
+        let stays = edge.stays(&remains).join("\n");
+        assert!(stays.contains("cloudathome-ghost-content") && stays.contains("authority"), "{stays}");
+        let purge = edge.plan(&remains, true).join("\n");
+        for part in ["DELETE the volumes cloudathome-ghost-content", "every device must join anew"] {
+            assert!(purge.contains(part), "{purge}");
+        }
+    }
+}
