@@ -81,6 +81,7 @@ fn edge_answers(args: &EdgeInitArgs, file: AnswerFile, existing: Option<Existing
     let in_file = file.domain.map(|domain| said("domain", domain)).transpose()?;
     let domain = args.domain.clone().or(in_file);
     let email = args.email.clone().or(file.email);
+    let (mut acme_directory, mut acme_api_root) = (file.acme_directory, file.acme_api_root);
     let (domain, email, blog) = match existing {
         Some(existing) => {
             if let Some(domain) = domain.filter(|domain| *domain != existing.domain) {
@@ -90,6 +91,8 @@ fn edge_answers(args: &EdgeInitArgs, file: AnswerFile, existing: Option<Existing
                 ));
             }
             say(&format!("This host is set up for {} already: what is left to be done is done now.", existing.domain));
+            acme_directory = existing.acme_directory;
+            acme_api_root = existing.acme_api_root;
             (existing.domain, existing.email.unwrap_or_default(), existing.blog)
         }
         None => {
@@ -112,8 +115,8 @@ fn edge_answers(args: &EdgeInitArgs, file: AnswerFile, existing: Option<Existing
         blog,
         address: args.address.or(file.address),
         dns_later: args.dns_later || file.dns_later.unwrap_or_default(),
-        acme_directory: file.acme_directory,
-        acme_api_root: file.acme_api_root.map(absolute).transpose()?,
+        acme_directory,
+        acme_api_root: acme_api_root.map(absolute).transpose()?,
         acme_issuer_root: file.acme_issuer_root.map(absolute).transpose()?,
         mail: file.mail,
     })
@@ -207,9 +210,18 @@ mod tests {
 
     #[test]
     fn an_edge_keeps_its_domain() {
-        let existing = || Some(Existing { domain: "old.example".parse().unwrap(), email: None, blog: true });
+        let existing = || {
+            Some(Existing {
+                domain: "old.example".parse().unwrap(),
+                email: None,
+                blog: true,
+                acme_directory: Some("https://acme.example/dir".into()),
+                acme_api_root: None,
+            })
+        };
         let same = edge_answers(&args("--no-blog"), AnswerFile::default(), existing()).unwrap();
         assert!(same.blog && same.domain.as_str() == "old.example");
+        assert_eq!(same.acme_directory.as_deref(), Some("https://acme.example/dir"));
         let other = edge_answers(&args("--domain new.example"), AnswerFile::default(), existing()).unwrap_err();
         assert!(other.to_string().contains("the edge of old.example already"), "{other}");
     }

@@ -68,6 +68,10 @@ pub struct Existing {
     pub email: Option<String>,
     /// Whether it has a blog.
     pub blog: bool,
+    /// The ACME server, where it is another one than Let's Encrypt.
+    pub acme_directory: Option<String>,
+    /// The root of that server's own API, PEM.
+    pub acme_api_root: Option<PathBuf>,
 }
 
 impl Existing {
@@ -88,12 +92,13 @@ impl Existing {
             .map_err(|error| SetupError::because(format!("{name} is no configuration"), error, next))?;
         let domain = table.get("domain").and_then(|domain| domain.as_str()?.parse().ok());
         let domain = domain.ok_or_else(|| SetupError::new(format!("{name} has no domain"), next))?;
-        let email = table.get("ingress").and_then(|ingress| Some(ingress.get("email")?.as_str()?.to_owned()));
+        let ingress = |key: &str| Some(table.get("ingress")?.get(key)?.as_str()?.to_owned());
         let services = table.get("services").and_then(toml::Value::as_table);
         let blog = services.is_some_and(|services| {
             services.values().any(|service| service.get("kind").and_then(toml::Value::as_str) == Some("ghost"))
         });
-        Ok(Some(Self { domain, email, blog }))
+        let (email, acme_directory) = (ingress("email"), ingress("acme_directory"));
+        Ok(Some(Self { domain, email, blog, acme_directory, acme_api_root: ingress("acme_api_root").map(Into::into) }))
     }
 }
 
