@@ -80,6 +80,8 @@ fn edge_answers(args: &EdgeInitArgs, file: AnswerFile, existing: Option<Existing
     };
     let in_file = file.domain.map(|domain| said("domain", domain)).transpose()?;
     let domain = args.domain.clone().or(in_file);
+    let in_file = file.address.map(|address| ::setup::reachable_ipv4(&address.to_string())).transpose();
+    let in_file = in_file.map_err(bad_answer)?;
     let email = args.email.clone().or(file.email);
     let (mut acme_directory, mut acme_api_root) = (file.acme_directory, file.acme_api_root);
     let (domain, email, blog) = match existing {
@@ -113,7 +115,7 @@ fn edge_answers(args: &EdgeInitArgs, file: AnswerFile, existing: Option<Existing
         domain,
         email,
         blog,
-        address: args.address.or(file.address),
+        address: args.address.or(in_file),
         dns_later: args.dns_later || file.dns_later.unwrap_or_default(),
         acme_directory,
         acme_api_root: acme_api_root.map(absolute).transpose()?,

@@ -93,6 +93,12 @@ pub(crate) fn issue(args: &IssueArgs, out: &mut dyn Write) -> Result<Exit, Failu
 
 /// Reads the authority out of the directory that [`init`] made.
 pub(crate) fn load_authority(dir: &Path) -> Result<Ca, Failure> {
+    if authority::Authority::is_at(dir) {
+        return Err(Failure::new(
+            anyhow!("{} is the authority of this host's edge-agent, which alone issues with it", dir.display()),
+            "for a home: `agentctl code new`; for a device: `agentctl device add NAME`",
+        ));
+    }
     Ca::load(&dir.join(CA_DIR)).map_err(|error| {
         let hint =
             format!("name the directory that agentctl pki init made; it holds {CA_DIR}/ and {}", file::TLS_CRYPT);

@@ -36,7 +36,7 @@ pub(crate) struct NewCodeArgs {
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = life)]
     pub(crate) life: Duration,
     /// The public IPv4 address of this host, which the code carries [default: the one it speaks from, if that is public]
-    #[arg(long, value_name = "IPV4")]
+    #[arg(long, value_name = "IPV4", value_parser = setup::reachable_ipv4)]
     pub(crate) address: Option<Ipv4Addr>,
     #[command(flatten)]
     pub(crate) ask: AskArgs,

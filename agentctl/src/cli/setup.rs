@@ -33,7 +33,7 @@ pub(crate) struct EdgeInitArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) email: Option<String>,
     /// The public IPv4 address of this host, where its provider translates it [default: the one it speaks from]
-    #[arg(long, value_name = "IPV4")]
+    #[arg(long, value_name = "IPV4", value_parser = setup::reachable_ipv4)]
     pub(crate) address: Option<Ipv4Addr>,
     /// Go without the blog at the domain itself
     #[arg(long)]

@@ -34,6 +34,8 @@ pub struct Remains {
 pub struct Leaving {
     paths: Paths,
     role: Role,
+    /// Directories that a person has chosen: what else is in them is not known here.
+    elsewhere: Vec<PathBuf>,
     engine: PathBuf,
     link: String,
 }
@@ -52,7 +54,10 @@ impl Leaving {
             [paths.configuration(role), left(&paths, role)].iter().find_map(|path| fs::read_to_string(path).ok());
         let table: toml::Table = text.and_then(|text| toml::from_str(&text).ok()).unwrap_or_default();
         let of = |section: &str, key: &str| table.get(section)?.get(key)?.as_str().map(str::to_owned);
+        let dir = |key: &str| Some(PathBuf::from(table.get(key)?.as_str()?));
+        let elsewhere = [dir("state_dir"), dir("identity_dir")].into_iter().flatten();
         Ok(Self {
+            elsewhere: elsewhere.filter(|dir| !dir.starts_with(&paths.state)).collect(),
             engine: of("engine", "socket").unwrap_or_else(|| ENGINE.to_owned()).into(),
             link: of("tunnel", "device").unwrap_or_else(|| LINK.to_owned()),
             paths,
@@ -100,6 +105,9 @@ impl Leaving {
             }
             let (etc, state) = (self.paths.etc.display(), self.paths.state.display());
             plan.push(format!("DELETE {state} and {etc}: identity, generated passwords, configuration"));
+            plan.extend(self.elsewhere.iter().map(|dir| {
+                format!("leave {}, which the configuration names, for you to look through and delete", dir.display())
+            }));
             if self.paths.authority().exists() {
                 plan.push("with them the certificate authority: home and every device must join anew".to_owned());
             }
@@ -125,6 +133,7 @@ impl Leaving {
             stays.push(format!("the services' data: Docker's volumes {}", remains.engine.volumes.join(", ")));
         }
         stays.push(format!("state and generated passwords: {}", self.paths.state.display()));
+        stays.extend(self.elsewhere.iter().map(|dir| format!("{}, which the configuration names", dir.display())));
         if self.paths.authority().exists() {
             stays.push("this edge's authority and identity, which `agentctl init` takes up again".to_owned());
         }
@@ -172,7 +181,7 @@ impl Leaving {
 
     /// What both have in common: nothing runs any more, and the kernel knows nothing of it.
     async fn stop(&self, remains: &Remains, say: &mut dyn FnMut(&str)) -> Result<(), SetupError> {
-        if unit::is_installed(self.role) {
+        if unit::is_installed(self.role) && unit::has_systemd() {
             unit::stop(self.role).await?;
             say(&format!("{} stopped", unit::unit(self.role)));
         }
@@ -242,9 +251,14 @@ mod tests {
             || Leaving::new(paths.clone(), None).map(|leaving| leaving.role()).map_err(|error| error.to_string());
         let leave = Leaving::new(paths.clone(), Some(Role::Home)).unwrap();
         assert_eq!((leave.role(), leave.link.as_str()), (Role::Home, LINK));
-        fs::write(left(&paths, Role::Home), "[tunnel]\ndevice = \"tun7\"\n").unwrap();
+        let written = "state_dir = \"/srv/state\"\nidentity_dir = \"/srv/identity\"\n[tunnel]\ndevice = \"tun7\"\n";
+        fs::write(left(&paths, Role::Home), written).unwrap();
         assert_eq!(role(), Ok(Role::Home));
-        assert_eq!(Leaving::new(paths.clone(), None).unwrap().link, "tun7");
+        let home = Leaving::new(paths.clone(), None).unwrap();
+        assert_eq!(home.link, "tun7");
+        // What else lies there is not ours to delete.
+        let purge = home.plan(&Remains::default(), true).join("\n");
+        assert!(purge.contains("leave /srv/state, which") && purge.contains("leave /srv/identity, which"), "{purge}");
         // What is in force counts more than what was.
         fs::write(paths.configuration(Role::Edge), "broken [").unwrap();
         assert_eq!(role(), Ok(Role::Edge));

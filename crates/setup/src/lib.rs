@@ -26,5 +26,5 @@ pub use error::SetupError;
 pub use home::{Home, HomeAnswers, remote};
 pub use host::is_ready;
 pub use leave::{Leaving, Remains};
-pub use names::{Record, RecordKind, public_ipv4};
+pub use names::{Record, RecordKind, public_ipv4, reachable_ipv4};
 pub use paths::Paths;

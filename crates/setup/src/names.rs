@@ -57,6 +57,16 @@ pub fn public_ipv4() -> Option<Ipv4Addr> {
     Addresses::own().ipv4
 }
 
+/// Reads an IPv4 address by which others can come.
+///
+/// # Errors
+/// In words for people.
+pub fn reachable_ipv4(text: &str) -> Result<Ipv4Addr, String> {
+    let address: Ipv4Addr = text.parse().map_err(|_| format!("{text:?} is no IPv4 address, as in 203.0.113.7"))?;
+    let nobody = address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast();
+    if nobody { Err(format!("nobody comes by {address}: say the public address of this host")) } else { Ok(address) }
+}
+
 /// The address that packets to somewhere would have.
 fn spoken_from(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -215,6 +225,14 @@ mod tests {
         let said = Addresses { ipv4: Some("203.0.113.7".parse().unwrap()), ipv6: None };
         assert!(public_address(&said, &none).text.contains("translated"));
         assert_eq!(public_address(&said, &said).text, "203.0.113.7");
+    }
+
+    #[test]
+    fn an_address_is_one_that_others_reach() {
+        assert!(reachable_ipv4("203.0.113.7").is_ok());
+        for wrong in ["", "0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "2001:db8::1", "host"] {
+            assert!(reachable_ipv4(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[tokio::test]

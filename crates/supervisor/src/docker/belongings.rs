@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bollard::query_parameters::{ListNetworksOptionsBuilder, ListVolumesOptionsBuilder};
+use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder};
 
-use super::{DockerEngine, LABEL_OWNER, QUICK, found};
+use super::{DockerEngine, LABEL_OWNER, LABEL_POSITION, QUICK, found, name_of};
 use crate::engine::{Engine, EngineError};
 
 /// What is ours in an engine.
@@ -20,20 +20,24 @@ pub struct Belongings {
 }
 
 impl DockerEngine {
-    /// What this agent has made here.
+    /// What this agent has made here, by its label alone: also what a person has renamed.
     ///
     /// # Errors
     /// When the engine does not answer.
     pub async fn belongings(&self) -> Result<Belongings, EngineError> {
-        let mut containers: Vec<_> = self
-            .observe()
-            .await?
-            .containers
-            .into_iter()
-            .filter_map(|container| Some((container.owned?.position, container.id, container.name)))
-            .collect();
-        containers.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.2.cmp(&b.2)));
         let ours = || HashMap::from([("label", vec![format!("{LABEL_OWNER}={}", self.owner)])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&ours()).build();
+        let listed =
+            self.call("listing containers", QUICK, |d| async move { d.list_containers(Some(options)).await }).await?;
+        let position = |labels: &HashMap<String, String>| labels.get(LABEL_POSITION)?.parse::<usize>().ok();
+        let mut containers: Vec<_> = listed
+            .into_iter()
+            .map(|summary| {
+                let at = summary.labels.as_ref().and_then(position);
+                (at, name_of(&summary), summary.id.unwrap_or_default())
+            })
+            .collect();
+        containers.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
         let options = ListNetworksOptionsBuilder::default().filters(&ours()).build();
         let networks =
             self.call("listing networks", QUICK, |d| async move { d.list_networks(Some(options)).await }).await?;
@@ -41,7 +45,7 @@ impl DockerEngine {
         let volumes =
             self.call("listing volumes", QUICK, |d| async move { d.list_volumes(Some(options)).await }).await?;
         Ok(Belongings {
-            containers: containers.into_iter().map(|(_, id, name)| (id, name)).collect(),
+            containers: containers.into_iter().map(|(_, name, id)| (id, name)).collect(),
             networks: networks.into_iter().filter_map(|network| network.name).collect(),
             volumes: volumes.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect(),
         })
