@@ -1,7 +1,6 @@
 //! `agentctl init`: this host becomes the edge.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use ::setup::{AnswerFile, Edge, EdgeAnswers, Existing, Offer, Paths, Record};
 use anyhow::anyhow;
@@ -12,7 +11,9 @@ use serde::Serialize;
 use crate::ask::runtime;
 use crate::cli::EdgeInitArgs;
 use crate::exit::{Exit, Failure};
-use crate::setup_command::{agreed, answers, asked, be_root, failed, has_person, json, line, ready, say, show};
+use crate::setup_command::{
+    agreed, answers, asked, bad_answer, be_root, failed, file_for_agent, has_person, json, line, mail, ready, say, show,
+};
 
 /// What it prints as JSON.
 #[derive(Serialize)]
@@ -83,7 +84,8 @@ fn edge_answers(args: &EdgeInitArgs, file: AnswerFile, existing: Option<Existing
     let in_file = file.address.map(|address| ::setup::reachable_ipv4(&address.to_string())).transpose();
     let in_file = in_file.map_err(bad_answer)?;
     let email = args.email.clone().or(file.email);
-    let (mut acme_directory, mut acme_api_root) = (file.acme_directory, file.acme_api_root);
+    let (mut acme_directory, mut acme_api_root) =
+        (file.acme_directory, file.acme_api_root.map(file_for_agent).transpose()?);
     let (domain, email, blog) = match existing {
         Some(existing) => {
             if let Some(domain) = domain.filter(|domain| *domain != existing.domain) {
@@ -118,19 +120,10 @@ fn edge_answers(args: &EdgeInitArgs, file: AnswerFile, existing: Option<Existing
         address: args.address.or(in_file),
         dns_later: args.dns_later || file.dns_later.unwrap_or_default(),
         acme_directory,
-        acme_api_root: acme_api_root.map(absolute).transpose()?,
-        acme_issuer_root: file.acme_issuer_root.map(absolute).transpose()?,
-        mail: file.mail,
+        acme_api_root,
+        acme_issuer_root: file.acme_issuer_root.map(file_for_agent).transpose()?,
+        mail: mail(file.mail)?,
     })
-}
-
-/// A daemon has no directory to start from.
-pub(crate) fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
-    std::path::absolute(&path).map_err(|error| bad_answer(format!("{}: {error}", path.display())))
-}
-
-fn bad_answer(text: String) -> Failure {
-    Failure { exit: Exit::Usage, error: anyhow!(text), hint: Some("correct it; nothing was changed".to_owned()) }
 }
 
 /// As certificate authorities take it.
@@ -153,9 +146,9 @@ fn only_dns_is_bad(findings: &[Finding]) -> bool {
 
 /// What a person does next.
 fn tell(answers: &EdgeAnswers, records: &[Record], offer: Option<&Offer>) {
-    if records.iter().any(|record| !record.is_right()) {
+    if records.iter().any(|record| !record.right) {
         say("\nThese DNS records are still to be set; until then there are no certificates:");
-        for record in records.iter().filter(|record| !record.is_right()) {
+        for record in records.iter().filter(|record| !record.right) {
             say(&format!("  {:<30} {:<5} {}", record.name, record.kind.as_str(), record.value));
         }
     }

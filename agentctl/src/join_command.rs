@@ -14,13 +14,14 @@ use tokio::time::{Instant, sleep};
 use crate::ask::runtime;
 use crate::cli::JoinArgs;
 use crate::exit::{Exit, Failure};
-use crate::init_command::absolute;
-use crate::setup_command::{agreed, answers, asked, be_root, failed, json, ready, say, show};
+use crate::setup_command::{agreed, answers, asked, be_root, failed, file_for_agent, json, mail, ready, say, show};
 
 /// Longest text that is looked at for a code, bytes.
 const MAX_CODE: u64 = 4096;
 /// Until images are fetched, Nextcloud is installed and certificates are there, by a slow line.
 const SERVING: Duration = Duration::from_secs(30 * 60);
+/// So many looks at a connected home that has no services are enough: it is to have none.
+const NO_SERVICES: u32 = 5;
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -75,8 +76,13 @@ pub(crate) fn run(args: &JoinArgs, out: &mut dyn Write) -> Result<Exit, Failure>
             home.join(code, done).await.map_err(failed)?;
         }
         home.start(done).await.map_err(failed)?;
-        if args.no_wait { Ok(Vec::new()) } else { served(&paths).await }
+        if args.no_wait { Ok(None) } else { served(&paths).await.map(Some) }
     })?;
+    let Some(services) = services else {
+        say("\nThe services are being set up: `sudo agentctl status` tells how it goes.");
+        outcome(&findings, true, &[], out)?;
+        return Ok(Exit::Ok);
+    };
     tell(&services);
     outcome(&findings, true, &services, out)?;
     Ok(if services.iter().all(|service| service.serving == Serving::Yes) { Exit::Ok } else { Exit::Unwell })
@@ -93,8 +99,8 @@ fn home_answers(args: &JoinArgs) -> Result<HomeAnswers, Failure> {
     Ok(HomeAnswers {
         edge: args.edge.clone().or(in_file),
         no_nextcloud: args.no_nextcloud || !file.nextcloud.unwrap_or(true),
-        issuer_root: file.acme_issuer_root.map(absolute).transpose()?,
-        mail: file.mail,
+        issuer_root: file.acme_issuer_root.map(file_for_agent).transpose()?,
+        mail: mail(file.mail)?,
     })
 }
 
@@ -115,25 +121,37 @@ fn code() -> Result<JoinCode, Failure> {
     })
 }
 
-/// Waits until each of home's services is proven to serve, and says what it waits for. At the end of its patience, or when
-/// the agent cannot be asked, it gives back what it saw last.
+/// Waits until each of home's services is proven to serve, and says what it waits for. At the end of its patience it gives back what it
+/// saw last; when the edge or the agent was not got to until then, that is a failure.
 async fn served(paths: &Paths) -> Result<Vec<ServiceStatus>, Failure> {
     say("\nWaiting until the services answer at their public names. Ctrl-C only ends the waiting.");
     let until = Instant::now() + SERVING;
-    let mut told = String::new();
+    let (mut told, mut without) = (String::new(), 0);
     loop {
         let asked = async {
             let mut agent = Inspector::connect(&paths.socket(Role::Home)).await?;
             agent.status().await
         };
         let (waits_for, services) = match asked.await {
-            Ok((local, _)) if local.control.peer.is_none() => ("the edge".to_owned(), Vec::new()),
-            Ok((local, _)) => (waits_for(&local.services), local.services),
-            Err(error) => (format!("the agent: {error}"), Vec::new()),
+            Ok((local, _)) if local.control.peer.is_none() => ("waits for the edge".to_owned(), None),
+            Ok((local, _)) => (waits_for(&local.services), Some(local.services)),
+            Err(error) => (format!("waits for the agent: {error}"), None),
         };
-        let is_there = !services.is_empty() && waits_for.is_empty();
-        if is_there || Instant::now() > until {
-            return Ok(services);
+        let is_late = Instant::now() > until;
+        match services {
+            Some(services) if is_late || (waits_for.is_empty() && !services.is_empty()) => return Ok(services),
+            Some(services) if services.is_empty() => without += 1,
+            None if is_late => {
+                return Err(Failure {
+                    exit: Exit::Unreachable,
+                    error: anyhow!("this host has joined, and after {} min still {waits_for}", SERVING.as_secs() / 60),
+                    hint: Some("sudo agentctl status".to_owned()),
+                });
+            }
+            _ => {}
+        }
+        if without > NO_SERVICES {
+            return Ok(Vec::new());
         }
         if waits_for != told && !waits_for.is_empty() {
             say(&format!("  {waits_for}"));
@@ -160,7 +178,8 @@ fn tell(services: &[ServiceStatus]) {
         let is = if service.serving == Serving::Yes { "serves" } else { "does not serve yet" };
         say(&format!("{} {is}: {name}", service.name));
     }
-    say(
-        "\nWhere to log in, and with what: `sudo agentctl service nextcloud credentials`.\nHow both hosts are: `sudo agentctl status`.",
-    );
+    if services.iter().any(|service| service.name.as_str() == "nextcloud") {
+        say("\nWhere to log in, and with what: `sudo agentctl service nextcloud credentials`.");
+    }
+    say("How both hosts are: `sudo agentctl status`.");
 }

@@ -1,9 +1,9 @@
 //! What `agentctl init` and `agentctl join` have in common: questions, findings, steps.
 
 use std::io::{self, IsTerminal, stderr, stdin};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ::setup::{AnswerFile, SetupError, is_ready};
+use ::setup::{AnswerFile, Mail, SetupError, is_ready};
 use anyhow::anyhow;
 use model::{Finding, HostId};
 
@@ -38,6 +38,21 @@ pub(crate) fn answers(args: &SetupArgs) -> Result<AnswerFile, Failure> {
 
 fn read(path: &Path) -> Result<AnswerFile, Failure> {
     AnswerFile::read(path).map_err(|error| Failure { exit: Exit::BadFile, ..failed(error) })
+}
+
+/// A file that is answered with.
+pub(crate) fn file_for_agent(path: PathBuf) -> Result<PathBuf, Failure> {
+    ::setup::for_the_agent(&path).map_err(bad_answer)
+}
+
+/// A mail server that is answered with.
+pub(crate) fn mail(mail: Option<Mail>) -> Result<Option<Mail>, Failure> {
+    mail.map(Mail::checked).transpose().map_err(bad_answer)
+}
+
+/// An answer that cannot be.
+pub(crate) fn bad_answer(text: String) -> Failure {
+    Failure { exit: Exit::Usage, error: anyhow!(text), hint: Some("correct it; nothing was changed".to_owned()) }
 }
 
 /// Says a step, or anything else that is no data.

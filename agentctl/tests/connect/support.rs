@@ -105,8 +105,9 @@ impl Lab {
 
     fn spawn(&mut self, namespace: &str, log: &str, program: &str, words: &[String]) {
         let file = File::create(self.path(log)).unwrap();
+        // As a shell starts it, also where these tests themselves outlive their terminal, in which ours would follow them.
         let child = Command::new("ip")
-            .args(["netns", "exec", namespace, program])
+            .args(["netns", "exec", namespace, "env", "--default-signal=HUP", program])
             .args(words)
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())

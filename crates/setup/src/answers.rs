@@ -61,7 +61,41 @@ pub struct Mail {
     pub from: String,
 }
 
+/// What the agents' units hide from them: homes of people and other programs' temporary files.
+const HIDDEN: [&str; 5] = ["/root", "/home", "/run/user", "/tmp", "/var/tmp"];
+
+/// A file that a configuration names, as the agent will find it.
+///
+/// # Errors
+/// In words for people, when it is not there, or lies where the agent cannot look.
+pub fn for_the_agent(path: &Path) -> Result<PathBuf, String> {
+    let name = path.display();
+    let whole = fs::canonicalize(path).map_err(|error| format!("{name} cannot be used: {error}"))?;
+    if HIDDEN.iter().any(|dir| whole.starts_with(dir)) {
+        return Err(format!("{name} lies where the agent cannot look: put it into /etc/cloudathome"));
+    }
+    fs::File::open(&whole).map_err(|error| format!("{name} cannot be read: {error}"))?;
+    Ok(whole)
+}
+
 impl Mail {
+    /// The same with what can be found out about it beforehand.
+    ///
+    /// # Errors
+    /// In words for people.
+    pub fn checked(mut self) -> Result<Self, String> {
+        if self.server("mail").is_none() {
+            let word = self.security.unwrap_or_default();
+            return Err(format!("mail.security {word:?} is not known; use \"tls\", \"starttls\" or \"none\""));
+        }
+        if self.port == Some(0) {
+            return Err("mail.port 0 is no port".to_owned());
+        }
+        if let Some(file) = self.password_file {
+            self.password_file = Some(for_the_agent(&file)?);
+        }
+        Ok(self)
+    }
     /// The server, to be looked at for a service; none where the words for its protection are none.
     pub(crate) fn server(&self, service: &str) -> Option<MailServer> {
         let (security, usual) = match self.security.as_deref() {
@@ -95,6 +129,19 @@ impl AnswerFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_where_the_agent_looks() {
+        assert!(for_the_agent(Path::new("/etc/hostname")).is_ok());
+        assert!(for_the_agent(Path::new("/etc/no such file")).unwrap_err().contains("cannot be used"));
+        let hidden = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+        assert!(for_the_agent(hidden.path()).unwrap_err().contains("put it into /etc/cloudathome"));
+        let mail = |security: &str| {
+            let mail: Mail = toml::from_str("host = \"smtp\"\nfrom = \"a@b.c\"\n").unwrap();
+            Mail { security: Some(security.to_owned()), ..mail }.checked()
+        };
+        assert!(mail("starttls").is_ok() && mail("ssl").unwrap_err().contains("ssl"));
+    }
 
     #[test]
     fn unknown_answers_are_named() {

@@ -76,8 +76,9 @@ impl Service {
     }
 }
 
-/// Puts a configuration in its place when the agent's own program takes it; else there is none.
-pub(crate) async fn put(paths: &Paths, role: Role, content: &impl Serialize) -> Result<(), SetupError> {
+/// Puts a configuration in its place when the agent's own program takes it; else nothing changes. One that was there before gets
+/// another name, which is given back.
+pub(crate) async fn put(paths: &Paths, role: Role, content: &impl Serialize) -> Result<Option<PathBuf>, SetupError> {
     let (file, candidate) = (paths.configuration(role), paths.etc.join(format!("{role}.candidate.toml")));
     let what = || format!("{} cannot be written", file.display());
     let text = text(role, content).map_err(|error| SetupError::because(what(), error, LOOK_AT_DISK))?;
@@ -85,8 +86,10 @@ pub(crate) async fn put(paths: &Paths, role: Role, content: &impl Serialize) -> 
         .and_then(|()| state::write_private(&candidate, text.as_bytes()))
         .map_err(|error| SetupError::because(what(), error, LOOK_AT_DISK))?;
     let checked = unit::check(role, &candidate).await;
-    let put = checked
-        .and_then(|()| renamed(&candidate, &file).map_err(|error| SetupError::because(what(), error, LOOK_AT_DISK)));
+    let put = checked.and_then(|()| {
+        let put = paths.put_aside(role).and_then(|aside| renamed(&candidate, &file).map(|()| aside));
+        put.map_err(|error| SetupError::because(what(), error, LOOK_AT_DISK))
+    });
     if put.is_err() {
         // It was never in force, and the next run writes it anew.
         fs::remove_file(&candidate).ok();

@@ -135,7 +135,7 @@ impl Edge {
     pub async fn look(&self) -> (Vec<Finding>, Vec<Record>) {
         let blog = usize::from(self.answers.blog);
         let apex = self.answers.blog;
-        let (mut findings, records, clock, mail) = tokio::join!(
+        let (mut findings, (records, strays), clock, mail) = tokio::join!(
             host::host(Role::Edge, ROOM[blog]),
             names::records(&self.answers.domain, apex, &self.to),
             self.clock(),
@@ -155,8 +155,10 @@ impl Edge {
         findings.push(clock);
         findings.push(names::public_address(&self.to, &self.own));
         findings.extend(mail);
-        findings.extend(names::findings(&records, self.answers.dns_later));
-        (findings, records)
+        findings.extend(names::findings(&records, &strays, self.answers.dns_later));
+        // Its own Caddy has the ports, also while the agent is down.
+        let is_set_up = self.paths.configuration(Role::Edge).exists();
+        (if is_set_up { host::judged_before(findings) } else { findings }, records)
     }
 
     /// What this host was before.

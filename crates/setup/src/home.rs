@@ -99,7 +99,7 @@ impl Home {
             findings.push(found("host", Grade::Bad, "this host is the edge of a cloud", Some(next)));
         }
         findings.extend(mail);
-        findings
+        if self.has_joined() { host::judged_before(findings) } else { findings }
     }
 
     /// Looks at the edge of a code, which stays unused.
@@ -120,7 +120,13 @@ impl Home {
                 "make a key, which stays on this host, and have the edge certify it ({})",
                 self.paths.identity().display()
             ),
-            format!("write {}", self.paths.configuration(Role::Home).display()),
+            match self.paths.configuration(Role::Home) {
+                file if file.exists() => {
+                    let aside = self.paths.free_name_aside(Role::Home);
+                    format!("write {}; the one that is there becomes {}", file.display(), aside.display())
+                }
+                file => format!("write {}", file.display()),
+            },
             format!("start {} now and with this host", unit::unit(Role::Home)),
         ];
         if !self.answers.no_nextcloud {
@@ -144,7 +150,10 @@ impl Home {
         };
         joined.identity.save(&self.paths.identity()).map_err(|error| failed(&error))?;
         let file = self.paths.configuration(Role::Home);
-        configuration::put(&self.paths, Role::Home, &self.file(&joined, code, edge)).await?;
+        let aside = configuration::put(&self.paths, Role::Home, &self.file(&joined, code, edge)).await?;
+        if let Some(aside) = aside {
+            say(&format!("the configuration that was there is {} now", aside.display()));
+        }
         say(&format!("{} written", file.display()));
         // The identity has it.
         fs::remove_file(self.paths.join_key()).ok();

@@ -22,6 +22,16 @@ pub fn is_ready(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.grade != Grade::Bad)
 }
 
+/// Of a host that is set up already: what it was judged by then is full of it now.
+pub(crate) fn judged_before(mut findings: Vec<Finding>) -> Vec<Finding> {
+    for finding in &mut findings {
+        if ["disk", "memory", "ports", "address"].contains(&finding.check.as_str()) {
+            finding.grade = finding.grade.min(Grade::Doubtful);
+        }
+    }
+    findings
+}
+
 /// Looks at the host of an agent, for whose images and data so many bytes are needed.
 pub(crate) async fn host(role: Role, room: u64) -> Vec<Finding> {
     let mut findings =
@@ -117,6 +127,14 @@ mod tests {
         let emulated = architecture("x86_64", Some("aarch64"));
         assert!(emulated.grade == Grade::Bad && emulated.next.is_some_and(|next| next.contains("dpkg")), "emulated");
         assert_eq!(architecture("arm", Some("arm")).grade, Grade::Bad);
+    }
+
+    #[test]
+    fn what_is_set_up_is_not_judged_like_a_fresh_host() {
+        let of = |check: &str| found(check, Grade::Bad, "", None);
+        let findings = judged_before(vec![of("disk"), of("ports"), of("engine")]);
+        let grades: Vec<Grade> = findings.iter().map(|finding| finding.grade).collect();
+        assert_eq!(grades, [Grade::Doubtful, Grade::Doubtful, Grade::Bad]);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hostnet::{Netlink, guard};
+use hostnet::{Netlink, docker_user, guard};
 use model::Role;
+use pki::HostIdentity;
 use supervisor::{Belongings, DockerEngine, Storage};
 
 use crate::error::LOOK_AT_DISK;
@@ -17,8 +18,8 @@ const ENGINE: &str = "/var/run/docker.sock";
 const GRACE: Duration = Duration::from_secs(60);
 /// The tunnel's link where the configuration names no other.
 const LINK: &str = "cah0";
-/// Behind the name of a configuration that is out of force.
-const LEFT: &str = "toml.left";
+/// Where Docker keeps everything, unless it is told otherwise.
+const ENGINES_DATA: &str = "/var/lib/docker";
 
 /// What there is on a host that leaves.
 #[derive(Debug, Default)]
@@ -44,14 +45,14 @@ impl Leaving {
     /// A host as its files show it.
     ///
     /// # Errors
-    /// When nothing shows what it is, or it could be either.
+    /// When nothing shows what it is, it could be either, or it is something else than `role`.
     pub fn new(paths: Paths, role: Option<Role>) -> Result<Self, SetupError> {
         let role = match role {
-            Some(role) => role,
+            Some(role) => checked(&paths, role)?,
             None => role_of(&paths)?,
         };
-        let text =
-            [paths.configuration(role), left(&paths, role)].iter().find_map(|path| fs::read_to_string(path).ok());
+        let files = [paths.configuration(role), paths.set_aside(role)];
+        let text = files.iter().find_map(|path| fs::read_to_string(path).ok());
         let table: toml::Table = text.and_then(|text| toml::from_str(&text).ok()).unwrap_or_default();
         let of = |section: &str, key: &str| table.get(section)?.get(key)?.as_str().map(str::to_owned);
         let dir = |key: &str| Some(PathBuf::from(table.get(key)?.as_str()?));
@@ -80,14 +81,20 @@ impl Leaving {
     /// # Errors
     /// When there is an engine, and it does not answer.
     pub async fn look(&self) -> Result<Remains, SetupError> {
-        if !self.engine.exists() {
-            return Ok(Remains::default());
+        if self.engine.exists() {
+            return Ok(Remains { engine: self.belongings().await?, has_engine: true });
         }
-        let next =
-            "start it (`systemctl start docker`), then run this again: containers and volumes are there only with it";
+        if Path::new(ENGINES_DATA).is_dir() {
+            let text =
+                format!("Docker does not run, and {ENGINES_DATA} may hold containers and volumes of this host's");
+            return Err(SetupError::new(text, START_DOCKER));
+        }
+        Ok(Remains::default())
+    }
+
+    async fn belongings(&self) -> Result<Belongings, SetupError> {
         let engine = self.engine().belongings().await;
-        let engine = engine.map_err(|error| SetupError::because("Docker does not answer", error, next))?;
-        Ok(Remains { engine, has_engine: true })
+        engine.map_err(|error| SetupError::because("Docker does not answer", error, START_DOCKER))
     }
 
     /// What will be done, in words for people.
@@ -114,11 +121,10 @@ impl Leaving {
             return plan;
         }
         let file = self.paths.configuration(self.role);
-        plan.push(format!(
-            "take {} out of force; it stays as {}",
-            file.display(),
-            left(&self.paths, self.role).display()
-        ));
+        if file.exists() {
+            let aside = self.paths.free_name_aside(self.role);
+            plan.push(format!("take {} out of force; it stays as {}", file.display(), aside.display()));
+        }
         if self.role == Role::Home {
             plan.push(format!("remove this host's identity, {}", self.paths.identity().display()));
         }
@@ -145,11 +151,10 @@ impl Leaving {
     /// # Errors
     /// Naming the step. A second call goes on from there.
     pub async fn leave(&self, remains: &Remains, say: &mut dyn FnMut(&str)) -> Result<(), SetupError> {
-        self.stop(remains, say).await?;
-        let (file, left) = (self.paths.configuration(self.role), left(&self.paths, self.role));
-        if file.exists() {
-            fs::rename(&file, &left).map_err(|error| failed(&file, error))?;
-            say(&format!("{} is {} now", file.display(), left.display()));
+        self.stop(remains.has_engine, say).await?;
+        let file = self.paths.configuration(self.role);
+        if let Some(aside) = self.paths.put_aside(self.role).map_err(|error| failed(&file, error))? {
+            say(&format!("{} is {} now", file.display(), aside.display()));
         }
         let identity = self.paths.identity();
         if self.role == Role::Home && identity.exists() {
@@ -164,9 +169,9 @@ impl Leaving {
     /// # Errors
     /// Naming the step. A second call goes on from there.
     pub async fn purge(&self, remains: &Remains, say: &mut dyn FnMut(&str)) -> Result<(), SetupError> {
-        self.stop(remains, say).await?;
+        let volumes = self.stop(remains.has_engine, say).await?.volumes;
         let engine = self.engine();
-        for volume in &remains.engine.volumes {
+        for volume in &volumes {
             let next = "`docker ps -a` shows who uses it: remove that, then run this again";
             let removed = engine.remove_volume(volume).await;
             removed.map_err(|error| SetupError::because(format!("volume {volume} stays"), error, next))?;
@@ -179,32 +184,49 @@ impl Leaving {
         Ok(())
     }
 
-    /// What both have in common: nothing runs any more, and the kernel knows nothing of it.
-    async fn stop(&self, remains: &Remains, say: &mut dyn FnMut(&str)) -> Result<(), SetupError> {
+    /// What both have in common: nothing runs any more, and the kernel knows nothing of it. Gives back what there was in the engine
+    /// when nobody could change it any more.
+    async fn stop(&self, has_engine: bool, say: &mut dyn FnMut(&str)) -> Result<Belongings, SetupError> {
         if unit::is_installed(self.role) && unit::has_systemd() {
             unit::stop(self.role).await?;
             say(&format!("{} stopped", unit::unit(self.role)));
         }
-        if remains.has_engine {
+        let mut ours = Belongings::default();
+        if has_engine {
+            ours = self.belongings().await?;
             let next = "`docker ps -a` and `docker network ls` show what is left; then run this again";
-            let removed = self.engine().remove_containers(&remains.engine, GRACE).await;
+            let removed = self.engine().remove_containers(&ours, GRACE).await;
             removed.map_err(|error| SetupError::because("not all containers could be removed", error, next))?;
-            say(&format!("{} containers removed", remains.engine.containers.len()));
+            say(&format!("{} containers removed", ours.containers.len()));
         }
         let next = "`ip link` and `nft list tables` show what is left; then run this again";
         let network = async {
             Netlink::open()?.forget(&self.link).await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(guard::remove().await?)
+            guard::remove().await?;
+            if self.role == Role::Edge {
+                docker_user::remove().await?;
+            }
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
         };
         network.await.map_err(|error| SetupError::because("the tunnel's network could not be removed", error, next))?;
         say(&format!("the link {}, its routes and the guard removed", self.link));
-        Ok(())
+        Ok(ours)
     }
 }
 
-/// A configuration that is out of force.
-fn left(paths: &Paths, role: Role) -> PathBuf {
-    paths.configuration(role).with_extension(LEFT)
+const START_DOCKER: &str =
+    "start it (`systemctl start docker`), then run this again: containers and volumes are there only with it";
+
+/// What a person says that this host is, if nothing on it says otherwise.
+fn checked(paths: &Paths, role: Role) -> Result<Role, SetupError> {
+    let is_other = |other: &Role| *other != role && paths.configuration(*other).exists();
+    let by_file = [Role::Edge, Role::Home].into_iter().find(is_other);
+    let identity = HostIdentity::load(&paths.identity()).ok().and_then(|identity| identity.info().ok());
+    let by_identity = identity.map(|info| info.role.role).filter(|is| *is != role);
+    match by_file.or(by_identity) {
+        None => Ok(role),
+        Some(is) => Err(SetupError::new(format!("this host is no {role}: its files say {is}"), format!("--role {is}"))),
+    }
 }
 
 /// What this host is, by its configuration, or else by the agent that is installed.
@@ -212,7 +234,7 @@ fn role_of(paths: &Paths) -> Result<Role, SetupError> {
     let both = [Role::Edge, Role::Home];
     let next = "say what it is: --role edge or --role home";
     let shows: [&dyn Fn(&Role) -> bool; 3] =
-        [&|role| paths.configuration(*role).exists(), &|role| left(paths, *role).exists(), &|role| {
+        [&|role| paths.configuration(*role).exists(), &|role| paths.set_aside(*role).exists(), &|role| {
             unit::is_installed(*role)
         }];
     for show in shows {
@@ -252,7 +274,7 @@ mod tests {
         let leave = Leaving::new(paths.clone(), Some(Role::Home)).unwrap();
         assert_eq!((leave.role(), leave.link.as_str()), (Role::Home, LINK));
         let written = "state_dir = \"/srv/state\"\nidentity_dir = \"/srv/identity\"\n[tunnel]\ndevice = \"tun7\"\n";
-        fs::write(left(&paths, Role::Home), written).unwrap();
+        fs::write(paths.set_aside(Role::Home), written).unwrap();
         assert_eq!(role(), Ok(Role::Home));
         let home = Leaving::new(paths.clone(), None).unwrap();
         assert_eq!(home.link, "tun7");
@@ -262,6 +284,9 @@ mod tests {
         // What is in force counts more than what was.
         fs::write(paths.configuration(Role::Edge), "broken [").unwrap();
         assert_eq!(role(), Ok(Role::Edge));
+        // Nor is a person believed who mistakes one host for the other.
+        let mistaken = Leaving::new(paths.clone(), Some(Role::Home)).unwrap_err();
+        assert!(mistaken.to_string().contains("this host is no home") && mistaken.next() == "--role edge");
         fs::write(paths.configuration(Role::Home), "").unwrap();
         assert!(role().unwrap_err().contains("an edge and a home"));
     }

@@ -20,7 +20,7 @@ mod paths;
 mod ports;
 mod unit;
 
-pub use answers::{AnswerFile, Mail};
+pub use answers::{AnswerFile, Mail, for_the_agent};
 pub use edge::{Edge, EdgeAnswers, Existing, Offer};
 pub use error::SetupError;
 pub use home::{Home, HomeAnswers, remote};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hostcheck::found;
-use hostcheck::public::is_public;
+use hostcheck::public::{is_public, own_addresses};
 use model::{Finding, Grade, Hostname};
 use serde::Serialize;
 use tokio::net::lookup_host;
@@ -109,20 +109,23 @@ pub struct Record {
     pub kind: RecordKind,
     /// What it must say.
     pub value: IpAddr,
-    /// What the DNS says now.
+    /// What the DNS says now, of the name's addresses of this kind.
     pub found: Vec<IpAddr>,
+    /// Whether the DNS says that, and nothing else but this host's further addresses: who comes by another comes to somebody else.
+    pub right: bool,
 }
 
 impl Record {
-    /// Whether the DNS says that, and nothing else: who comes by another address comes to somebody else.
-    #[must_use]
-    pub fn is_right(&self) -> bool {
-        self.found.contains(&self.value) && self.found.iter().all(|found| *found == self.value)
+    fn new(name: &str, kind: RecordKind, value: IpAddr, found: &[IpAddr], own: &[IpAddr]) -> Self {
+        let found: Vec<IpAddr> = found.iter().copied().filter(|address| kind.is_of(address)).collect();
+        let right = !found.is_empty() && found.iter().all(|address| *address == value || own.contains(address));
+        Self { name: name.to_owned(), kind, value, found, right }
     }
 }
 
-/// The records for a domain, with what the DNS says now; those of the domain itself only where it is needed.
-pub(crate) async fn records(domain: &Hostname, apex: bool, to: &Addresses) -> Vec<Record> {
+/// The records for a domain, with what the DNS says now; those of the domain itself only where it is needed. And addresses of
+/// a kind that this host has none of.
+pub(crate) async fn records(domain: &Hostname, apex: bool, to: &Addresses) -> (Vec<Record>, Vec<Stray>) {
     // A name that nobody has asked for yet, whose absence no name server remembers.
     let label = format!("look-{:08x}.{domain}", rand::random::<u32>());
     let mut names = vec![(format!("*.{domain}"), label)];
@@ -135,54 +138,72 @@ pub(crate) async fn records(domain: &Hostname, apex: bool, to: &Addresses) -> Ve
         to.ipv6.map(|address| (RecordKind::Aaaa, IpAddr::from(address))),
     ];
     let looked = join_all(looks).await;
-    let of_name = |(name, found): &(String, Vec<IpAddr>)| -> Vec<Record> {
-        let record = |&(kind, value): &(RecordKind, IpAddr)| {
-            let found = found.iter().copied().filter(|address| kind.is_of(address)).collect();
-            Record { name: name.clone(), kind, value, found }
-        };
-        values.iter().flatten().map(record).collect()
-    };
-    looked.iter().flat_map(of_name).collect()
+    let own = own_addresses();
+    let has = |address: &IpAddr| values.iter().flatten().any(|(kind, _)| kind.is_of(address));
+    let (mut records, mut strays) = (Vec::new(), Vec::new());
+    for (name, found) in &looked {
+        records.extend(values.iter().flatten().map(|&(kind, value)| Record::new(name, kind, value, found, &own)));
+        let of_no_kind = found.iter().filter(|address| !has(address));
+        strays.extend(of_no_kind.map(|&address| Stray { name: name.clone(), address }));
+    }
+    (records, strays)
+}
+
+/// An address of a name that is not this host's, nor of a kind that it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stray {
+    name: String,
+    address: IpAddr,
 }
 
 async fn addresses(name: &str) -> Vec<IpAddr> {
-    let looked = timeout(DEADLINE, lookup_host((name, HTTPS))).await;
+    // With a dot at its end no search domain of this host comes into it.
+    let whole = format!("{name}.");
+    let looked = timeout(DEADLINE, lookup_host((whole.as_str(), HTTPS))).await;
     let Ok(Ok(addresses)) = looked else { return Vec::new() };
-    let mut addresses: Vec<IpAddr> = addresses.map(|address| address.ip().to_canonical()).collect();
+    // What /etc/hosts calls itself is not what the DNS says.
+    let addresses = addresses.map(|address| address.ip().to_canonical()).filter(|address| !address.is_loopback());
+    let mut addresses: Vec<IpAddr> = addresses.collect();
     addresses.sort();
     addresses.dedup();
     addresses
 }
 
-/// A finding for each record. With `later` a wrong one does not keep anything from going on.
-pub(crate) fn findings(records: &[Record], later: bool) -> Vec<Finding> {
+/// A finding for each record and each stray one. With `later` a wrong one does not keep anything from going on.
+pub(crate) fn findings(records: &[Record], strays: &[Stray], later: bool) -> Vec<Finding> {
     let bad = if later { Grade::Doubtful } else { Grade::Bad };
+    let stray = |Stray { name, address }: &Stray| {
+        let kind = if address.is_ipv4() { "A" } else { "AAAA" };
+        let text = format!("{name} leads to {address}, too ({kind}), and this host has no public address of that kind");
+        let next = format!("at your DNS provider: take the {kind} record of {name} away, or visitors come there");
+        self::found("DNS", bad, text, Some(&next))
+    };
     let finding = |record: &Record| {
-        let Record { name, kind, value, found } = record;
+        let Record { name, kind, value, found, right } = record;
         let kind = kind.as_str();
-        if record.is_right() {
+        if *right {
             return self::found("DNS", Grade::Good, format!("{name} {kind} {value}"), None);
         }
         let listed: Vec<String> = found.iter().map(ToString::to_string).collect();
         let text = match listed[..] {
-            [] => format!("{name} has no {kind} record yet"),
+            [] => format!("{name} has no {kind} record, as far as this host's name servers know"),
             _ => format!("{name} leads to {}, which is not this host alone", listed.join(" and ")),
         };
         let next = format!("at your DNS provider: {name}  {kind}  {value}");
         self::found("DNS", bad, text, Some(&next))
     };
-    records.iter().map(finding).collect()
+    records.iter().map(finding).chain(strays.iter().map(stray)).collect()
 }
 
 /// Where this host has no public address of its own.
 pub(crate) fn public_address(to: &Addresses, own: &Addresses) -> Finding {
     let what = "address";
     match (to.ipv4, to.ipv6) {
-        (None, None) => found(
+        (None, _) => found(
             what,
             Grade::Bad,
-            "this host has no public address of its own: its provider translates",
-            Some("say the address by which visitors come, as in --address 203.0.113.7"),
+            "this host has no public IPv4 address of its own: its provider translates, or there is none",
+            Some("say the one by which visitors and home come, as in --address 203.0.113.7"),
         ),
         (Some(address), _) if !own.has(address.into()) => {
             found(what, Grade::Good, format!("{address}, translated by the provider"), None)
@@ -200,28 +221,36 @@ mod tests {
     use super::*;
 
     fn record(found: &[&str]) -> Record {
-        let found = found.iter().map(|address| address.parse().unwrap()).collect();
-        Record { name: "*.example.com".into(), kind: RecordKind::A, value: "203.0.113.7".parse().unwrap(), found }
+        let found: Vec<IpAddr> = found.iter().map(|text| text.parse().unwrap()).collect();
+        let own: [IpAddr; 2] = ["203.0.113.7", "203.0.113.9"].map(|text| text.parse().unwrap());
+        Record::new("*.example.com", RecordKind::A, own[0], &found, &own)
     }
 
     #[test]
     fn a_record_is_right_when_it_leads_here_and_nowhere_else() {
-        assert!(record(&["203.0.113.7"]).is_right());
-        let wrong = [record(&[]), record(&["203.0.113.8"]), record(&["203.0.113.7", "203.0.113.8"])];
-        for record in &wrong {
-            assert!(!record.is_right());
+        // A second address of this host does no harm.
+        for right in [record(&["203.0.113.7"]), record(&["203.0.113.9", "203.0.113.7"])] {
+            assert!(right.right, "{right:?}");
         }
-        let grades = |later| findings(&wrong, later).iter().map(|finding| finding.grade).collect::<Vec<_>>();
+        let wrong = [record(&[]), record(&["203.0.113.8"]), record(&["203.0.113.7", "203.0.113.8"])];
+        assert!(wrong.iter().all(|record| !record.right));
+        let grades = |later| findings(&wrong, &[], later).iter().map(|finding| finding.grade).collect::<Vec<_>>();
         assert_eq!(grades(false), [Grade::Bad; 3]);
         assert_eq!(grades(true), [Grade::Doubtful; 3]);
-        let next = findings(&wrong[..1], false).remove(0).next.unwrap();
+        let next = findings(&wrong[..1], &[], false).remove(0).next.unwrap();
         assert_eq!(next, "at your DNS provider: *.example.com  A  203.0.113.7");
+        let stray = Stray { name: "example.com".into(), address: "2001:db8::1".parse().unwrap() };
+        let told = findings(&[], &[stray], false).remove(0);
+        assert!(told.grade == Grade::Bad && told.next.unwrap().contains("take the AAAA record of example.com away"));
     }
 
     #[test]
     fn an_address_behind_translation_must_be_said() {
         let none = Addresses { ipv4: None, ipv6: None };
         assert_eq!(public_address(&none, &none).grade, Grade::Bad);
+        // Home comes by IPv4 alone.
+        let ipv6 = Addresses { ipv4: None, ipv6: Some("2001:db8::7".parse().unwrap()) };
+        assert_eq!(public_address(&ipv6, &ipv6).grade, Grade::Bad);
         let said = Addresses { ipv4: Some("203.0.113.7".parse().unwrap()), ipv6: None };
         assert!(public_address(&said, &none).text.contains("translated"));
         assert_eq!(public_address(&said, &said).text, "203.0.113.7");
@@ -240,7 +269,7 @@ mod tests {
         let to = Addresses { ipv4: Some("203.0.113.7".parse().unwrap()), ipv6: Some("2001:db8::7".parse().unwrap()) };
         // The top-level domain "invalid" has no names (RFC 6761).
         let domain: Hostname = "example.invalid".parse().unwrap();
-        let names = |records: Vec<Record>| -> Vec<(String, &str)> {
+        let names = |(records, _): (Vec<Record>, Vec<Stray>)| -> Vec<(String, &str)> {
             records.into_iter().map(|record| (record.name, record.kind.as_str())).collect()
         };
         let both = names(records(&domain, true, &to).await);
@@ -251,6 +280,6 @@ mod tests {
             ("example.invalid", "AAAA"),
         ];
         assert_eq!(both, expected.map(|(name, kind)| (name.to_owned(), kind)));
-        assert_eq!(records(&domain, false, &to).await.len(), 2);
+        assert_eq!(records(&domain, false, &to).await.0.len(), 2);
     }
 }
